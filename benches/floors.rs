@@ -1,0 +1,2 @@
+//! Criterion benches of the floors.
+fn main() {}

@@ -1,0 +1,28 @@
+//! Every bound of the broker in one place, with what happens at it.
+
+/// Bytes of commands one Raft entry may carry; a larger single message has an entry of its own.
+pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
+/// Commands one Raft entry may carry.
+pub const ENTRY_COMMANDS_MAX: usize = 16 * 1024;
+/// Bytes waiting in one set's outbox; past it the sockets that feed it are not read.
+pub const OUTBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Entries of one set proposed and not applied yet.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+/// Largest body AMQP may announce; larger is a connection error 501 (RabbitMQ's ceiling).
+pub const BODY_SIZE_CEILING_BYTES: u64 = 536_870_912;
+/// Default of `max_message_size`; larger is a channel error 406.
+pub const MESSAGE_SIZE_MAX_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
+/// Nesting of AMQP tables and arrays; deeper is a decode error.
+pub const TABLE_DEPTH_MAX: usize = 32;
+/// Deadlines one apply may fire; the leader proposes further ticks for the rest.
+pub const DEADLINES_PER_APPLY_MAX: usize = 512;
+/// Messages delivered ahead of the socket to a consumer without a prefetch of its own.
+pub const WINDOW_MESSAGES: u32 = 4096;
+/// Unsettled messages one consumer may hold; past it, it gets no more until it settles some.
+pub const LEASES_PER_CONSUMER_MAX: u64 = 4_000_000;
+/// Shortest and longest `x-visibility-timeout`, in milliseconds (CMQ: 1 s to 12 h).
+pub const VISIBILITY_TIMEOUT_MS_MIN: u64 = 1_000;
+/// See [`VISIBILITY_TIMEOUT_MS_MIN`].
+pub const VISIBILITY_TIMEOUT_MS_MAX: u64 = 43_200_000;
+/// Ten years, the most a TTL or expiry may be, in milliseconds (RabbitMQ's bound).
+pub const TTL_MS_MAX: u64 = 315_360_000_000;

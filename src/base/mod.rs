@@ -1,0 +1,13 @@
+//! F0, the words every floor shares: ids, time, bounds, byte coding, digests.
+//!
+//! Knows nothing of AMQP, Raft, files or sockets.
+
+mod clock;
+pub mod coding;
+mod digest;
+mod id;
+pub mod limits;
+
+pub use clock::{Clock, Millis, SystemClock};
+pub use digest::Digest;
+pub use id::{ChannelId, ConsumerId, NodeId, PipeId, Position, QueueId, SessionId, SetId};

@@ -1,0 +1,210 @@
+//! What may be asked of a set's queue machine. Time and every outside decision come in with the command.
+
+use crate::base::{ConsumerId, Millis, PipeId, Position, QueueId, SessionId};
+
+/// One command. Travels in a pipe; its sequence number is [`Source::seq`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Puts a run of messages of one entry into one queue. The codec makes one of these per queue of a
+    /// published message and joins neighbours, so `count` messages at `first`, `first + 1`, … cost one step.
+    /// Sequence numbers of the run are `seq, seq + 1, …`. A missing queue swallows it (it was deleted).
+    Enqueue(Enqueue),
+    /// Makes a queue. Idempotent: an existing queue of this id keeps its messages and its configuration.
+    Create {
+        queue: QueueId,
+        config: Box<QueueConfig>,
+    },
+    /// Replaces the configuration of a queue (a policy changed).
+    Configure {
+        queue: QueueId,
+        config: Box<QueueConfig>,
+    },
+    /// Deletes a queue, its messages and consumers. [`Reply::Count`](super::Reply::Count) or
+    /// [`Reply::InUse`](super::Reply::InUse) / [`Reply::NotEmpty`](super::Reply::NotEmpty) (emptiness is tested first).
+    Delete {
+        queue: QueueId,
+        if_unused: bool,
+        if_empty: bool,
+    },
+    /// Removes the ready messages; unsettled ones stay. `Reply::Count`.
+    Purge { queue: QueueId },
+    /// Counts: ready messages and consumers. `Reply::Counts`. `touch` renews the queue's expiry (a declare).
+    Inspect { queue: QueueId, touch: bool },
+    /// Attaches a consumer. `Reply::Subscribed`, `Reply::ExclusiveUse` or `Reply::NoQueue`.
+    Subscribe {
+        consumer: ConsumerId,
+        queue: QueueId,
+        config: ConsumerConfig,
+    },
+    /// Detaches a consumer (basic.cancel). Its unsettled messages stay leased to it until they are settled or
+    /// the session closes. `Reply::Unsubscribed`.
+    Unsubscribe { consumer: ConsumerId },
+    /// Lets a consumer whose credit is [`Credit::Window`] have `add` more messages.
+    Grant { consumer: ConsumerId, add: u32 },
+    /// basic.qos global=true: all consumers of (session, channel) in this set together hold at most `limit`
+    /// unsettled messages; 0 lifts the limit.
+    LimitChannel {
+        session: SessionId,
+        channel: u16,
+        limit: u32,
+    },
+    /// basic.get. Leases the next message to `holder` (made on first use, owned by `session`), or consumes it at
+    /// once if `no_ack`. `Reply::Got`, `Reply::GotNothing` or `Reply::NoQueue`.
+    Get {
+        queue: QueueId,
+        holder: ConsumerId,
+        session: SessionId,
+        channel: u16,
+        no_ack: bool,
+    },
+    /// Ends the leases `first ..= last` (delivery numbers of `consumer`) that still run. Numbers that do not
+    /// name a running lease (settled, expired) are skipped and counted as late: never an error.
+    Settle {
+        consumer: ConsumerId,
+        first: u64,
+        last: u64,
+        outcome: Outcome,
+    },
+    /// A channel or connection is gone: detaches its consumers (all of the session, or those of one channel) and
+    /// makes their leases visible again at once, `failed`. `Reply::Closed` lists the queues that went with it
+    /// (auto-delete).
+    CloseSession {
+        session: SessionId,
+        channel: Option<u16>,
+    },
+    /// A node's pipe begins. A higher incarnation than the last one of that node first releases everything that
+    /// older incarnations held. Sent as the first command of an incarnation (seq 1).
+    OpenPipe,
+    /// The dead letter `id` of `queue` has been routed and published (or had nowhere to go): forget it.
+    DeadLettered { queue: QueueId, id: u64 },
+    /// Nothing but the entry's time, so that deadlines fire.
+    Tick,
+}
+
+/// Where a command comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The pipe.
+    pub pipe: PipeId,
+    /// Sequence number in the pipe, from 1. Applied: the next one. A repeat (≤ last) is ignored; a gap is refused.
+    pub seq: u64,
+}
+
+/// See [`Command::Enqueue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enqueue {
+    /// The queue.
+    pub queue: QueueId,
+    /// Position of the first message.
+    pub first: Position,
+    /// Messages, at least 1, in consecutive slots.
+    pub count: u32,
+    /// Body bytes of each of them.
+    pub size: u32,
+    /// Per-message TTL (`expiration`), ms.
+    pub ttl: Option<Millis>,
+    /// The message's priority property.
+    pub priority: Option<u8>,
+    /// Delivered no earlier than this long after the entry's time (delayed messages), ms.
+    pub delay: Option<Millis>,
+}
+
+/// How a settled lease ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Deleted.
+    Ack,
+    /// Visible again at its place, `redelivered`. `failed` raises the delivery count (basic.reject, a lost
+    /// channel), otherwise only the acquired count rises (basic.nack, basic.recover).
+    Requeue { failed: bool },
+    /// Dead-lettered with reason `rejected`, or dropped.
+    Reject,
+    /// Stays leased for this long from the entry's time, ms.
+    Extend { visibility: Millis },
+}
+
+/// A queue's rules, already merged from arguments and policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// `x-message-ttl`, ms.
+    pub message_ttl: Option<Millis>,
+    /// `x-expires`, ms: the queue goes after this long without use.
+    pub expires: Option<Millis>,
+    /// `x-max-length`, ready messages.
+    pub max_length: Option<u64>,
+    /// `x-max-length-bytes`, body bytes of ready messages.
+    pub max_length_bytes: Option<u64>,
+    /// `x-overflow`.
+    pub overflow: Overflow,
+    /// Whether there is a dead-letter exchange; where to is the topology's business.
+    pub dead_letters: bool,
+    /// Priority levels above 0 (`x-max-priority`); `None` = one level.
+    pub max_priority: Option<u8>,
+    /// Priority of a message without one (quorum queues: 4; classic: 0).
+    pub default_priority: u8,
+    /// `x-single-active-consumer`.
+    pub single_active: bool,
+    /// `x-delivery-limit`; `None` = unlimited.
+    pub delivery_limit: Option<u32>,
+    /// Every return counts towards the delivery limit, nack too (RabbitMQ before 4.3).
+    pub count_every_return: bool,
+    /// Lease length, ms: `x-visibility-timeout`, or the consumer timeout.
+    pub visibility: Millis,
+    /// Deleted when its last consumer goes.
+    pub auto_delete: bool,
+    /// `x-delayed-retry-*`.
+    pub delayed_retry: Option<DelayedRetry>,
+}
+
+/// What happens to a publish that exceeds a length limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Oldest ready messages go, dead-lettered with reason `maxlen`.
+    #[default]
+    DropHead,
+    /// The publish is refused (basic.nack).
+    RejectPublish,
+    /// The publish is refused and dead-lettered with reason `maxlen`.
+    RejectPublishDlx,
+}
+
+/// Returned messages wait before they are visible: `min(min * max(delivery count, 1), max)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DelayedRetry {
+    /// Applies to returns that count as failed.
+    pub failed: bool,
+    /// Applies to returns that do not.
+    pub returned: bool,
+    /// ms.
+    pub min: Millis,
+    /// ms.
+    pub max: Millis,
+}
+
+/// How a consumer takes messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConsumerConfig {
+    /// Owner.
+    pub session: SessionId,
+    /// Channel of the owner.
+    pub channel: u16,
+    /// Delivered means consumed: no lease.
+    pub no_ack: bool,
+    /// No other consumer on the queue.
+    pub exclusive: bool,
+    /// `x-priority`, higher first.
+    pub priority: i32,
+    /// What bounds it.
+    pub credit: Credit,
+    /// Lease length, ms, if not the queue's.
+    pub visibility: Option<Millis>,
+}
+
+/// What bounds the messages a consumer gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credit {
+    /// At most this many unsettled (prefetch ≥ 1, not for `no_ack`).
+    Prefetch(u32),
+    /// A window the node renews with [`Command::Grant`] as messages reach the socket (prefetch 0, and `no_ack`).
+    Window(u32),
+}

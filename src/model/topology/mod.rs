@@ -1,0 +1,1 @@
+//! The topology machine, set 0.
