@@ -5,7 +5,7 @@ pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
 /// Commands one Raft entry may carry.
 pub const ENTRY_COMMANDS_MAX: usize = 16 * 1024;
 /// Bytes waiting in one set's outbox; past it the sockets that feed it are not read.
-pub const OUTBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const OUTBOX_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Entries of one set proposed and not applied yet.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Largest body AMQP may announce; larger is a connection error 501 (RabbitMQ's ceiling).
@@ -26,3 +26,7 @@ pub const VISIBILITY_TIMEOUT_MS_MIN: u64 = 1_000;
 pub const VISIBILITY_TIMEOUT_MS_MAX: u64 = 43_200_000;
 /// Ten years, the most a TTL or expiry may be, in milliseconds (RabbitMQ's bound).
 pub const TTL_MS_MAX: u64 = 315_360_000_000;
+/// Dead letters and vanished queues told to the worker and not taken yet; past it the worker asks the machine.
+pub const SET_EFFECTS_MAX: usize = 16 * 1024;
+/// Bytes read ahead when a delivery misses the tail cache.
+pub const READ_AHEAD_BYTES: usize = 1024 * 1024;

@@ -84,6 +84,12 @@ pub struct PublishItem<'a> {
 }
 
 impl PublishItem<'_> {
+    /// How many queues it goes to, at least 1.
+    #[must_use]
+    pub fn queue_count(&self) -> u64 {
+        self.queue_count
+    }
+
     /// The queues, in the order they were written.
     pub fn queues(&self) -> impl Iterator<Item = QueueId> + '_ {
         let mut reader = self.queues;

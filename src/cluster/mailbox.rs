@@ -1,0 +1,78 @@
+//! What reaches one connection: deliveries, refusals, cancellations, and how far each of its pipes has been applied.
+//!
+//! Replicas push under a short lock and wake the connection's task once per batch; the task takes everything at once.
+//! Bounded by what the connection itself asked for: credit bounds deliveries (positions, no bodies), its own commands
+//! bound the rest.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::base::{ConsumerId, SetId};
+use crate::model::set::Delivery;
+
+/// One thing for a connection, in the order its replica produced it.
+#[derive(Debug)]
+pub enum Event {
+    /// Messages leased to one of its consumers.
+    Deliver(SetId, Delivery),
+    /// The publish at this sequence number of the pipe to the set was refused.
+    Refused(SetId, u64),
+    /// Every command up to this sequence number of the pipe to the set is applied.
+    Applied(SetId, u64),
+    /// A set ended this consumer.
+    Cancelled(ConsumerId),
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Mailbox {
+    events: Mutex<Vec<Event>>,
+    wake: Notify,
+    /// Batch of the last contribution, so that an outbox lists a connection once.
+    pub(super) mark: AtomicU64,
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self { events: Mutex::default(), wake: Notify::new(), mark: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Mailbox {
+    /// Adds an event and wakes the connection.
+    pub fn post(&self, event: Event) {
+        self.events.lock().push(event);
+        self.wake.notify_one();
+    }
+
+    /// Adds an event; [`Self::wake`] follows.
+    pub fn push(&self, event: Event) {
+        self.events.lock().push(event);
+    }
+
+    /// Wakes the connection.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Moves all events to the end of `into`.
+    pub fn take(&self, into: &mut Vec<Event>) {
+        let mut events = self.events.lock();
+        if into.is_empty() {
+            std::mem::swap(&mut *events, into);
+        } else {
+            into.append(&mut events);
+        }
+    }
+
+    /// Completes when something was posted since the last [`Self::take`] began.
+    pub async fn ready(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(super) fn marked(&self, batch: u64) -> bool {
+        self.mark.swap(batch, Ordering::Relaxed) == batch
+    }
+}

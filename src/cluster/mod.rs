@@ -1,0 +1,32 @@
+//! F6, which set, which node, who leads: the pipes from this node's access layer to the sets, and the glue that turns
+//! what a replica applied into confirms, deliveries and answers.
+//!
+//! - [`Mailbox`]: what reaches one connection from every set it uses.
+//! - [`Outbox`]: the node's pipe to one set, commands waiting and in flight.
+//! - [`SetReplica`]: a set's machine behind the raft floor.
+//! - `proposer`: seals what waits into entries.
+//! - [`LocalSet`]: the node's own set for exclusive and transient queues.
+//!
+//! Not here: sockets, sessions, AMQP.
+
+mod clock;
+mod local_set;
+mod mailbox;
+mod outbox;
+mod proposer;
+mod registry;
+mod replica;
+mod pages;
+mod set_handle;
+mod start;
+mod topology_replica;
+
+pub use clock::LeaderClock;
+pub use local_set::LocalSet;
+pub use mailbox::{Event, Mailbox};
+pub use outbox::{Outbox, Pushed, Refusal};
+pub use registry::Registry;
+pub use replica::{SetEffect, SetEffects, SetReplica};
+pub use set_handle::{ReadError, SetHandle};
+pub use start::{Cluster, ClusterOptions, StartError};
+pub use topology_replica::SharedTopology;

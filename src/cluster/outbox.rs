@@ -1,0 +1,285 @@
+//! The node's pipe to one set: commands wait here, bounded in bytes, until the proposer takes them as one batch, and
+//! batches stay here until this node's own replica has applied them.
+//!
+//! Every command has a sequence number in the pipe. A confirm is no message: the replica tells how far the pipe has
+//! been applied, and the connections that put something into the batch are woken, once each.
+//!
+//! Invariants
+//!   applied < first of `flights` ≤ … < first of `builder` ≤ next
+//!   the machine ignores a repeat, so a batch may be proposed again whenever its fate is unknown
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::base::limits;
+use crate::base::{Millis, PipeId, QueueId, SetId};
+use crate::model::batch::{BatchBuilder, BufferPool, MessageParts, PublishOptions};
+use crate::model::set::Command;
+
+use super::mailbox::{Event, Mailbox};
+
+/// Where a command ended up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Its sequence number in the pipe.
+    pub seq: u64,
+    /// The batch it travels in; a batch is applied as a whole.
+    pub batch: u64,
+}
+
+/// The set cannot be reached, or the node stops: the answer will never come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the broker set gives no answer")]
+pub struct Refusal;
+
+/// See the module's head. `R` is the answer of the set's machine.
+#[derive(Debug)]
+pub struct Outbox<R> {
+    set: SetId,
+    pipe: PipeId,
+    inner: Mutex<Inner<R>>,
+    waiting_bytes: AtomicUsize,
+    applied: AtomicU64,
+    in_flight: AtomicUsize,
+    resend: AtomicBool,
+    /// Something waits, or a batch was applied, or leadership changed.
+    pub(super) kick: Notify,
+    room: Notify,
+}
+
+#[derive(Debug)]
+struct Inner<R> {
+    builder: BatchBuilder,
+    first_seq: u64,
+    next_seq: u64,
+    batch: u64,
+    contributors: Vec<Arc<Mailbox>>,
+    flights: VecDeque<Flight>,
+    replies: HashMap<u64, oneshot::Sender<R>>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    last_seq: u64,
+    payload: Bytes,
+    contributors: Vec<Arc<Mailbox>>,
+}
+
+impl<R> Outbox<R> {
+    /// An empty pipe; its first command has sequence number 1.
+    #[must_use]
+    pub fn new(set: SetId, pipe: PipeId, pool: BufferPool) -> Self {
+        Self {
+            set,
+            pipe,
+            inner: Mutex::new(Inner {
+                builder: BatchBuilder::new(pool),
+                first_seq: 1,
+                next_seq: 1,
+                batch: 0,
+                contributors: Vec::new(),
+                flights: VecDeque::new(),
+                replies: HashMap::new(),
+            }),
+            waiting_bytes: AtomicUsize::new(0),
+            applied: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            resend: AtomicBool::new(false),
+            kick: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    /// The set at its end.
+    #[must_use]
+    pub fn set(&self) -> SetId {
+        self.set
+    }
+
+    /// The pipe.
+    #[must_use]
+    pub fn pipe(&self) -> PipeId {
+        self.pipe
+    }
+
+    /// Appends a publish for a connection. The proposer is not woken: [`Self::kick`] follows.
+    pub fn publish(
+        &self,
+        from: &Arc<Mailbox>,
+        queues: &[QueueId],
+        options: PublishOptions,
+        parts: &MessageParts<'_>,
+    ) -> Pushed {
+        let mut inner = self.inner.lock();
+        inner.builder.publish(queues, options, parts);
+        self.pushed(&mut inner, Some(from))
+    }
+
+    /// Appends a command nobody waits for. The proposer is not woken.
+    pub fn push(&self, command: &Command) -> Pushed {
+        let mut inner = self.inner.lock();
+        inner.builder.command(command);
+        self.pushed(&mut inner, None)
+    }
+
+    /// Appends a command and wakes the proposer; the answer comes when this node's replica has applied it.
+    pub fn ask(&self, command: &Command) -> oneshot::Receiver<R> {
+        self.ask_with(|builder| builder.command(command))
+    }
+
+    /// As [`Self::ask`], for another machine's command.
+    pub fn ask_opaque(&self, bytes: &[u8]) -> oneshot::Receiver<R> {
+        self.ask_with(|builder| builder.opaque(bytes))
+    }
+
+    fn ask_with(&self, write: impl FnOnce(&mut BatchBuilder)) -> oneshot::Receiver<R> {
+        let (tx, rx) = oneshot::channel();
+        {
+            let mut inner = self.inner.lock();
+            write(&mut inner.builder);
+            let pushed = self.pushed(&mut inner, None);
+            inner.replies.insert(pushed.seq, tx);
+        }
+        self.kick();
+        rx
+    }
+
+    fn pushed(&self, inner: &mut Inner<R>, from: Option<&Arc<Mailbox>>) -> Pushed {
+        let seq = inner.next_seq;
+        inner.next_seq += 1;
+        if let Some(from) = from {
+            let last = inner.contributors.last().is_some_and(|last| Arc::ptr_eq(last, from));
+            // The mark tells batches of different sets apart by their id, which is never 0 in its high half.
+            let id = u64::from(self.set.0) << 40 ^ inner.batch;
+            if !last && !from.marked(id) {
+                inner.contributors.push(Arc::clone(from));
+            }
+        }
+        self.waiting_bytes.store(inner.builder.size(), Ordering::Relaxed);
+        let pushed = Pushed { seq, batch: inner.batch };
+        if inner.builder.size() >= limits::ENTRY_BYTES_MAX
+            || inner.builder.commands() as usize >= limits::ENTRY_COMMANDS_MAX
+        {
+            self.kick.notify_one();
+        }
+        pushed
+    }
+
+    /// Wakes the proposer if something waits.
+    pub fn kick(&self) {
+        self.kick.notify_one();
+    }
+
+    /// Whether a socket that feeds this pipe should be read.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.waiting_bytes.load(Ordering::Relaxed) < limits::OUTBOX_BYTES_MAX
+    }
+
+    /// Completes once there may be room again.
+    pub async fn room(&self) {
+        let mut waiting = std::pin::pin!(self.room.notified());
+        loop {
+            waiting.as_mut().enable();
+            if self.has_room() {
+                return;
+            }
+            waiting.as_mut().await;
+            waiting.set(self.room.notified());
+        }
+    }
+
+    /// Batches proposed and not applied.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Seals what waits into a payload, which counts as in flight from here on. `None` if nothing waits.
+    pub fn seal(&self, stamp: Millis) -> Option<Bytes> {
+        let mut inner = self.inner.lock();
+        if inner.builder.commands() == 0 {
+            return None;
+        }
+        let payload = {
+            let first_seq = inner.first_seq;
+            inner.builder.seal(self.pipe, first_seq, stamp)
+        };
+        let last_seq = inner.next_seq - 1;
+        inner.first_seq = inner.next_seq;
+        inner.batch += 1;
+        let contributors = std::mem::take(&mut inner.contributors);
+        inner.flights.push_back(Flight { last_seq, payload: payload.clone(), contributors });
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.waiting_bytes.store(0, Ordering::Relaxed);
+        drop(inner);
+        self.room.notify_waiters();
+        Some(payload)
+    }
+
+    /// Payloads in flight, oldest first, to be proposed again after a leader change.
+    #[must_use]
+    pub fn unapplied(&self) -> Vec<Bytes> {
+        self.inner.lock().flights.iter().map(|flight| flight.payload.clone()).collect()
+    }
+
+    /// Asks the proposer to propose everything in flight again.
+    pub fn resend(&self) {
+        self.resend.store(true, Ordering::Release);
+        self.kick.notify_one();
+    }
+
+    pub(super) fn take_resend(&self) -> bool {
+        self.resend.swap(false, Ordering::AcqRel)
+    }
+
+    /// The answer to the command `seq`, from this node's replica.
+    pub fn reply(&self, seq: u64, reply: R) {
+        let waiting = self.inner.lock().replies.remove(&seq);
+        if let Some(tx) = waiting {
+            // The asker may be gone with its connection; its command stands.
+            drop(tx.send(reply));
+        }
+    }
+
+    /// This node's replica refused the publish `seq`: every connection of its batch is told.
+    pub fn refused(&self, seq: u64) {
+        let inner = self.inner.lock();
+        if let Some(flight) = inner.flights.iter().find(|flight| seq <= flight.last_seq) {
+            for mailbox in &flight.contributors {
+                mailbox.push(Event::Refused(self.set, seq));
+            }
+        }
+    }
+
+    /// This node's replica has applied the pipe up to `seq`.
+    pub fn applied(&self, seq: u64) {
+        self.applied.fetch_max(seq, Ordering::AcqRel);
+        let mut done = 0;
+        let mut inner = self.inner.lock();
+        while inner.flights.front().is_some_and(|flight| flight.last_seq <= seq) {
+            if let Some(flight) = inner.flights.pop_front() {
+                for mailbox in flight.contributors {
+                    mailbox.post(Event::Applied(self.set, flight.last_seq));
+                }
+                done += 1;
+            }
+        }
+        drop(inner);
+        if done > 0 {
+            self.in_flight.fetch_sub(done, Ordering::AcqRel);
+            self.kick.notify_one();
+        }
+    }
+
+    /// Bytes waiting and batches in flight, for metrics.
+    #[must_use]
+    pub fn depth(&self) -> (usize, usize) {
+        (self.waiting_bytes.load(Ordering::Relaxed), self.in_flight())
+    }
+}

@@ -1,0 +1,301 @@
+//! A set's machine behind the raft floor: entries in; confirms, deliveries and answers out to this node's connections.
+//!
+//! Runs inside the apply of the set's replica, so it only pushes to mailboxes and bounded channels, and never waits.
+//! A payload that cannot be read here was committed by a majority: the replica must not go on without it, so the
+//! process ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+
+use crate::base::{Millis, SetId};
+use crate::model::Meta;
+use crate::model::batch::{Batch, BatchError, Item, PublishItem};
+use crate::model::set::{
+    Applied, Command, DeadLetter, Delivery, Effect, Effects, Enqueue, Reply, SetMachine, Source,
+};
+use crate::base::{Position, QueueId};
+
+use super::mailbox::{Event, Mailbox};
+use super::outbox::Outbox;
+use super::registry::Registry;
+
+/// What a set's leader must do, told to the node's worker.
+#[derive(Debug)]
+pub enum SetEffect {
+    /// Route and publish this dead letter.
+    DeadLetter(SetId, DeadLetter),
+    /// Forget this queue in the topology.
+    QueueGone(QueueId),
+}
+
+/// The leader's side of a set's effects. Full: the worker asks the machine for what it missed.
+#[derive(Clone, Debug)]
+pub struct SetEffects {
+    tx: mpsc::Sender<SetEffect>,
+    missed: Arc<AtomicBool>,
+}
+
+impl SetEffects {
+    /// A bounded channel of effects.
+    #[must_use]
+    pub fn channel(capacity: usize) -> (Self, mpsc::Receiver<SetEffect>) {
+        let (tx, rx) = mpsc::channel(capacity);
+        (Self { tx, missed: Arc::default() }, rx)
+    }
+
+    fn send(&self, effect: SetEffect) {
+        if self.tx.try_send(effect).is_err() {
+            self.missed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether something was missed since the last call.
+    #[must_use]
+    pub fn take_missed(&self) -> bool {
+        self.missed.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// When the machine next needs an entry although nobody sends one.
+#[derive(Debug)]
+pub struct Deadline {
+    at: AtomicU64,
+    earlier: Notify,
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Self { at: AtomicU64::new(u64::MAX), earlier: Notify::new() }
+    }
+}
+
+impl Deadline {
+    fn set(&self, at: Option<Millis>) {
+        let at = at.map_or(u64::MAX, |at| at.0);
+        if at < self.at.swap(at, Ordering::AcqRel) {
+            self.earlier.notify_one();
+        }
+    }
+
+    /// The time, if there is one.
+    #[must_use]
+    pub fn get(&self) -> Option<Millis> {
+        let at = self.at.load(Ordering::Acquire);
+        (at != u64::MAX).then_some(Millis(at))
+    }
+
+    /// Completes when the time moved forward.
+    pub async fn earlier(&self) {
+        self.earlier.notified().await;
+    }
+}
+
+/// One replica of a set, on this node.
+#[derive(Debug)]
+pub struct SetReplica {
+    set: SetId,
+    machine: SetMachine,
+    outbox: Arc<Outbox<Reply>>,
+    registry: Arc<Registry>,
+    leader: SetEffects,
+    leading: bool,
+    deadline: Arc<Deadline>,
+    effects: Effects,
+    last_mailbox: Option<(crate::base::ConsumerId, Arc<Mailbox>)>,
+}
+
+impl SetReplica {
+    /// A replica whose machine is empty or about to be restored.
+    pub fn new(
+        machine: SetMachine,
+        outbox: Arc<Outbox<Reply>>,
+        registry: Arc<Registry>,
+        leader: SetEffects,
+    ) -> Self {
+        Self {
+            set: outbox.set(),
+            machine,
+            outbox,
+            registry,
+            leader,
+            leading: false,
+            deadline: Arc::default(),
+            effects: Effects::new(),
+            last_mailbox: None,
+        }
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn machine(&self) -> &SetMachine {
+        &self.machine
+    }
+
+    /// The machine, to be restored or to hand out a snapshot.
+    pub fn machine_mut(&mut self) -> &mut SetMachine {
+        &mut self.machine
+    }
+
+    /// Its next deadline, shared.
+    #[must_use]
+    pub fn deadline(&self) -> Arc<Deadline> {
+        Arc::clone(&self.deadline)
+    }
+
+    /// Begins or ends leading: a new leader finds the set's unfinished effects in the state.
+    pub fn lead(&mut self, leading: bool) {
+        self.leading = leading;
+        if leading {
+            for letter in self.machine.pending_dead_letters() {
+                self.leader.send(SetEffect::DeadLetter(self.set, letter));
+            }
+        }
+        self.deadline.set(self.machine.next_deadline());
+    }
+
+    /// Applies one entry and runs its effects.
+    pub fn apply(&mut self, index: u64, payload: &Bytes) {
+        if let Err(error) = self.apply_batch(index, payload) {
+            tracing::error!(set = %self.set, index, %error, "a committed entry cannot be applied");
+            std::process::abort();
+        }
+    }
+
+    fn apply_batch(&mut self, index: u64, payload: &Bytes) -> Result<(), BatchError> {
+        let mut batch = Batch::new(payload)?;
+        let meta = Meta { index, now: batch.stamp };
+        self.machine.begin(meta, &mut self.effects);
+        while let Some((chunk, mut items)) = batch.next_chunk()? {
+            let mut run: Option<(Source, Enqueue)> = None;
+            let mut seq = chunk.first_seq;
+            while let Some(item) = items.next_item()? {
+                let source = Source { pipe: chunk.pipe, seq };
+                seq += 1;
+                match item {
+                    Item::Publish(publish) => self.publish(index, source, &publish, &mut run),
+                    Item::Command(command) => {
+                        self.flush(&mut run);
+                        self.step(source, command);
+                    }
+                    Item::Opaque(_) => return Err(BatchError::Unknown),
+                }
+            }
+            self.flush(&mut run);
+            if chunk.pipe == self.outbox.pipe() {
+                self.run_effects();
+                self.outbox.applied(seq - 1);
+            }
+        }
+        self.run_effects();
+        self.deadline.set(self.machine.next_deadline());
+        Ok(())
+    }
+
+    /// Joins a publish to the run before it, or starts a new one.
+    fn publish(
+        &mut self,
+        index: u64,
+        source: Source,
+        publish: &PublishItem<'_>,
+        run: &mut Option<(Source, Enqueue)>,
+    ) {
+        let mut queues = publish.queues();
+        let Some(queue) = queues.next() else { return };
+        let enqueue = Enqueue {
+            queue,
+            first: Position::new(index, publish.slot),
+            count: 1,
+            size: publish.size,
+            ttl: publish.ttl,
+            priority: publish.priority,
+            delay: publish.delay,
+        };
+        if publish.queue_count() == 1 {
+            if let Some((_, open)) = run {
+                let next = Enqueue { first: open.first.plus(open.count), count: 1, ..*open };
+                if next == enqueue {
+                    open.count += 1;
+                    return;
+                }
+            }
+            self.flush(run);
+            *run = Some((source, enqueue));
+            return;
+        }
+        self.flush(run);
+        let applied = self.machine.apply(source, Command::Enqueue(enqueue), &mut self.effects);
+        if applied == Applied::Done {
+            for queue in queues {
+                let enqueue = Enqueue { queue, ..enqueue };
+                self.machine.enqueue_also(source, enqueue, &mut self.effects);
+            }
+        }
+    }
+
+    fn flush(&mut self, run: &mut Option<(Source, Enqueue)>) {
+        if let Some((source, enqueue)) = run.take() {
+            self.step(source, Command::Enqueue(enqueue));
+        }
+    }
+
+    fn step(&mut self, source: Source, command: Command) {
+        let applied = self.machine.apply(source, command, &mut self.effects);
+        if applied == Applied::Gap {
+            tracing::warn!(set = %self.set, ?source, "command refused, an earlier one is missing");
+        }
+    }
+
+    fn run_effects(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Deliver(delivery) => self.deliver(delivery),
+                Effect::Refused(source) if source.pipe == self.outbox.pipe() => {
+                    self.outbox.refused(source.seq);
+                }
+                Effect::Reply(source, reply) if source.pipe == self.outbox.pipe() => {
+                    self.outbox.reply(source.seq, reply);
+                }
+                Effect::Refused(_) | Effect::Reply(..) => {}
+                Effect::Cancelled(consumer) => {
+                    if let Some(mailbox) = self.registry.mailbox(consumer) {
+                        mailbox.post(Event::Cancelled(consumer));
+                    }
+                }
+                Effect::DeadLetter(letter) if self.leading => {
+                    self.leader.send(SetEffect::DeadLetter(self.set, letter));
+                }
+                Effect::QueueGone(queue) if self.leading => {
+                    self.leader.send(SetEffect::QueueGone(queue));
+                }
+                Effect::DeadLetter(_) | Effect::QueueGone(_) => {}
+            }
+        }
+        self.effects = effects;
+        if let Some((_, mailbox)) = self.last_mailbox.take() {
+            mailbox.wake();
+        }
+    }
+
+    /// Neighbouring deliveries mostly go to the same connection: it is looked up and woken once.
+    fn deliver(&mut self, delivery: Delivery) {
+        let known = self.last_mailbox.as_ref().is_some_and(|(last, _)| *last == delivery.consumer);
+        if !known {
+            let next = self.registry.mailbox(delivery.consumer).map(|m| (delivery.consumer, m));
+            let before = std::mem::replace(&mut self.last_mailbox, next);
+            let same = match (&before, &self.last_mailbox) {
+                (Some((_, before)), Some((_, next))) => Arc::ptr_eq(before, next),
+                _ => false,
+            };
+            if let (Some((_, before)), false) = (before, same) {
+                before.wake();
+            }
+        }
+        if let Some((_, mailbox)) = &self.last_mailbox {
+            mailbox.push(Event::Deliver(self.set, delivery));
+        }
+    }
+}

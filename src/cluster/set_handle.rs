@@ -1,0 +1,144 @@
+//! One set as this node uses it: publish, command, ask, read; the same for a replica and for the local set.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::base::QueueId;
+use crate::base::limits::READ_AHEAD_BYTES;
+use crate::log::{Log, LogError};
+use crate::model::batch::{MessageParts, PublishOptions};
+use crate::model::set::{Command, Reply};
+use crate::raft::Group;
+
+use super::local_set::LocalSet;
+use super::mailbox::Mailbox;
+use super::outbox::{Outbox, Pushed, Refusal};
+use super::replica::SetReplica;
+
+/// Why a message's bytes cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The log cannot give the entry.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The local set has dropped it.
+    #[error("the message is gone")]
+    Gone,
+    /// The reading task ended early: the node stops.
+    #[error("the node stops")]
+    Stopping,
+}
+
+/// A set as this node uses it.
+#[derive(Clone)]
+pub enum SetHandle {
+    /// A replica of a broker set.
+    Replica {
+        /// The node's pipe to it.
+        outbox: Arc<Outbox<Reply>>,
+        /// Its log.
+        log: Log,
+        /// Its Raft group.
+        group: Group,
+        /// The machine.
+        replica: Arc<Mutex<SetReplica>>,
+    },
+    /// The node's own set.
+    Local {
+        /// The pipe to it.
+        outbox: Arc<Outbox<Reply>>,
+        /// The set.
+        set: Arc<LocalSet>,
+    },
+}
+
+impl SetHandle {
+    /// The node's pipe to the set.
+    #[must_use]
+    pub fn outbox(&self) -> &Arc<Outbox<Reply>> {
+        match self {
+            Self::Replica { outbox, .. } | Self::Local { outbox, .. } => outbox,
+        }
+    }
+
+    /// Appends a publish; [`Self::kick`] follows.
+    pub fn publish(
+        &self,
+        from: &Arc<Mailbox>,
+        queues: &[QueueId],
+        options: PublishOptions,
+        parts: &MessageParts<'_>,
+    ) -> Pushed {
+        self.outbox().publish(from, queues, options, parts)
+    }
+
+    /// Appends a command nobody waits for; [`Self::kick`] follows.
+    pub fn push(&self, command: &Command) -> Pushed {
+        self.outbox().push(command)
+    }
+
+    /// Sends what was appended on its way.
+    pub fn kick(&self) {
+        match self {
+            Self::Replica { outbox, .. } => outbox.kick(),
+            Self::Local { set, .. } => set.kick(),
+        }
+    }
+
+    /// Appends a command and waits until it is applied here.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the node stops first.
+    pub async fn ask(&self, command: &Command) -> Result<Reply, Refusal> {
+        let answer = self.asking(command);
+        answer.await.map_err(|_| Refusal)
+    }
+
+    /// As [`Self::ask`], with the command appended before this returns.
+    pub fn asking(&self, command: &Command) -> oneshot::Receiver<Reply> {
+        let answer = self.outbox().ask(command);
+        self.kick();
+        answer
+    }
+
+    /// An entry's payload if it is in memory.
+    #[must_use]
+    pub fn cached(&self, index: u64) -> Option<Bytes> {
+        match self {
+            Self::Replica { log, .. } => log.cached(index),
+            Self::Local { set, .. } => set.payload(index),
+        }
+    }
+
+    /// An entry's payload, from the disk if need be; reads ahead, because what follows is mostly wanted next.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn load(&self, index: u64) -> Result<Bytes, ReadError> {
+        if let Some(payload) = self.cached(index) {
+            return Ok(payload);
+        }
+        let Self::Replica { log, .. } = self else { return Err(ReadError::Gone) };
+        let log = log.clone();
+        let read = tokio::task::spawn_blocking(move || -> Result<Bytes, LogError> {
+            if let Some(record) =
+                log.read_ahead(index, READ_AHEAD_BYTES)?.into_iter().find(|r| r.index == index)
+            {
+                return Ok(record.payload);
+            }
+            Ok(log.get(index)?.payload)
+        });
+        Ok(read.await.map_err(|_| ReadError::Stopping)??)
+    }
+
+    /// Reads the machine under its lock: short, and not on a hot path.
+    pub fn with<T>(&self, read: impl FnOnce(&SetReplica) -> T) -> T {
+        match self {
+            Self::Replica { replica, .. } => read(&replica.lock()),
+            Self::Local { set, .. } => set.with(read),
+        }
+    }
+}
