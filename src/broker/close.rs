@@ -1,0 +1,145 @@
+//! What a channel or a connection leaves behind, and its end: consumers detached, leases released at once, auto-delete
+//! and exclusive queues deleted, all before close-ok goes out.
+
+use std::sync::Arc;
+
+use crate::base::{ChannelId, QueueId, SetId};
+use crate::model::set::{Command, Reply};
+use crate::model::topology::TopologyCommand;
+
+use super::connection::{Connection, Posted, Work};
+use super::consume::Kind;
+use super::queues::Asker;
+
+impl Connection {
+    /// The sets that know a consumer or holder of this channel (or of any).
+    fn sets_of(&self, channel: Option<ChannelId>) -> Vec<SetId> {
+        let mut sets: Vec<SetId> = self
+            .consumers
+            .values()
+            .filter(|entry| entry.kind != Kind::Replies)
+            .filter(|entry| channel.is_none_or(|channel| entry.channel == channel))
+            .map(|entry| entry.set)
+            .collect();
+        sets.sort_unstable();
+        sets.dedup();
+        sets
+    }
+
+    pub(super) fn close_channel(&mut self, channel: ChannelId) {
+        self.confirms.forget(channel);
+        self.tx_refused.remove(&channel);
+        let close = Command::CloseSession { session: self.id, channel: Some(channel.0) };
+        let answers: Vec<_> = self
+            .sets_of(Some(channel))
+            .into_iter()
+            .filter_map(|set| self.node.cluster.set(set))
+            .map(|handle| handle.asking(&close))
+            .collect();
+        if answers.is_empty() {
+            return self.channel_closed(channel);
+        }
+        let asker = self.asker();
+        self.task(async move {
+            for answer in answers {
+                let Ok(Reply::Closed { deleted }) = answer.await else { continue };
+                asker.forget_queues(deleted).await;
+            }
+            Some(Posted::ChannelClosed(channel))
+        });
+    }
+
+    /// Nothing of the channel is left: the number may be used again.
+    pub(super) fn channel_closed(&mut self, channel: ChannelId) {
+        let gone: Vec<_> = self
+            .consumers
+            .iter()
+            .filter(|(_, entry)| entry.channel == channel)
+            .map(|(consumer, _)| *consumer)
+            .collect();
+        for consumer in &gone {
+            self.forget_consumer(*consumer);
+        }
+        self.holders.retain(|(of, _), _| *of != channel);
+        self.work.retain(
+            |work| !matches!(work, Work::Deliver(_, delivery) if gone.contains(&delivery.consumer)),
+        );
+        self.node.stats.channels.dec();
+        self.node.stats.channels_closed.inc();
+        self.session.answer_channel(channel, crate::session::ChannelAnswer::Done);
+    }
+
+    /// The session wants everything gone; its close or close-ok goes out after it.
+    pub(super) fn close_all(&mut self) {
+        self.closing = true;
+        let release = self.release();
+        self.task(async move {
+            release.await;
+            Some(Posted::AllClosed)
+        });
+    }
+
+    /// Sends what ends the session in each set, now; the rest when the returned future is awaited.
+    fn release(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        let close = Command::CloseSession { session: self.id, channel: None };
+        let answers: Vec<_> = self
+            .sets_of(None)
+            .into_iter()
+            .filter_map(|set| self.node.cluster.set(set))
+            .map(|handle| handle.asking(&close))
+            .collect();
+        let exclusive: Vec<QueueId> = self.exclusive.drain().collect();
+        let asker = self.asker();
+        async move {
+            for answer in answers {
+                if let Ok(Reply::Closed { deleted }) = answer.await {
+                    asker.forget_queues(deleted).await;
+                }
+            }
+            for queue in exclusive {
+                if asker.drop_contents(SetId::LOCAL, queue).await.is_ok() {
+                    asker.forget_queues(vec![queue]).await;
+                }
+            }
+        }
+    }
+
+    /// The socket is gone: requests under way come to their end, then everything is released.
+    pub(super) async fn clean_up(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+        while let Ok(posted) = self.posted_now() {
+            if let Posted::Declared { exclusive: Some(queue), .. } = posted {
+                self.exclusive.insert(queue);
+            }
+        }
+        self.kick();
+        self.release().await;
+        let channels = i64::try_from(self.session.channel_count()).unwrap_or_default();
+        if !self.closing {
+            self.node.stats.channels.sub(channels);
+            self.node.stats.channels_closed.inc_by(channels.unsigned_abs());
+        }
+        let consumers: Vec<_> = self.consumers.keys().copied().collect();
+        for consumer in consumers {
+            self.forget_consumer(consumer);
+        }
+        self.tally.flush(&self.node.stats);
+        self.node.connection_closed();
+        let node = Arc::clone(&self.node);
+        drop(self);
+        node.stats.connections.dec();
+        node.stats.connections_closed.inc();
+    }
+}
+
+impl Asker {
+    /// Queues that ended with their last consumer leave the topology too.
+    async fn forget_queues(&self, queues: Vec<QueueId>) {
+        for id in queues {
+            self.node.stats.queues_deleted.inc();
+            if let Err(error) = self.change(TopologyCommand::DeleteQueue { id }).await {
+                tracing::warn!(queue = %id, %error, "a deleted queue stays in the topology");
+            }
+        }
+    }
+}

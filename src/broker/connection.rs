@@ -1,0 +1,386 @@
+//! The loop around one session: bytes and answers in, bytes and requests out. Everything that can happen to a
+//! connection is in the one `select!` of [`Connection::wait`].
+//!
+//! Bounds: the read buffer, the output (deliveries stop at [`OUTPUT_HIGH`], reading too), one mailbox bounded by
+//! credit, one request in flight per channel. When an outbox this connection feeds is full its socket is not read.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{Interest, Ready};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::base::{ChannelId, Clock, ConsumerId, Millis, QueueId, SessionId, SetId, SystemClock};
+use crate::cluster::{Event, Mailbox, ReadError};
+use crate::model::set::Delivery;
+use crate::session::{self, Answer, ChannelAnswer};
+
+use super::confirms::Confirms;
+use super::consume::Consumer;
+use super::node::Node;
+use super::replies::DirectReply;
+use super::routes::Routes;
+use super::stats::Tally;
+
+/// Past this much unsent output nothing is delivered and nothing is read.
+pub(super) const OUTPUT_HIGH: usize = 1024 * 1024;
+const READ_CHUNK: usize = 128 * 1024;
+/// A read buffer above this is given back when empty.
+const READ_BUFFER_KEPT: usize = 1024 * 1024;
+
+/// What a connection's own tasks, and repliers, post to it.
+#[derive(Debug)]
+pub(super) enum Posted {
+    /// The end of a request.
+    Answer(ChannelId, ChannelAnswer),
+    /// consume-ok, or why not.
+    Consuming { channel: ChannelId, consumer: ConsumerId, answer: ChannelAnswer },
+    /// The consumer is detached.
+    Unsubscribed { channel: ChannelId, consumer: ConsumerId },
+    /// A queue was declared, exclusively for this connection if `exclusive`.
+    Declared { channel: ChannelId, answer: ChannelAnswer, exclusive: Option<QueueId> },
+    /// The transaction is through.
+    Committed(ChannelId),
+    /// The channel's leftovers are gone.
+    ChannelClosed(ChannelId),
+    /// The connection's leftovers are gone.
+    AllClosed,
+    /// The login is decided, or the vhost opened.
+    Connection(Answer),
+    /// A direct reply.
+    Reply(Box<DirectReply>),
+}
+
+/// Deliveries and answers, in order.
+#[derive(Debug)]
+pub(super) enum Work {
+    Deliver(SetId, Delivery),
+    Posted(Posted),
+}
+
+/// One client connection.
+pub(super) struct Connection {
+    pub node: Arc<Node>,
+    pub session: session::Connection,
+    pub id: SessionId,
+    pub peer: SocketAddr,
+    pub user: Arc<str>,
+    pub vhost: Arc<str>,
+    pub mailbox: Arc<Mailbox>,
+    pub post: mpsc::UnboundedSender<Posted>,
+    posted: mpsc::UnboundedReceiver<Posted>,
+    pub work: VecDeque<Work>,
+    events: Vec<Event>,
+    pub consumers: HashMap<ConsumerId, Consumer>,
+    pub holders: HashMap<(ChannelId, QueueId), ConsumerId>,
+    pub confirms: Confirms,
+    pub tx_refused: HashSet<ChannelId>,
+    pub routes: Routes,
+    pub exclusive: HashSet<QueueId>,
+    pub reply_tokens: HashMap<ConsumerId, String>,
+    pub reply_bytes: Arc<AtomicUsize>,
+    /// Sets something was appended to since they were last kicked.
+    pub touched: Vec<SetId>,
+    pub tasks: JoinSet<()>,
+    /// A delivery's entry on its way from the disk.
+    pub loading: Option<tokio::task::JoinHandle<Result<Bytes, ReadError>>>,
+    /// The entry that came, held until its run is delivered.
+    pub loaded: Option<(SetId, u64, Bytes)>,
+    pub tally: Tally,
+    pub publishes: bool,
+    pub closing: bool,
+    input: BytesMut,
+}
+
+/// Runs a connection to its end.
+pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr) {
+    let now = SystemClock.now();
+    let (post, posted) = mpsc::unbounded_channel();
+    let config = Arc::clone(&node.options.session);
+    let mut connection = Connection {
+        id: node.cluster.registry.session(),
+        session: session::Connection::new(config, now),
+        peer,
+        user: Arc::from(""),
+        vhost: Arc::from(""),
+        mailbox: Arc::default(),
+        post,
+        posted,
+        work: VecDeque::new(),
+        events: Vec::new(),
+        consumers: HashMap::new(),
+        holders: HashMap::new(),
+        confirms: Confirms::default(),
+        tx_refused: HashSet::new(),
+        routes: Routes::default(),
+        exclusive: HashSet::new(),
+        reply_tokens: HashMap::new(),
+        reply_bytes: Arc::default(),
+        touched: Vec::new(),
+        tasks: JoinSet::new(),
+        loading: None,
+        loaded: None,
+        tally: Tally::default(),
+        publishes: false,
+        closing: false,
+        input: BytesMut::new(),
+        node,
+    };
+    let ended = connection.drive(&stream).await;
+    connection.note_end(&ended);
+    drop(stream);
+    connection.clean_up().await;
+}
+
+/// Why the loop ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Both sides closed as the protocol says.
+    Closed,
+    /// The client closed the socket, or it broke.
+    Lost(Option<io::Error>),
+}
+
+impl Connection {
+    async fn drive(&mut self, stream: &TcpStream) -> End {
+        let mut alarm = self.node.alarm.clone();
+        self.session.set_blocked(alarm.borrow_and_update().reason());
+        let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let mut armed = None;
+        let supervisor = self.node.supervisor.clone();
+        let mut told_to_stop = false;
+        loop {
+            self.step();
+            if let Err(error) = self.write(stream) {
+                return End::Lost(Some(error));
+            }
+            let output_empty = self.session.output().is_empty();
+            if self.session.is_closed() && output_empty {
+                return End::Closed;
+            }
+            let due = self.session.poll_timeout();
+            if due != armed {
+                armed = due;
+                let wait = due.map_or(3_600_000, |due| due.since(SystemClock.now()).0);
+                timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(wait));
+            }
+            let full = self.full_outbox();
+            let may_read =
+                full.is_none() && self.session.wants_input() && !self.session.is_closed() && self.output_low();
+            let interest = match (may_read, output_empty) {
+                (true, true) => Some(Interest::READABLE),
+                (true, false) => Some(Interest::READABLE | Interest::WRITABLE),
+                (false, false) => Some(Interest::WRITABLE),
+                (false, true) => None,
+            };
+            tokio::select! {
+                ready = ready(stream, interest) => match ready {
+                    Ok(ready) if ready.is_readable() && may_read => match self.read(stream) {
+                        Ok(true) => {}
+                        Ok(false) => return End::Lost(None),
+                        Err(error) => return End::Lost(Some(error)),
+                    },
+                    Ok(_) => {}
+                    Err(error) => return End::Lost(Some(error)),
+                },
+                () = self.mailbox.ready() => {}
+                Some(posted) = self.posted.recv() => {
+                    self.take_events();
+                    self.work.push_back(Work::Posted(posted));
+                }
+                read = loaded(&mut self.loading) => self.loading_done(read),
+                () = room(full.as_deref()) => {}
+                () = &mut timer => {
+                    armed = None;
+                    let now = SystemClock.now();
+                    self.session.handle_timeout(now);
+                    timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(3_600));
+                }
+                changed = alarm.changed() => if changed.is_ok() {
+                    let reason = alarm.borrow_and_update().reason();
+                    self.session.set_blocked(reason);
+                },
+                () = supervisor.stopping(), if !told_to_stop => {
+                    told_to_stop = true;
+                    self.session.shutdown("broker forced connection closure with reason 'shutdown'");
+                }
+            }
+        }
+    }
+
+    /// Does all that can be done without waiting.
+    fn step(&mut self) {
+        self.take_events();
+        self.do_work();
+        while let Some(request) = self.session.poll_request() {
+            self.handle(request);
+        }
+        self.session.flush_confirms();
+        self.kick();
+        // A kick of the local set may have answered at once.
+        self.take_events();
+        self.do_work();
+        self.session.flush_confirms();
+        self.kick();
+        self.tally.flush(&self.node.stats);
+    }
+
+    pub(super) fn kick(&mut self) {
+        for set in self.touched.drain(..) {
+            if let Some(handle) = self.node.cluster.set(set) {
+                handle.kick();
+            }
+        }
+    }
+
+    pub(super) fn touch(&mut self, set: SetId) {
+        if !self.touched.contains(&set) {
+            self.touched.push(set);
+        }
+    }
+
+    /// Sorts what replicas sent: verdicts are cheap and done at once, deliveries wait their turn.
+    fn take_events(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        self.mailbox.take(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Deliver(set, delivery) => self.work.push_back(Work::Deliver(set, delivery)),
+                Event::Refused(set, seq) => self.confirms.refused(set, seq),
+                Event::Applied(set, seq) => self.applied(set, seq),
+                Event::Cancelled(consumer) => self.cancelled(consumer),
+            }
+        }
+        self.events = events;
+    }
+
+    pub(super) fn output_low(&mut self) -> bool {
+        self.session.output().len() < OUTPUT_HIGH
+    }
+
+    fn full_outbox(&self) -> Option<Arc<crate::cluster::Outbox<crate::model::set::Reply>>> {
+        if !self.publishes {
+            return None;
+        }
+        let full = self.node.cluster.sets().find(|(_, handle)| !handle.outbox().has_room());
+        full.map(|(_, handle)| Arc::clone(handle.outbox()))
+    }
+
+    fn read(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        if self.input.is_empty() && self.input.capacity() > READ_BUFFER_KEPT {
+            self.input = BytesMut::new();
+        }
+        self.input.reserve(READ_CHUNK);
+        match stream.try_read_buf(&mut self.input) {
+            Ok(0) => Ok(false),
+            Ok(read) => {
+                let now = SystemClock.now();
+                self.tally.bytes_in += read as u64;
+                self.session.note_received(now);
+                self.take_input(now);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Feeds the session until it has used or refused what is there.
+    fn take_input(&mut self, now: Millis) {
+        loop {
+            let before = self.input.len();
+            self.session.handle_input(&mut self.input, now);
+            let mut asked = false;
+            while let Some(request) = self.session.poll_request() {
+                asked = true;
+                self.handle(request);
+            }
+            if self.input.is_empty()
+                || !self.session.wants_input()
+                || (!asked && self.input.len() == before)
+            {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, stream: &TcpStream) -> io::Result<()> {
+        while !self.session.output().is_empty() {
+            match stream.try_write(self.session.output()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.tally.bytes_out += written as u64;
+                    let output = self.session.output();
+                    bytes::Buf::advance(output, written);
+                    self.session.note_sent(SystemClock.now());
+                    // There may be more to deliver, now that there is room.
+                    self.do_work();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        // What waited for the output may go on.
+        if self.session.wants_input() && !self.input.is_empty() {
+            self.take_input(SystemClock.now());
+        }
+        Ok(())
+    }
+
+    pub(super) fn posted_now(&mut self) -> Result<Posted, mpsc::error::TryRecvError> {
+        self.posted.try_recv()
+    }
+
+    fn note_end(&self, end: &End) {
+        let name = self.session.name().unwrap_or_default();
+        let (peer, user, vhost) = (self.peer, &*self.user, &*self.vhost);
+        match end {
+            End::Closed => tracing::info!(%peer, user, vhost, name, "closing AMQP connection"),
+            End::Lost(_) if user.is_empty() => tracing::debug!(%peer, "client left before it logged in"),
+            End::Lost(None) => {
+                tracing::warn!(%peer, user, vhost, name, "client unexpectedly closed TCP connection");
+            }
+            End::Lost(Some(error)) => {
+                tracing::warn!(%peer, user, vhost, name, %error, "closing AMQP connection");
+            }
+        }
+    }
+
+    pub(super) fn replied(&self, size: usize) {
+        self.reply_bytes.fetch_sub(size, Ordering::Relaxed);
+    }
+}
+
+async fn ready(stream: &TcpStream, interest: Option<Interest>) -> io::Result<Ready> {
+    match interest {
+        Some(interest) => stream.ready(interest).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn loaded(
+    loading: &mut Option<tokio::task::JoinHandle<Result<Bytes, ReadError>>>,
+) -> Result<Bytes, ReadError> {
+    match loading {
+        Some(task) => {
+            let read = task.await.unwrap_or(Err(ReadError::Stopping));
+            *loading = None;
+            read
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn room(full: Option<&crate::cluster::Outbox<crate::model::set::Reply>>) {
+    match full {
+        Some(outbox) => outbox.room().await,
+        None => std::future::pending().await,
+    }
+}

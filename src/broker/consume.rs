@@ -1,0 +1,127 @@
+//! A consumer as its connection sees it: where it is attached, what it still holds, and the window it lives by.
+
+use crate::base::limits::WINDOW_MESSAGES;
+use crate::base::{ChannelId, ConsumerId, SetId};
+use crate::model::set::{Command, Delivery, Outcome};
+use crate::session::{SettleOutcome, Settlement};
+
+use super::connection::Connection;
+
+/// What kind of holder of leases it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// basic.consume, not answered yet: deliveries wait for consume-ok.
+    Opening,
+    /// basic.consume.
+    Open,
+    /// Cancelled; its unsettled messages may still be settled.
+    Cancelled,
+    /// A channel's basic.get on one queue.
+    Holder,
+    /// Direct reply-to.
+    Replies,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    pub channel: ChannelId,
+    pub set: SetId,
+    pub kind: Kind,
+    pub no_ack: bool,
+    /// Deliveries carry x-delivery-count and x-acquired-count (quorum queues).
+    pub counts: bool,
+    /// Lives by a window renewed as messages are sent, not by a prefetch.
+    pub window: bool,
+    /// Sent since the window was last renewed.
+    pub sent: u32,
+    /// Delivered and not settled.
+    pub unsettled: u64,
+    /// Came before consume-ok.
+    pub early: Vec<Delivery>,
+}
+
+impl Connection {
+    /// Settles what the client settled.
+    pub(super) fn settle(&mut self, settlements: Vec<Settlement>) {
+        for settlement in settlements {
+            let Settlement { consumer, first, last, outcome } = settlement;
+            let Some(entry) = self.consumers.get_mut(&consumer) else { continue };
+            let count = last - first + 1;
+            entry.unsettled = entry.unsettled.saturating_sub(count);
+            let set = entry.set;
+            let done = entry.kind == Kind::Cancelled && entry.unsettled == 0;
+            let outcome = match outcome {
+                SettleOutcome::Ack => {
+                    self.tally.acknowledged += count;
+                    Outcome::Ack
+                }
+                SettleOutcome::Requeue => Outcome::Requeue { failed: false },
+                SettleOutcome::RequeueFailed => Outcome::Requeue { failed: true },
+                SettleOutcome::Reject => Outcome::Reject,
+            };
+            self.push(set, &Command::Settle { consumer, first, last, outcome });
+            if done {
+                self.forget_consumer(consumer);
+            }
+        }
+    }
+
+    /// Appends a command to a set.
+    pub(super) fn push(&mut self, set: SetId, command: &Command) {
+        if let Some(handle) = self.node.cluster.set(set) {
+            handle.push(command);
+            self.touch(set);
+        }
+    }
+
+    /// Gives back what was leased to a consumer that is no longer there to take it.
+    pub(super) fn hand_back(&mut self, set: SetId, delivery: &Delivery) {
+        let last = delivery.first_no + u64::from(delivery.count) - 1;
+        let outcome = Outcome::Requeue { failed: false };
+        let (consumer, first) = (delivery.consumer, delivery.first_no);
+        self.push(set, &Command::Settle { consumer, first, last, outcome });
+    }
+
+    /// Counts a sent message against the window, and renews it by halves.
+    pub(super) fn sent(&mut self, consumer: ConsumerId) {
+        let Some(entry) = self.consumers.get_mut(&consumer) else { return };
+        if !entry.no_ack {
+            entry.unsettled += 1;
+        }
+        if !entry.window {
+            return;
+        }
+        entry.sent += 1;
+        if entry.sent >= WINDOW_MESSAGES / 2 {
+            let add = std::mem::take(&mut entry.sent);
+            let set = entry.set;
+            self.push(set, &Command::Grant { consumer, add });
+        }
+    }
+
+    /// The set has ended a consumer.
+    pub(super) fn cancelled(&mut self, consumer: ConsumerId) {
+        let Some(entry) = self.consumers.get(&consumer) else { return };
+        let channel = entry.channel;
+        if entry.kind == Kind::Holder {
+            self.holders.retain(|_, holder| *holder != consumer);
+        } else {
+            self.session.cancel_consumer(channel, consumer);
+        }
+        self.forget_consumer(consumer);
+    }
+
+    /// Nothing of this consumer is left.
+    pub(super) fn forget_consumer(&mut self, consumer: ConsumerId) {
+        self.node.cluster.registry.forget(consumer);
+        if let Some(entry) = self.consumers.remove(&consumer)
+            && matches!(entry.kind, Kind::Open | Kind::Opening | Kind::Replies)
+        {
+            self.node.stats.consumers.dec();
+        }
+        if let Some(token) = self.reply_tokens.remove(&consumer) {
+            self.node.replies.close(&token);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Deliveries and answers, in the order the replicas gave them: read the body, check it, write it out.
+//!
+//! Stops when the output is high or when a body must come from the disk; goes on when there is room or the body is
+//! there. A cancel-ok stands in the same line, so it follows the last delivery of its consumer.
+
+use bytes::Bytes;
+
+use crate::amqp::{AMQPValue, RawProperties};
+use crate::base::{Position, SetId};
+use crate::cluster::ReadError;
+use crate::model::batch::{self, Message};
+use crate::model::set::Delivery;
+use crate::session::ChannelAnswer;
+
+use super::connection::{Connection, Posted, Work};
+use super::consume::Kind;
+use super::replies::DirectReply;
+
+impl Connection {
+    /// Works off the line as far as it goes.
+    pub(super) fn do_work(&mut self) {
+        while self.output_low() {
+            match self.work.pop_front() {
+                None => return,
+                Some(Work::Posted(posted)) => self.posted(posted),
+                Some(Work::Deliver(set, delivery)) => {
+                    if let Some(rest) = self.deliver(set, delivery) {
+                        self.work.push_front(Work::Deliver(set, rest));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn posted(&mut self, posted: Posted) {
+        match posted {
+            Posted::Answer(channel, answer) => self.session.answer_channel(channel, answer),
+            Posted::Declared { channel, answer, exclusive } => {
+                self.exclusive.extend(exclusive);
+                self.session.answer_channel(channel, answer);
+            }
+            Posted::Consuming { channel, consumer, answer } => {
+                let refused = matches!(answer, ChannelAnswer::Failed(_));
+                self.session.answer_channel(channel, answer);
+                if refused {
+                    self.forget_consumer(consumer);
+                } else {
+                    self.open_consumer(consumer);
+                }
+            }
+            Posted::Unsubscribed { channel, consumer } => {
+                self.session.answer_channel(channel, ChannelAnswer::Done);
+                let holds = self.consumers.get(&consumer).is_some_and(|entry| entry.unsettled > 0);
+                if !holds {
+                    self.forget_consumer(consumer);
+                } else if let Some(entry) = self.consumers.get_mut(&consumer) {
+                    entry.kind = Kind::Cancelled;
+                    self.node.stats.consumers.dec();
+                }
+            }
+            Posted::Committed(channel) => self.committed(channel),
+            Posted::ChannelClosed(channel) => self.channel_closed(channel),
+            Posted::AllClosed => self.session.answer(crate::session::Answer::Done),
+            Posted::Connection(answer) => self.connection_answer(answer),
+            Posted::Reply(reply) => self.reply(&reply),
+        }
+    }
+
+    fn open_consumer(&mut self, consumer: crate::base::ConsumerId) {
+        let Some(entry) = self.consumers.get_mut(&consumer) else { return };
+        entry.kind = Kind::Open;
+        let set = entry.set;
+        for delivery in std::mem::take(&mut entry.early).into_iter().rev() {
+            self.work.push_front(Work::Deliver(set, delivery));
+        }
+    }
+
+    /// Delivers a run; what is left of it if it must wait.
+    fn deliver(&mut self, set: SetId, mut delivery: Delivery) -> Option<Delivery> {
+        let Some(entry) = self.consumers.get_mut(&delivery.consumer) else {
+            self.hand_back(set, &delivery);
+            return None;
+        };
+        if entry.kind == Kind::Opening {
+            entry.early.push(delivery);
+            return None;
+        }
+        let (channel, no_ack, counts) = (entry.channel, entry.no_ack, entry.counts);
+        let payload = match self.payload(set, delivery.first.index()) {
+            Some(payload) => payload,
+            None => return Some(delivery),
+        };
+        while delivery.count > 0 {
+            if !self.output_low() {
+                return Some(delivery);
+            }
+            if let Some(message) = self.message(set, &payload, delivery.first) {
+                let properties = with_counts(&message, counts, &delivery);
+                let sent = self.session.deliver(
+                    channel,
+                    delivery.consumer,
+                    delivery.first_no,
+                    delivery.redelivered,
+                    &message.exchange,
+                    &message.routing_key,
+                    &properties,
+                    &message.body,
+                );
+                if !sent {
+                    if !no_ack {
+                        self.hand_back(set, &delivery);
+                    }
+                    return None;
+                }
+                self.tally.delivered(no_ack, delivery.redelivered);
+                self.sent(delivery.consumer);
+            }
+            delivery.count -= 1;
+            delivery.first_no += 1;
+            if delivery.count > 0 {
+                delivery.first = delivery.first.plus(1);
+            }
+        }
+        None
+    }
+
+    /// The entry, if it is in memory; otherwise it is sent for.
+    fn payload(&mut self, set: SetId, index: u64) -> Option<Bytes> {
+        if let Some((of, at, payload)) = &self.loaded {
+            if (*of, *at) == (set, index) {
+                return Some(payload.clone());
+            }
+            self.loaded = None;
+        }
+        let handle = self.node.cluster.set(set)?;
+        if let Some(payload) = handle.cached(index) {
+            return Some(payload);
+        }
+        if self.loading.is_none() {
+            let handle = handle.clone();
+            let load = async move { handle.load(index).await };
+            self.loading = Some(self.node.supervisor.spawn("read bodies", load));
+        }
+        None
+    }
+
+    /// The entry the head of the line waits for has come, or cannot be had.
+    pub(super) fn loading_done(&mut self, read: Result<Bytes, ReadError>) {
+        let Some(Work::Deliver(set, delivery)) = self.work.front() else { return };
+        let (set, delivery) = (*set, *delivery);
+        match read {
+            Ok(payload) => self.loaded = Some((set, delivery.first.index(), payload)),
+            Err(error) => {
+                // The lease runs: the messages come again when it ends, here or where the bytes are whole.
+                tracing::error!(%set, position = ?delivery.first, %error, "messages cannot be read");
+                self.node.stats.unreadable.inc_by(u64::from(delivery.count));
+                self.work.pop_front();
+            }
+        }
+    }
+
+    fn message(&mut self, set: SetId, payload: &Bytes, position: Position) -> Option<Message> {
+        match batch::message(payload, position.slot()) {
+            Ok(message) => Some(message),
+            Err(error) => {
+                tracing::error!(%set, ?position, %error, "a message cannot be read");
+                self.node.stats.unreadable.inc();
+                None
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: &DirectReply) {
+        self.replied(reply.body.len());
+        let sent = self.session.deliver(
+            reply.channel,
+            reply.consumer,
+            0,
+            false,
+            &reply.exchange,
+            &reply.routing_key,
+            &reply.properties,
+            &reply.body,
+        );
+        if sent {
+            self.tally.delivered(true, false);
+        }
+    }
+}
+
+/// The properties, with the counts a quorum queue's consumer sees on a message that came back.
+pub(super) fn with_counts(message: &Message, counts: bool, delivery: &Delivery) -> Bytes {
+    if !counts || delivery.acquired == 0 {
+        return message.properties.clone();
+    }
+    let mut headers =
+        vec![("x-acquired-count", AMQPValue::LongLongInt(i64::from(delivery.acquired)))];
+    if delivery.failed > 0 {
+        headers.push(("x-delivery-count", AMQPValue::LongLongInt(i64::from(delivery.failed))));
+    }
+    RawProperties(message.properties.clone()).with_headers_set(&headers).0
+}

@@ -1,0 +1,31 @@
+//! F7, sockets meet sessions: one task per connection, routing, publishing, delivering, and the node's own workers.
+//!
+//! - [`Node`]: what every connection shares.
+//! - [`listener`]: accepts.
+//! - `connection`: the loop around one session; `publish`, `deliver`, `requests`, `close` are its verbs.
+//! - `dead_letter`: the leader's side of dead-lettering.
+//! - [`alarm`]: memory and disk.
+//!
+//! Not here: openraft, the log, JSON.
+
+pub mod alarm;
+mod close;
+mod confirms;
+mod connection;
+mod consume;
+mod dead_letter;
+mod death;
+mod deliver;
+pub mod listener;
+mod login;
+mod node;
+mod publish;
+mod queues;
+mod replies;
+mod requests;
+mod routes;
+mod stats;
+
+pub use dead_letter::run as run_set_effects;
+pub use node::{Node, NodeOptions};
+pub use stats::Stats;

@@ -1,0 +1,86 @@
+//! What every connection of the node shares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::sync::watch;
+
+use crate::cluster::Cluster;
+use crate::model::topology::QueueDefaults;
+use crate::rt::Supervisor;
+use crate::session::SessionConfig;
+
+use super::alarm::Alarm;
+use super::replies::Replies;
+use super::stats::Stats;
+
+/// What the configuration says about connections.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Protocol limits and what the server says of itself.
+    pub session: Arc<SessionConfig>,
+    /// Users that may only log in over loopback.
+    pub loopback_users: Vec<String>,
+    /// Connections the node takes; `None` = no limit.
+    pub connections_max: Option<u32>,
+    /// What the configuration says about queues.
+    pub queue_defaults: QueueDefaults,
+}
+
+/// See the module's head.
+pub struct Node {
+    /// Sets and topology.
+    pub cluster: Arc<Cluster>,
+    /// Configuration.
+    pub options: NodeOptions,
+    /// Counters.
+    pub stats: Arc<Stats>,
+    /// Direct reply-to consumers of this node.
+    pub replies: Replies,
+    /// Resource alarms.
+    pub alarm: watch::Receiver<Alarm>,
+    /// Tasks.
+    pub supervisor: Supervisor,
+    connections: AtomicU32,
+}
+
+impl Node {
+    /// A node over its started sets.
+    #[must_use]
+    pub fn new(
+        cluster: Arc<Cluster>,
+        options: NodeOptions,
+        stats: Arc<Stats>,
+        alarm: watch::Receiver<Alarm>,
+        supervisor: Supervisor,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            cluster,
+            options,
+            stats,
+            replies: Replies::default(),
+            alarm,
+            supervisor,
+            connections: AtomicU32::new(0),
+        })
+    }
+
+    pub(super) fn connection_opened(&self) {
+        self.connections.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn connection_count(&self) -> u32 {
+        self.connections.load(Ordering::Acquire)
+    }
+
+    pub(super) fn connection_closed(&self) {
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// 16 random bytes in unpadded base64url, 22 characters, as RabbitMQ's generated names end.
+pub(super) fn random_name() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>())
+}

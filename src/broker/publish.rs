@@ -1,0 +1,193 @@
+//! Publishing: route, append to the outboxes, and later turn what was applied into confirms.
+
+use bytes::Bytes;
+
+use crate::amqp::{ProtocolError, ReplyCode};
+use crate::base::{ChannelId, Millis, QueueId, SetId};
+use crate::model::batch::{MessageFlags, MessageParts, PublishOptions};
+use crate::model::set::Command;
+use crate::session::{ChannelAnswer, PublishRequest, Settlement};
+
+use super::connection::{Connection, Posted};
+use super::replies::ADDRESS_PREFIX;
+use super::routes::Routed;
+
+const PUBLISH_METHOD: (u16, u16) = (60, 40);
+
+impl Connection {
+    /// basic.publish outside a transaction.
+    pub(super) fn publish(&mut self, channel: ChannelId, publish: &PublishRequest) {
+        if let Err(error) = self.send(channel, publish, publish.confirm, false) {
+            self.session.fail_channel(channel, error, PUBLISH_METHOD);
+        }
+    }
+
+    /// Routes one message and appends it to the sets it goes to. `number`: who waits for its verdict.
+    fn send(
+        &mut self,
+        channel: ChannelId,
+        publish: &PublishRequest,
+        number: Option<u64>,
+        tx: bool,
+    ) -> Result<(), ProtocolError> {
+        self.publishes = true;
+        self.tally.received(publish.body.size, number.is_some() && !tx);
+        if publish.exchange.is_empty() && self.reply_to_requester(publish) {
+            self.accepted(channel, number, tx);
+            return Ok(());
+        }
+        let routed = Routed {
+            vhost: &self.vhost,
+            user: &self.user,
+            exchange: &publish.exchange,
+            routing_key: &publish.routing_key,
+            more_keys: &publish.more_keys,
+            properties: &publish.properties,
+        };
+        let route = self.routes.find(&self.node.cluster.topology, &routed)?;
+        if route.sets.is_empty() {
+            self.unroutable(channel, publish);
+            self.accepted(channel, number, tx);
+            return Ok(());
+        }
+        self.tally.routed += 1;
+        let parts = MessageParts {
+            flags: MessageFlags::default(),
+            exchange: &publish.exchange,
+            routing_key: &publish.routing_key,
+            properties: &publish.properties.0,
+            body: &publish.body.parts,
+        };
+        let options = PublishOptions {
+            ttl: publish.ttl_ms.map(Millis),
+            priority: publish.properties.priority(),
+            delay: None,
+        };
+        let shared = route.sets.len() > 1;
+        if let (true, Some(number)) = (shared, number) {
+            self.confirms.share(channel, number, route.sets.len());
+        }
+        for (set, queues) in &route.sets {
+            self.append(*set, queues, options, &parts, channel, number.map(|n| (n, shared, tx)));
+        }
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        set: SetId,
+        queues: &[QueueId],
+        options: PublishOptions,
+        parts: &MessageParts<'_>,
+        channel: ChannelId,
+        wait: Option<(u64, bool, bool)>,
+    ) {
+        let Some(handle) = self.node.cluster.set(set) else { return };
+        let pushed = handle.publish(&self.mailbox, queues, options, parts);
+        if let Some((number, shared, tx)) = wait {
+            self.confirms.wait(set, pushed, channel, number, shared, tx);
+        }
+        self.touch(set);
+    }
+
+    /// A publish that needs no queue's word is confirmed at once.
+    fn accepted(&mut self, channel: ChannelId, number: Option<u64>, tx: bool) {
+        if let (Some(number), false) = (number, tx) {
+            self.tally.confirmed += 1;
+            self.session.confirm(channel, number, false);
+        }
+    }
+
+    fn unroutable(&mut self, channel: ChannelId, publish: &PublishRequest) {
+        if !publish.mandatory {
+            self.tally.unroutable_dropped += 1;
+            return;
+        }
+        self.tally.unroutable_returned += 1;
+        let body = Bytes::from(publish.body.parts.concat());
+        self.session.return_message(
+            channel,
+            ReplyCode::NoRoute.code(),
+            ReplyCode::NoRoute.name(),
+            &publish.exchange,
+            &publish.routing_key,
+            &publish.properties.0,
+            &body,
+        );
+    }
+
+    /// Whether it went, or would have gone, to a direct reply-to address.
+    fn reply_to_requester(&mut self, publish: &PublishRequest) -> bool {
+        let keys = std::iter::once(&publish.routing_key).chain(&publish.more_keys);
+        let mut replied = false;
+        for key in keys.filter(|key| key.starts_with(ADDRESS_PREFIX)) {
+            let properties = &publish.properties.0;
+            let parts = &publish.body.parts;
+            replied |= self.node.replies.send(&self.vhost, key, properties, parts);
+        }
+        replied
+    }
+
+    /// A pipe of this connection has been applied up to `seq`.
+    pub(super) fn applied(&mut self, set: SetId, seq: u64) {
+        let (session, tally, refused) =
+            (&mut self.session, &mut self.tally, &mut self.tx_refused);
+        self.confirms.applied(set, seq, |verdict| {
+            let channel = verdict.channel;
+            match (verdict.tx, verdict.accepted) {
+                (true, true) => {}
+                (true, false) => {
+                    refused.insert(channel);
+                }
+                (false, true) => {
+                    tally.confirmed += 1;
+                    session.confirm(channel, verdict.number, false);
+                }
+                (false, false) => session.refuse(channel, verdict.number),
+            }
+        });
+    }
+
+    /// tx.commit: everything goes in order, and the answer waits for every set it went to.
+    pub(super) fn commit(
+        &mut self,
+        channel: ChannelId,
+        publishes: &[PublishRequest],
+        settlements: Vec<Settlement>,
+    ) {
+        self.tx_refused.remove(&channel);
+        for (number, publish) in publishes.iter().enumerate() {
+            if let Err(error) = self.send(channel, publish, Some(number as u64), true) {
+                self.session.answer_channel(channel, ChannelAnswer::Failed(error));
+                return;
+            }
+        }
+        self.settle(settlements);
+        // A command that changes nothing comes back once all before it is applied.
+        let barrier = Command::Inspect { queue: QueueId(0), touch: false };
+        let sets = self.touched.clone();
+        let answers: Vec<_> = sets
+            .iter()
+            .filter_map(|set| self.node.cluster.set(*set))
+            .map(|handle| handle.asking(&barrier))
+            .collect();
+        self.task(async move {
+            for answer in answers {
+                if answer.await.is_err() {
+                    return None;
+                }
+            }
+            Some(Posted::Committed(channel))
+        });
+    }
+
+    pub(super) fn committed(&mut self, channel: ChannelId) {
+        let answer = if self.tx_refused.remove(&channel) {
+            let text = "partial tx completion";
+            ChannelAnswer::Failed(ProtocolError::new(ReplyCode::PreconditionFailed, text))
+        } else {
+            ChannelAnswer::Done
+        };
+        self.session.answer_channel(channel, answer);
+    }
+}

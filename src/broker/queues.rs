@@ -1,0 +1,427 @@
+//! Queue methods: declare, delete, purge, consume, cancel, get. Two steps where both worlds change: the topology says
+//! what exists, the set holds what is in it. A crash between the two is mended when the node starts.
+
+use std::sync::Arc;
+
+use crate::amqp::{ProtocolError, ReplyCode};
+use crate::base::limits::WINDOW_MESSAGES;
+use crate::base::{ChannelId, ConsumerId, SessionId, SetId};
+use crate::cluster::SetHandle;
+use crate::model::batch;
+use crate::model::set::{Command, ConsumerConfig, Credit, Reply};
+use crate::model::topology::{
+    ConsumerArguments, DeclareQueue, Permission, QueueKind, QueueRecord, Resource, TopologyCommand,
+    TopologyReply,
+};
+use crate::session::{self, ChannelAnswer, ConsumeRequest, Lease};
+
+use super::connection::{Connection, Posted};
+use super::consume::{Consumer, Kind};
+use super::deliver::with_counts;
+use super::node::{Node, random_name};
+use super::requests::{answer, stopping};
+
+const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// Who asks.
+#[derive(Clone)]
+pub(super) struct Asker {
+    pub node: Arc<Node>,
+    pub session: SessionId,
+    pub user: Arc<str>,
+    pub vhost: Arc<str>,
+}
+
+fn soft(code: ReplyCode, text: String) -> ProtocolError {
+    ProtocolError::new(code, text)
+}
+
+fn no_queue(queue: &str, vhost: &str) -> ProtocolError {
+    soft(ReplyCode::NotFound, format!("no queue '{queue}' in vhost '{vhost}'"))
+}
+
+fn count(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+impl Asker {
+    fn set(&self, set: SetId) -> Result<&SetHandle, ProtocolError> {
+        self.node.cluster.set(set).ok_or_else(stopping)
+    }
+
+    /// The queue, if the user may do this to it and no other connection owns it.
+    fn find(&self, queue: &str, permission: Permission) -> Result<QueueRecord, ProtocolError> {
+        self.node.cluster.topology.read(|topology| {
+            let resource = Resource::Queue(queue);
+            topology.check_permission(&self.user, &self.vhost, resource, permission)?;
+            let record = topology
+                .queue(&self.vhost, queue)
+                .ok_or_else(|| no_queue(queue, &self.vhost))?;
+            topology.check_owner(record, self.session)?;
+            Ok(record.clone())
+        })
+    }
+
+    /// queue.declare; the record if it is this connection's own.
+    async fn declare(
+        &self,
+        request: session::DeclareQueue,
+    ) -> Result<(ChannelAnswer, Option<crate::base::QueueId>), ProtocolError> {
+        if request.queue.starts_with(REPLY_TO) {
+            return Ok((self.declare_reply_to(request.queue)?, None));
+        }
+        if request.passive {
+            let record = self.node.cluster.topology.read(|topology| {
+                topology
+                    .check_queue_passive(&self.user, &self.vhost, &request.queue, self.session)
+                    .cloned()
+            })?;
+            return Ok((self.counts(&record).await?, None));
+        }
+        let (record, created) = self.declare_record(request).await?;
+        let own = record.exclusive.map(|_| record.id);
+        if !created {
+            return Ok((self.counts(&record).await?, own));
+        }
+        self.node.stats.queues_created.inc();
+        self.create(&record).await?;
+        Ok((ChannelAnswer::QueueDeclared { queue: record.name, messages: 0, consumers: 0 }, own))
+    }
+
+    async fn create(&self, record: &QueueRecord) -> Result<(), ProtocolError> {
+        let config = Box::new(record.config(&self.node.options.queue_defaults));
+        self.set(record.set())?.ask(&Command::Create { queue: record.id, config }).await?;
+        Ok(())
+    }
+
+    async fn declare_record(
+        &self,
+        request: session::DeclareQueue,
+    ) -> Result<(QueueRecord, bool), ProtocolError> {
+        let server_named = request.queue.is_empty();
+        let name =
+            if server_named { format!("amq.gen-{}", random_name()) } else { request.queue };
+        self.node.cluster.topology.read(|topology| {
+            if !server_named {
+                topology.check_queue_name(&name)?;
+            }
+            let resource = Resource::Queue(&name);
+            topology.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
+        })?;
+        let cluster = &self.node.cluster;
+        let transient = request.exclusive || !request.durable;
+        let set = if transient { SetId::LOCAL } else { cluster.place() };
+        let command = TopologyCommand::DeclareQueue(DeclareQueue {
+            vhost: self.vhost.to_string(),
+            name,
+            server_named,
+            durable: request.durable,
+            exclusive: request.exclusive,
+            auto_delete: request.auto_delete,
+            arguments: request.arguments,
+            session: self.session,
+            node: cluster.pipe.node,
+            incarnation: cluster.pipe.incarnation,
+            set,
+            user: self.user.to_string(),
+        });
+        self.node.stats.queues_declared.inc();
+        match self.change(command).await? {
+            TopologyReply::Queue { record, created } => Ok((*record, created)),
+            TopologyReply::Done | TopologyReply::Removed(_) | TopologyReply::Failed(_) => {
+                Err(soft(ReplyCode::InternalError, String::new()))
+            }
+        }
+    }
+
+    /// The pseudo-queue of direct reply-to only answers whether somebody waits.
+    fn declare_reply_to(&self, queue: String) -> Result<ChannelAnswer, ProtocolError> {
+        let alive = queue == REPLY_TO || self.node.replies.is_open(&self.vhost, queue.as_bytes());
+        if alive {
+            Ok(ChannelAnswer::QueueDeclared { queue, messages: 0, consumers: 1 })
+        } else {
+            Err(no_queue(&queue, &self.vhost))
+        }
+    }
+
+    async fn counts(&self, record: &QueueRecord) -> Result<ChannelAnswer, ProtocolError> {
+        let inspect = Command::Inspect { queue: record.id, touch: true };
+        let reply = self.set(record.set())?.ask(&inspect).await?;
+        let (messages, consumers) = match reply {
+            Reply::Counts { ready, consumers, .. } => (count(ready), consumers),
+            Reply::NoQueue => {
+                // A declare that lost its connection between its two steps: the second is made up for here.
+                self.create(record).await?;
+                (0, 0)
+            }
+            _ => (0, 0),
+        };
+        Ok(ChannelAnswer::QueueDeclared { queue: record.name.clone(), messages, consumers })
+    }
+
+    /// queue.purge.
+    pub async fn purge(&self, queue: &str) -> Result<ChannelAnswer, ProtocolError> {
+        let record = self.find(queue, Permission::Read)?;
+        match self.set(record.set())?.ask(&Command::Purge { queue: record.id }).await? {
+            Reply::Count(messages) => Ok(ChannelAnswer::Count(count(messages))),
+            _ => Err(no_queue(queue, &self.vhost)),
+        }
+    }
+
+    /// queue.delete. A missing queue is success.
+    pub async fn delete_queue(
+        &self,
+        queue: &str,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<ChannelAnswer, ProtocolError> {
+        let record = match self.find(queue, Permission::Configure) {
+            Ok(record) => record,
+            Err(error) if error.code == ReplyCode::NotFound => return Ok(ChannelAnswer::Count(0)),
+            Err(error) => return Err(error),
+        };
+        if record.kind == QueueKind::Quorum && (if_unused || if_empty) {
+            let flag = if if_unused { "if-unused" } else { "if-empty" };
+            let text = format!(
+                "cannot delete {}. queue.delete operations with {flag} flag set are not supported by quorum queues",
+                record.title()
+            );
+            return Err(soft(ReplyCode::NotImplemented, text));
+        }
+        let delete = Command::Delete { queue: record.id, if_unused, if_empty };
+        let messages = match self.set(record.set())?.ask(&delete).await? {
+            Reply::Count(messages) => messages,
+            Reply::InUse => {
+                let text = format!("{} in use", record.title());
+                return Err(soft(ReplyCode::PreconditionFailed, text));
+            }
+            Reply::NotEmpty => {
+                let text = format!("{} not empty", record.title());
+                return Err(soft(ReplyCode::PreconditionFailed, text));
+            }
+            _ => 0,
+        };
+        self.node.stats.queues_deleted.inc();
+        self.change(TopologyCommand::DeleteQueue { id: record.id }).await?;
+        Ok(ChannelAnswer::Count(count(messages)))
+    }
+}
+
+impl Connection {
+    pub(super) fn declare_queue(&mut self, channel: ChannelId, request: session::DeclareQueue) {
+        let asker = self.asker();
+        self.task(async move {
+            let (answer, exclusive) = match asker.declare(request).await {
+                Ok((answer, exclusive)) => (answer, exclusive),
+                Err(error) => (ChannelAnswer::Failed(error), None),
+            };
+            Some(Posted::Declared { channel, answer, exclusive })
+        });
+    }
+
+    /// A holder of leases on a queue, known to the registry and to this connection.
+    fn add_consumer(&mut self, channel: ChannelId, record: &QueueRecord, kind: Kind) -> ConsumerId {
+        let consumer = self.node.cluster.registry.consumer(&self.mailbox);
+        let entry = Consumer {
+            channel,
+            set: record.set(),
+            kind,
+            no_ack: false,
+            counts: record.kind == QueueKind::Quorum,
+            window: false,
+            sent: 0,
+            unsettled: 0,
+            early: Vec::new(),
+        };
+        self.consumers.insert(consumer, entry);
+        consumer
+    }
+
+    pub(super) fn consume(&mut self, channel: ChannelId, request: &ConsumeRequest) {
+        let checked = self.asker().find(&request.queue, Permission::Read).and_then(|record| {
+            let arguments = ConsumerArguments::parse(&record, &request.arguments)?;
+            if record.kind == QueueKind::Quorum && request.channel_limited {
+                let text = format!("{} does not support global qos", record.title());
+                return Err(soft(ReplyCode::NotImplemented, text));
+            }
+            Ok((record, arguments))
+        });
+        let (record, arguments) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                return self.session.answer_channel(channel, ChannelAnswer::Failed(error));
+            }
+        };
+        let consumer = self.add_consumer(channel, &record, Kind::Opening);
+        self.node.stats.consumers.inc();
+        let window = request.no_ack || request.prefetch == 0;
+        if let Some(entry) = self.consumers.get_mut(&consumer) {
+            entry.no_ack = request.no_ack;
+            entry.window = window;
+        }
+        let config = ConsumerConfig {
+            session: self.id,
+            channel: channel.0,
+            no_ack: request.no_ack,
+            exclusive: request.exclusive && record.kind == QueueKind::Classic,
+            priority: arguments.priority,
+            credit: if window {
+                Credit::Window(WINDOW_MESSAGES)
+            } else {
+                Credit::Prefetch(u32::from(request.prefetch))
+            },
+            visibility: arguments.visibility,
+        };
+        let tag = if request.tag.is_empty() {
+            format!("amq.ctag-{}", random_name())
+        } else {
+            request.tag.clone()
+        };
+        let (set, no_ack) = (record.set(), request.no_ack);
+        let Some(handle) = self.node.cluster.set(set) else { return };
+        let reply =
+            handle.asking(&Command::Subscribe { consumer, queue: record.id, config });
+        self.task(async move {
+            let answer = match reply.await {
+                Ok(Reply::Subscribed) => {
+                    ChannelAnswer::Consuming { consumer, tag, no_ack, token: None }
+                }
+                Ok(Reply::ExclusiveUse) => {
+                    let text = format!("{} in exclusive use", record.title());
+                    ChannelAnswer::Failed(soft(ReplyCode::AccessRefused, text))
+                }
+                Ok(_) => ChannelAnswer::Failed(no_queue(&record.name, &record.vhost)),
+                Err(_) => ChannelAnswer::Failed(stopping()),
+            };
+            Some(Posted::Consuming { channel, consumer, answer })
+        });
+    }
+
+    pub(super) fn consume_replies(&mut self, channel: ChannelId, tag: String) {
+        let consumer = self.node.cluster.registry.consumer(&self.mailbox);
+        let entry = Consumer {
+            channel,
+            set: SetId::LOCAL,
+            kind: Kind::Replies,
+            no_ack: true,
+            counts: false,
+            window: false,
+            sent: 0,
+            unsettled: 0,
+            early: Vec::new(),
+        };
+        self.consumers.insert(consumer, entry);
+        self.node.stats.consumers.inc();
+        let token = self.node.replies.open(
+            &self.vhost,
+            channel,
+            consumer,
+            self.post.clone(),
+            Arc::clone(&self.reply_bytes),
+        );
+        self.reply_tokens.insert(consumer, token.clone());
+        let tag = if tag.is_empty() { format!("amq.ctag-{}", random_name()) } else { tag };
+        let token = Some(token);
+        let answer = ChannelAnswer::Consuming { consumer, tag, no_ack: true, token };
+        self.session.answer_channel(channel, answer);
+    }
+
+    pub(super) fn cancel(&mut self, channel: ChannelId, consumer: ConsumerId) {
+        let known = self.consumers.get(&consumer).filter(|entry| entry.kind != Kind::Replies);
+        let set = known.map(|entry| entry.set);
+        let Some(handle) = set.and_then(|set| self.node.cluster.set(set)) else {
+            self.forget_consumer(consumer);
+            return self.session.answer_channel(channel, ChannelAnswer::Done);
+        };
+        let reply = handle.asking(&Command::Unsubscribe { consumer });
+        let asker = self.asker();
+        self.task(async move {
+            if let Ok(Reply::Unsubscribed { deleted: Some(queue) }) = reply.await {
+                let delete = TopologyCommand::DeleteQueue { id: queue };
+                if let Err(error) = asker.change(delete).await {
+                    return Some(Posted::Answer(channel, ChannelAnswer::Failed(error)));
+                }
+            }
+            Some(Posted::Unsubscribed { channel, consumer })
+        });
+    }
+
+    pub(super) fn get(&mut self, channel: ChannelId, queue: &str, no_ack: bool) {
+        let record = match self.asker().find(queue, Permission::Read) {
+            Ok(record) => record,
+            Err(error) => {
+                return self.session.answer_channel(channel, ChannelAnswer::Failed(error));
+            }
+        };
+        if record.kind == QueueKind::Quorum && record.single_active() {
+            let text = format!(
+                "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with single active consumer",
+                record.title()
+            );
+            let error = soft(ReplyCode::ResourceLocked, text);
+            return self.session.answer_channel(channel, ChannelAnswer::Failed(error));
+        }
+        let key = (channel, record.id);
+        let holder = match self.holders.get(&key) {
+            Some(holder) => *holder,
+            None => {
+                let holder = self.add_consumer(channel, &record, Kind::Holder);
+                self.holders.insert(key, holder);
+                holder
+            }
+        };
+        let Some(handle) = self.node.cluster.set(record.set()).cloned() else { return };
+        let (session, queue) = (self.id, record.id);
+        let get = Command::Get { queue, holder, session, channel: channel.0, no_ack };
+        let reply = handle.asking(&get);
+        let asker = self.asker();
+        self.task(async move {
+            let got = asker.got(reply.await.ok(), &handle, &record, no_ack).await;
+            Some(Posted::Answer(channel, answer(got)))
+        });
+    }
+}
+
+impl Asker {
+    async fn got(
+        &self,
+        reply: Option<Reply>,
+        handle: &SetHandle,
+        record: &QueueRecord,
+        no_ack: bool,
+    ) -> Result<ChannelAnswer, ProtocolError> {
+        let stats = &self.node.stats;
+        let (delivery, ready) = match reply {
+            Some(Reply::Got { delivery, ready }) => (delivery, ready),
+            Some(Reply::GotNothing) => {
+                stats.get_empty.inc();
+                return Ok(ChannelAnswer::GotNothing);
+            }
+            Some(_) => return Err(no_queue(&record.name, &record.vhost)),
+            None => return Err(stopping()),
+        };
+        let position = delivery.first;
+        let unreadable = |error: &dyn std::fmt::Display| {
+            tracing::error!(?position, %error, "a message cannot be read");
+            stats.unreadable.inc();
+            let text = format!("failed to read a message of {}", record.title());
+            soft(ReplyCode::InternalError, text)
+        };
+        let payload = handle.load(position.index()).await.map_err(|error| unreadable(&error))?;
+        let message =
+            batch::message(&payload, position.slot()).map_err(|error| unreadable(&error))?;
+        stats.got(no_ack, delivery.redelivered);
+        let counts = record.kind == QueueKind::Quorum;
+        let properties = crate::amqp::RawProperties(with_counts(&message, counts, &delivery));
+        let lease = Lease { consumer: delivery.consumer, no: delivery.first_no };
+        Ok(ChannelAnswer::Got {
+            lease: (!no_ack).then_some(lease),
+            redelivered: delivery.redelivered,
+            exchange: message.exchange,
+            routing_key: message.routing_key,
+            properties,
+            body: message.body,
+            messages: count(ready),
+        })
+    }
+}

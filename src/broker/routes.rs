@@ -1,0 +1,131 @@
+//! What this connection's publishes resolved to, kept until the topology changes.
+//!
+//! A hit costs two comparisons of short byte strings; a miss takes the topology's read lock.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use crate::amqp::{ProtocolError, RawProperties};
+use crate::base::{QueueId, SetId};
+use crate::cluster::SharedTopology;
+use crate::model::topology::{Permission, QueueTarget, Resource, RouteInput};
+
+/// Routes kept per connection; past it all are dropped.
+const ROUTES_MAX: usize = 4096;
+
+/// Where a publish goes: per set, its queues there.
+#[derive(Debug, Default)]
+pub(super) struct Route {
+    pub sets: Vec<(SetId, Vec<QueueId>)>,
+}
+
+/// See the module's head.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    version: u64,
+    last: Option<(Bytes, Bytes, Arc<Route>)>,
+    known: HashMap<(Bytes, Bytes), Arc<Route>>,
+    allowed: Vec<Bytes>,
+    targets: Vec<QueueTarget>,
+}
+
+/// A publish, as far as routing goes.
+pub(super) struct Routed<'a> {
+    pub vhost: &'a str,
+    pub user: &'a str,
+    pub exchange: &'a Bytes,
+    pub routing_key: &'a Bytes,
+    pub more_keys: &'a [Bytes],
+    pub properties: &'a RawProperties,
+}
+
+impl Routes {
+    /// Checks the right to publish, and routes.
+    ///
+    /// # Errors
+    /// 403 without the right or to an internal exchange, 404 to none.
+    pub fn find(
+        &mut self,
+        topology: &SharedTopology,
+        publish: &Routed<'_>,
+    ) -> Result<Arc<Route>, ProtocolError> {
+        let version = topology.version();
+        if version != self.version {
+            self.version = version;
+            self.last = None;
+            self.known.clear();
+            self.allowed.clear();
+        }
+        let cacheable = publish.more_keys.is_empty();
+        if cacheable {
+            if let Some((exchange, key, route)) = &self.last
+                && exchange == publish.exchange
+                && key == publish.routing_key
+            {
+                return Ok(Arc::clone(route));
+            }
+            let key = (publish.exchange.clone(), publish.routing_key.clone());
+            if let Some(route) = self.known.get(&key) {
+                let route = Arc::clone(route);
+                self.last = Some((key.0, key.1, Arc::clone(&route)));
+                return Ok(route);
+            }
+        }
+        self.miss(topology, publish, cacheable)
+    }
+
+    fn miss(
+        &mut self,
+        topology: &SharedTopology,
+        publish: &Routed<'_>,
+        cacheable: bool,
+    ) -> Result<Arc<Route>, ProtocolError> {
+        let name = String::from_utf8_lossy(publish.exchange);
+        let mut keys: Vec<&[u8]> = vec![publish.routing_key];
+        keys.extend(publish.more_keys.iter().map(|key| &key[..]));
+        let allowed = self.allowed.contains(publish.exchange);
+        self.targets.clear();
+        let result = topology.read(|topology| {
+            if !allowed {
+                topology.check_permission(
+                    publish.user,
+                    publish.vhost,
+                    Resource::Exchange(&name),
+                    Permission::Write,
+                )?;
+                topology.check_publish(publish.vhost, &name)?;
+            }
+            let input = RouteInput {
+                vhost: publish.vhost,
+                exchange: &name,
+                keys: &keys,
+                properties: publish.properties,
+            };
+            topology.route(&input, &mut self.targets)
+        })?;
+        let mut route = Route::default();
+        for target in &self.targets {
+            match route.sets.iter_mut().find(|(set, _)| *set == target.set) {
+                Some((_, queues)) => queues.push(target.queue),
+                None => route.sets.push((target.set, vec![target.queue])),
+            }
+        }
+        let route = Arc::new(route);
+        // Names must not keep a socket's read buffer alive.
+        let exchange = Bytes::copy_from_slice(publish.exchange);
+        if !allowed && self.allowed.len() < 64 {
+            self.allowed.push(exchange.clone());
+        }
+        if cacheable && result.cacheable {
+            if self.known.len() >= ROUTES_MAX {
+                self.known.clear();
+            }
+            let key = Bytes::copy_from_slice(publish.routing_key);
+            self.known.insert((exchange.clone(), key.clone()), Arc::clone(&route));
+            self.last = Some((exchange, key, Arc::clone(&route)));
+        }
+        Ok(route)
+    }
+}
