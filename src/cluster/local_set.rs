@@ -23,7 +23,6 @@ const SWEEP_BYTES: usize = 1024 * 1024;
 const SWEEP_ENTRIES: usize = 1024;
 
 /// See the module's head.
-#[derive(Debug)]
 pub struct LocalSet {
     outbox: Arc<Outbox<Reply>>,
     deadline: Arc<Deadline>,
@@ -31,7 +30,6 @@ pub struct LocalSet {
     store: Mutex<BTreeMap<u64, Bytes>>,
 }
 
-#[derive(Debug)]
 struct Inner {
     replica: SetReplica,
     index: u64,
@@ -68,7 +66,7 @@ impl LocalSet {
         while let Some(payload) = self.outbox.seal(inner.last) {
             inner.index += 1;
             self.store.lock().insert(inner.index, payload.clone());
-            inner.replica.apply(inner.index, &payload);
+            inner.replica.apply_entry(inner.index, &payload);
             inner.unswept_bytes += payload.len();
             inner.unswept_entries += 1;
             if inner.unswept_bytes >= inner.sweep_at_bytes

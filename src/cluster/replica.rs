@@ -4,22 +4,25 @@
 //! A payload that cannot be read here was committed by a majority: the replica must not go on without it, so the
 //! process ends.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use crate::base::{Millis, SetId};
+use crate::base::{ConsumerId, Millis, Position, QueueId, SetId};
 use crate::model::Meta;
-use crate::model::batch::{Batch, BatchError, Item, PublishItem};
+use crate::model::batch::{self, Batch, BatchError, Item, PublishItem};
 use crate::model::set::{
-    Applied, Command, DeadLetter, Delivery, Effect, Effects, Enqueue, Reply, SetMachine, Source,
+    Applied, Command, DeadLetter, Delivery, Effect, Effects, Enqueue, MemoryPages, Pages, Reply,
+    SetMachine, Source,
 };
-use crate::base::{Position, QueueId};
+use crate::raft::{LiveEntry, Machine, MachineError, SnapshotPages};
 
 use super::mailbox::{Event, Mailbox};
 use super::outbox::Outbox;
+use super::pages::SetPages;
 use super::registry::Registry;
 
 /// What a set's leader must do, told to the node's worker.
@@ -94,7 +97,6 @@ impl Deadline {
 }
 
 /// One replica of a set, on this node.
-#[derive(Debug)]
 pub struct SetReplica {
     set: SetId,
     machine: SetMachine,
@@ -104,7 +106,8 @@ pub struct SetReplica {
     leading: bool,
     deadline: Arc<Deadline>,
     effects: Effects,
-    last_mailbox: Option<(crate::base::ConsumerId, Arc<Mailbox>)>,
+    last_mailbox: Option<(ConsumerId, Arc<Mailbox>)>,
+    pages: Option<SetPages>,
 }
 
 impl SetReplica {
@@ -125,18 +128,21 @@ impl SetReplica {
             deadline: Arc::default(),
             effects: Effects::new(),
             last_mailbox: None,
+            pages: None,
         }
+    }
+
+    /// With the files its machine keeps cold pages in.
+    #[must_use]
+    pub fn with_pages(mut self, pages: SetPages) -> Self {
+        self.pages = Some(pages);
+        self
     }
 
     /// The machine.
     #[must_use]
     pub fn machine(&self) -> &SetMachine {
         &self.machine
-    }
-
-    /// The machine, to be restored or to hand out a snapshot.
-    pub fn machine_mut(&mut self) -> &mut SetMachine {
-        &mut self.machine
     }
 
     /// Its next deadline, shared.
@@ -157,7 +163,7 @@ impl SetReplica {
     }
 
     /// Applies one entry and runs its effects.
-    pub fn apply(&mut self, index: u64, payload: &Bytes) {
+    pub fn apply_entry(&mut self, index: u64, payload: &Bytes) {
         if let Err(error) = self.apply_batch(index, payload) {
             tracing::error!(set = %self.set, index, %error, "a committed entry cannot be applied");
             std::process::abort();
@@ -297,5 +303,58 @@ impl SetReplica {
         if let Some((_, mailbox)) = &self.last_mailbox {
             mailbox.push(Event::Deliver(self.set, delivery));
         }
+    }
+}
+
+impl Machine for SetReplica {
+    fn apply(&mut self, index: u64, _term: u64, payload: &Bytes) {
+        self.apply_entry(index, payload);
+    }
+
+    fn snapshot(&mut self) -> Vec<u8> {
+        self.machine.snapshot()
+    }
+
+    fn pages(&mut self) -> Option<Box<dyn SnapshotPages>> {
+        self.pages.as_ref().map(SetPages::snapshot)
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
+        let pages: Box<dyn Pages> = match &self.pages {
+            Some(pages) => Box::new(pages.clone()),
+            None => Box::new(MemoryPages::default()),
+        };
+        self.machine = SetMachine::restore(bytes, pages)
+            .map_err(|error| MachineError::new(error.to_string()))?;
+        Ok(())
+    }
+
+    fn live_bytes(&self, first: u64, last: u64) -> u64 {
+        self.machine.live_bytes(first, last)
+    }
+
+    fn live_entries(&self, first: u64, last: u64) -> Vec<LiveEntry> {
+        let mut entries: Vec<LiveEntry> = Vec::new();
+        for (position, count) in self.machine.live_positions(first, last) {
+            let slots = position.slot()..position.slot() + count;
+            match entries.last_mut() {
+                Some(entry) if entry.index == position.index() => entry.slots.push(slots),
+                _ => entries.push(LiveEntry { index: position.index(), slots: vec![slots] }),
+            }
+        }
+        entries
+    }
+
+    fn compact_payload(_index: u64, payload: &Bytes, live: &[Range<u32>]) -> Option<Bytes> {
+        if live.is_empty() {
+            return None;
+        }
+        let kept = batch::survivors(payload, live.iter().cloned().flatten());
+        // What cannot be taken apart stays whole.
+        Some(kept.unwrap_or_else(|| payload.clone()))
+    }
+
+    fn leadership(&mut self, leading: bool, _term: u64) {
+        self.lead(leading);
     }
 }

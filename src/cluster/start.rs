@@ -16,7 +16,7 @@ use crate::base::{Millis, NodeId, PipeId, SetId};
 use crate::log::{LogError, PageFiles};
 use crate::model::batch::BufferPool;
 use crate::model::set::{Command, MemoryPages, Reply, SetMachine};
-use crate::model::topology::{QueueRecord, Seed, TopologyCommand, TopologyReply};
+use crate::model::topology::{QueueDefaults, QueueRecord, Seed, TopologyCommand, TopologyReply};
 use crate::raft::{Group, GroupOptions, RaftError};
 use crate::rt::Supervisor;
 
@@ -65,6 +65,8 @@ pub struct ClusterOptions {
     pub group: Box<dyn Fn(SetId, PathBuf) -> GroupOptions + Send>,
     /// What an empty store begins with.
     pub seed: Seed,
+    /// What the configuration says about queues.
+    pub queue_defaults: QueueDefaults,
 }
 
 /// The sets of this node, and the topology.
@@ -81,6 +83,7 @@ pub struct Cluster {
     topology_group: Group,
     sets: BTreeMap<SetId, SetHandle>,
     placement: Vec<SetId>,
+    queue_defaults: QueueDefaults,
 }
 
 impl Cluster {
@@ -127,6 +130,7 @@ impl Cluster {
             topology_group,
             sets,
             placement: options.sets.clone(),
+            queue_defaults: options.queue_defaults,
         });
         cluster.open(options.seed).await?;
         Ok((cluster, receiver))
@@ -158,9 +162,9 @@ impl Cluster {
                     last.push(handle.asking(&delete));
                 }
             }
-            for record in records.iter().filter(|r| r.parts.iter().any(|part| part.set == *set)) {
+            for record in records.iter().filter(|r| r.set() == *set) {
                 if handle.with(|replica| !replica.machine().has_queue(record.id)) {
-                    let config = Box::new(record.config());
+                    let config = Box::new(record.config(&self.queue_defaults));
                     last.push(handle.asking(&Command::Create { queue: record.id, config }));
                 }
             }

@@ -1,0 +1,67 @@
+//! A set's cold index pages, in files beside its log, shared by the machine (which writes and reads them) and the
+//! snapshot (which makes them durable).
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::log::PageFiles;
+use crate::model::set::{PageError, Pages};
+use crate::raft::SnapshotPages;
+
+/// See the module's head. Clones share the files.
+#[derive(Clone)]
+pub struct SetPages(Arc<Mutex<PageFiles>>);
+
+impl SetPages {
+    /// Over opened page files.
+    #[must_use]
+    pub fn new(files: PageFiles) -> Self {
+        Self(Arc::new(Mutex::new(files)))
+    }
+
+    /// What the snapshot just taken leans on.
+    #[must_use]
+    pub fn snapshot(&self) -> Box<dyn SnapshotPages> {
+        self.0.lock().snapshot_begin();
+        Box::new(Snapshot(self.clone()))
+    }
+}
+
+impl Pages for SetPages {
+    fn write(&mut self, id: u64, bytes: &[u8]) {
+        if let Err(error) = self.0.lock().write(id, bytes) {
+            // The machine cannot go on without the page it just gave away.
+            tracing::error!(page = id, %error, "an index page cannot be written");
+            std::process::abort();
+        }
+    }
+
+    fn read(&mut self, id: u64) -> Result<Vec<u8>, PageError> {
+        self.0.lock().read(id).map_err(|error| {
+            tracing::error!(page = id, %error, "an index page cannot be read");
+            PageError::Damaged { id }
+        })
+    }
+
+    fn discard(&mut self, id: u64) {
+        self.0.lock().discard(id);
+    }
+
+    fn prefetch(&mut self, id: u64) {
+        self.0.lock().prefetch(id);
+    }
+}
+
+struct Snapshot(SetPages);
+
+impl SnapshotPages for Snapshot {
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.0.lock().snapshot_prepare().map_err(io::Error::other)
+    }
+
+    fn published(self: Box<Self>) {
+        self.0.0.lock().snapshot_done();
+    }
+}

@@ -1,0 +1,223 @@
+//! `/metrics` for Prometheus: the node's counters, and gauges read from the machines at each scrape. The machines keep
+//! sums, so a scrape costs the same with one queue or with 20 000.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use tokio::net::TcpListener;
+
+use crate::broker::{Node, alarm};
+use crate::cluster::SetHandle;
+
+/// What a scrape reads.
+pub struct MetricsState {
+    node: Arc<Node>,
+    names: Names,
+    limits: alarm::Limits,
+    started: Instant,
+}
+
+/// What the node says of itself.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Node name, `rabbit@host`.
+    pub node: String,
+    /// Cluster name.
+    pub cluster: String,
+    /// The version advertised to clients.
+    pub version: String,
+    /// The product advertised to clients.
+    pub product: String,
+}
+
+impl MetricsState {
+    /// Over a started node.
+    #[must_use]
+    pub fn new(node: Arc<Node>, names: Names, limits: alarm::Limits) -> Arc<Self> {
+        Arc::new(Self { node, names, limits, started: Instant::now() })
+    }
+}
+
+/// Serves until the node stops.
+pub async fn serve(state: Arc<MetricsState>, listener: TcpListener) {
+    let supervisor = state.node.supervisor.clone();
+    let app = Router::new().route("/metrics", get(scrape)).with_state(state);
+    let stopping = async move { supervisor.stopping().await };
+    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopping).await {
+        tracing::error!(%error, "the metrics listener ended");
+    }
+}
+
+async fn scrape(State(state): State<Arc<MetricsState>>) -> Response {
+    let text = gauges(&state).and_then(|own| {
+        let mut families = state.node.stats.registry.gather();
+        families.extend(own);
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&families, &mut out)?;
+        Ok(out)
+    });
+    match text {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+struct Scrape(Registry);
+
+impl Scrape {
+    fn gauge(&self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        self.0.register(Box::new(gauge))
+    }
+
+    fn seconds(&self, name: &str, help: &str, value: f64) -> prometheus::Result<()> {
+        let gauge = Gauge::new(name, help)?;
+        gauge.set(value);
+        self.0.register(Box::new(gauge))
+    }
+
+    fn info(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> prometheus::Result<()> {
+        let (names, values): (Vec<_>, Vec<_>) = labels.iter().copied().unzip();
+        let gauge = GaugeVec::new(Opts::new(name, help), &names)?;
+        gauge.with_label_values(&values).set(1.0);
+        self.0.register(Box::new(gauge))
+    }
+}
+
+fn gauges(state: &MetricsState) -> prometheus::Result<Vec<MetricFamily>> {
+    let scrape = Scrape(Registry::new());
+    let names = &state.names;
+    scrape.info(
+        "rabbitmq_identity_info",
+        "Identity of the node",
+        &[
+            ("rabbitmq_node", &names.node),
+            ("rabbitmq_cluster", &names.cluster),
+            ("rabbitmq_cluster_permanent_id", &names.cluster),
+            ("rabbitmq_endpoint", "aggregated"),
+        ],
+    )?;
+    scrape.info(
+        "rabbitmq_build_info",
+        "Version of the broker",
+        &[
+            ("rabbitmq_version", &names.version),
+            ("prometheus_plugin_version", &names.version),
+            ("prometheus_client_version", env!("CARGO_PKG_VERSION")),
+            ("erlang_version", "none"),
+            ("product_version", env!("CARGO_PKG_VERSION")),
+            ("product_name", &names.product),
+        ],
+    )?;
+    node_gauges(state, &scrape)?;
+    queue_gauges(state, &scrape)?;
+    raft_gauges(state, &scrape)?;
+    Ok(scrape.0.gather())
+}
+
+fn node_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> {
+    let usage = alarm::measure(&state.limits.data_dir);
+    let alarms = *state.node.alarm.borrow();
+    let rows = [
+        ("rabbitmq_process_resident_memory_bytes", "Memory used", usage.memory_bytes),
+        ("rabbitmq_resident_memory_limit_bytes", "Memory high watermark", state.limits.memory_bytes),
+        ("rabbitmq_disk_space_available_bytes", "Disk space available", usage.disk_free_bytes),
+        (
+            "rabbitmq_disk_space_available_limit_bytes",
+            "Free disk space low watermark",
+            state.limits.disk_free_bytes,
+        ),
+        ("rabbitmq_process_open_fds", "Open file descriptors", open_fds()),
+        ("rabbitmq_process_max_fds", "Open file descriptors limit", max_fds()),
+        ("rabbitmq_alarms_memory_used_watermark", "Memory alarm", u64::from(alarms.memory)),
+        ("rabbitmq_alarms_free_disk_space_watermark", "Disk alarm", u64::from(alarms.disk)),
+    ];
+    for (name, help, value) in rows {
+        scrape.gauge(name, help, value)?;
+    }
+    let uptime = state.started.elapsed().as_secs_f64();
+    scrape.seconds("rabbitmq_erlang_uptime_seconds", "Node uptime", uptime)
+}
+
+fn queue_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> {
+    let (mut ready, mut unsettled, mut dead) = (0, 0, 0);
+    for (_, handle) in state.node.cluster.sets() {
+        handle.with(|replica| {
+            let totals = replica.machine().totals();
+            ready += totals.ready;
+            unsettled += totals.unsettled;
+            dead += totals.dead_letters;
+        });
+    }
+    let queues = state.node.cluster.topology.read(|topology| topology.queue_count());
+    let rows = [
+        ("rabbitmq_queues", "Queues available", queues),
+        ("rabbitmq_queue_messages_ready", "Messages ready to be delivered", ready),
+        ("rabbitmq_queue_messages_unacked", "Messages delivered and not settled", unsettled),
+        ("rabbitmq_queue_messages", "Sum of ready and unacknowledged messages", ready + unsettled),
+        ("leveret_dead_letters_pending", "Dead letters on their way", dead),
+    ];
+    for (name, help, value) in rows {
+        scrape.gauge(name, help, value)?;
+    }
+    Ok(())
+}
+
+fn raft_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> {
+    let make = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["set"]);
+    let term = make("rabbitmq_raft_term_total", "Current Raft term")?;
+    let commit = make("rabbitmq_raft_log_commit_index", "Raft commit index")?;
+    let last = make("rabbitmq_raft_log_last_written_index", "Raft last written index")?;
+    let snapshot = make("rabbitmq_raft_log_snapshot_index", "Raft snapshot index")?;
+    let leading = make("leveret_set_leading", "Whether this node leads the set")?;
+    let waiting = make("leveret_pipe_waiting_bytes", "Bytes waiting in the pipe to the set")?;
+    let in_flight = make("leveret_pipe_in_flight", "Entries proposed and not applied")?;
+    let int = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let mut groups = vec![("0".to_owned(), state.node.cluster.topology_group().clone())];
+    for (set, handle) in state.node.cluster.sets() {
+        let label = if set == crate::base::SetId::LOCAL { "local".to_owned() } else { set.to_string() };
+        let (bytes, entries) = handle.outbox().depth();
+        waiting.with_label_values(&[&label]).set(int(bytes as u64));
+        in_flight.with_label_values(&[&label]).set(int(entries as u64));
+        if let SetHandle::Replica { group, .. } = handle {
+            groups.push((label, group.clone()));
+        }
+    }
+    for (label, group) in groups {
+        let metrics = group.metrics();
+        let label = &[label.as_str()];
+        term.with_label_values(label).set(int(metrics.term));
+        commit.with_label_values(label).set(int(metrics.committed.unwrap_or(0)));
+        last.with_label_values(label).set(int(metrics.last_log.unwrap_or(0)));
+        snapshot.with_label_values(label).set(int(metrics.snapshot.unwrap_or(0)));
+        leading.with_label_values(label).set(i64::from(group.is_leader()));
+    }
+    for family in [term, commit, last, snapshot, leading, waiting, in_flight] {
+        scrape.0.register(Box::new(family))?;
+    }
+    Ok(())
+}
+
+fn open_fds() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
+}
+
+fn max_fds() -> u64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
