@@ -1,0 +1,189 @@
+//! One command at a time: the machine's only way to change.
+//!
+//! Need: replicas that apply the same commands hold the same topology. Invariant: a failed command changes nothing.
+
+use super::access::{Permissions, User};
+use super::command::{Removed, Seed, TopologyCommand, TopologyReply};
+use super::{Topology, Vhost, no_vhost};
+use crate::amqp::{ProtocolError, ReplyCode};
+use crate::base::{NodeId, QueueId};
+use crate::model::Meta;
+
+impl Topology {
+    /// Applies one command. The entry's time and index do not matter to this machine yet.
+    pub fn apply(&mut self, _meta: Meta, command: TopologyCommand) -> TopologyReply {
+        self.dispatch(command).unwrap_or_else(TopologyReply::Failed)
+    }
+
+    fn dispatch(&mut self, command: TopologyCommand) -> Result<TopologyReply, ProtocolError> {
+        match command {
+            TopologyCommand::OpenNode {
+                node,
+                incarnation,
+                first,
+            } => Ok(self.open_node(node, incarnation, first)),
+            TopologyCommand::DeclareExchange(declare) => self.declare_exchange(declare),
+            TopologyCommand::DeleteExchange {
+                vhost,
+                name,
+                if_unused,
+            } => self.delete_exchange(&vhost, &name, if_unused),
+            TopologyCommand::Bind(bind) => self.bind(bind),
+            TopologyCommand::Unbind(bind) => self.unbind(&bind),
+            TopologyCommand::DeclareQueue(declare) => self.declare_queue(declare),
+            TopologyCommand::DeleteQueue { id } => {
+                let mut removed = Removed::default();
+                self.remove_queue(id, &mut removed);
+                Ok(TopologyReply::Removed(removed))
+            }
+            TopologyCommand::AddVhost {
+                name,
+                default_queue_type,
+            } => {
+                self.add_vhost(&name, default_queue_type);
+                Ok(TopologyReply::Done)
+            }
+            TopologyCommand::DeleteVhost { name } => self.delete_vhost(&name),
+            TopologyCommand::PutUser {
+                name,
+                password_hash,
+                tags,
+            } => {
+                self.put_user(name, password_hash, tags);
+                Ok(TopologyReply::Done)
+            }
+            TopologyCommand::DeleteUser { name } => {
+                if self.users.remove(&name).is_some() {
+                    self.changed();
+                }
+                Ok(TopologyReply::Done)
+            }
+            TopologyCommand::SetPermissions {
+                user,
+                vhost,
+                configure,
+                write,
+                read,
+            } => self.set_permissions(&user, vhost, Permissions::new(configure, write, read)),
+            TopologyCommand::ClearPermissions { user, vhost } => {
+                let user = self.users.get_mut(&user);
+                if user.is_some_and(|user| user.permissions.remove(&vhost).is_some()) {
+                    self.changed();
+                }
+                Ok(TopologyReply::Done)
+            }
+        }
+    }
+
+    fn open_node(&mut self, node: NodeId, incarnation: u64, first: Option<Seed>) -> TopologyReply {
+        if let Some(seed) = first.filter(|_| self.vhosts.is_empty() && self.users.is_empty()) {
+            self.seed(seed);
+        }
+        let mut removed = Removed::default();
+        let known = self.nodes.get(&node);
+        if known.is_some_and(|known| *known >= incarnation) {
+            return TopologyReply::Removed(removed);
+        }
+        self.nodes.insert(node, incarnation);
+        let gone = self.queues.values().filter(|queue| {
+            queue.node == node && queue.incarnation < incarnation && queue.is_local()
+        });
+        let gone: Vec<QueueId> = gone.map(|queue| queue.id).collect();
+        for id in gone {
+            self.remove_queue(id, &mut removed);
+        }
+        for vhost in self.vhosts.values_mut() {
+            let gone = vhost.exchanges.iter().filter(|(_, state)| {
+                let exchange = &state.exchange;
+                !exchange.durable && exchange.node == node && exchange.incarnation < incarnation
+            });
+            let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
+            for name in gone {
+                vhost.remove_exchange(&name, &mut removed.exchanges);
+            }
+        }
+        self.changed();
+        TopologyReply::Removed(removed)
+    }
+
+    fn seed(&mut self, seed: Seed) {
+        self.add_vhost(&seed.vhost, String::new());
+        let all = || ".*".to_owned();
+        let mut user = User {
+            name: seed.user.clone(),
+            password_hash: seed.password_hash,
+            tags: seed.tags,
+            permissions: std::collections::BTreeMap::new(),
+        };
+        user.permissions
+            .insert(seed.vhost, Permissions::new(all(), all(), all()));
+        self.users.insert(seed.user, user);
+        self.changed();
+    }
+
+    fn add_vhost(&mut self, name: &str, default_queue_type: String) {
+        if let Some(vhost) = self.vhosts.get_mut(name) {
+            vhost.default_queue_type = default_queue_type;
+        } else {
+            let vhost = Vhost::new(name, default_queue_type);
+            self.vhosts.insert(name.to_owned(), vhost);
+        }
+        self.changed();
+    }
+
+    fn delete_vhost(&mut self, name: &str) -> Result<TopologyReply, ProtocolError> {
+        let vhost = self.vhosts.get(name).ok_or_else(|| no_vhost(name))?;
+        let vhost_name = vhost.name.clone();
+        let mut removed = Removed::default();
+        let queues = self
+            .queues
+            .values()
+            .filter(|queue| queue.vhost == vhost_name);
+        let queues: Vec<QueueId> = queues.map(|queue| queue.id).collect();
+        for id in queues {
+            self.remove_queue(id, &mut removed);
+        }
+        if let Some(mut vhost) = self.vhosts.remove(name) {
+            let names: Vec<String> = vhost.exchanges.keys().cloned().collect();
+            for exchange in names {
+                vhost.remove_exchange(&exchange, &mut removed.exchanges);
+            }
+        }
+        for user in self.users.values_mut() {
+            user.permissions.remove(name);
+        }
+        self.changed();
+        Ok(TopologyReply::Removed(removed))
+    }
+
+    fn put_user(&mut self, name: String, password_hash: String, tags: Vec<String>) {
+        let known = self.users.remove(&name);
+        let permissions = known.map(|user| user.permissions).unwrap_or_default();
+        let user = User {
+            name: name.clone(),
+            password_hash,
+            tags,
+            permissions,
+        };
+        self.users.insert(name, user);
+        self.changed();
+    }
+
+    fn set_permissions(
+        &mut self,
+        user: &str,
+        vhost: String,
+        permissions: Permissions,
+    ) -> Result<TopologyReply, ProtocolError> {
+        if !self.vhosts.contains_key(&vhost) {
+            return Err(no_vhost(&vhost));
+        }
+        let Some(user) = self.users.get_mut(user) else {
+            let text = format!("no such user: '{user}'");
+            return Err(ProtocolError::new(ReplyCode::NotFound, text));
+        };
+        user.permissions.insert(vhost, permissions);
+        self.changed();
+        Ok(TopologyReply::Done)
+    }
+}

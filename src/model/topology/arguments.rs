@@ -1,0 +1,278 @@
+//! Queue and consumer arguments: what each type knows, what a value may be, when two declarations agree.
+//!
+//! Need: refuse what RabbitMQ refuses, in its words. Shape: one table of (argument, types, rule). Invariant: the order of
+//! the table is the order of the checks. What RabbitMQ 4.3 removed stays accepted. Not here: what the arguments do.
+
+use super::precondition;
+use super::record::{QueueKind, QueueRecord, queue_title};
+use super::table::{integer, lookup, show, text, type_name, view};
+use crate::amqp::{AMQPValue, FieldTable, ProtocolError};
+use crate::base::Millis;
+use crate::base::limits::{TTL_MS_MAX, VISIBILITY_TIMEOUT_MS_MAX, VISIBILITY_TIMEOUT_MS_MIN};
+
+#[derive(Clone, Copy)]
+enum Rule {
+    Any,
+    Text,
+    Bool,
+    AtLeast0,
+    AtLeast1,
+    AtMost(u64),
+    Between1(u64),
+    Priority,
+    Version,
+    Visibility,
+    DeadLetterKey,
+    Word(&'static [&'static [u8]], &'static str),
+}
+
+const C: u8 = 1;
+const Q: u8 = 2;
+const S: u8 = 4;
+const LOCATORS: &[&[u8]] = &[b"client-local", b"balanced", b"random", b"least-leaders"];
+const OVERFLOWS: &[&[u8]] = &[b"drop-head", b"reject-publish", b"reject-publish-dlx"];
+const STRATEGIES: &[&[u8]] = &[b"at-most-once", b"at-least-once"];
+const TEN_YEARS: u64 = TTL_MS_MAX;
+
+/// Known queue arguments.
+const TABLE: &[(&str, u8, Rule)] = &[
+    ("x-queue-type", C | Q | S, Rule::Text),
+    ("x-expires", C | Q, Rule::Between1(TEN_YEARS)),
+    ("x-message-ttl", C | Q, Rule::AtMost(TEN_YEARS)),
+    ("x-dead-letter-exchange", C | Q, Rule::Text),
+    ("x-dead-letter-routing-key", C | Q, Rule::DeadLetterKey),
+    (
+        "x-dead-letter-strategy",
+        Q,
+        Rule::Word(STRATEGIES, "invalid_dlx_strategy"),
+    ),
+    ("x-max-length", C | Q, Rule::AtLeast0),
+    ("x-max-length-bytes", C | Q | S, Rule::AtLeast0),
+    ("x-max-priority", C, Rule::Priority),
+    (
+        "x-overflow",
+        C | Q,
+        Rule::Word(OVERFLOWS, "invalid_overflow"),
+    ),
+    ("x-single-active-consumer", C | Q, Rule::Bool),
+    ("x-queue-mode", C, Rule::Any),
+    ("x-queue-version", C, Rule::Version),
+    (
+        "x-queue-leader-locator",
+        C | Q | S,
+        Rule::Word(LOCATORS, "invalid_queue_locator_arg"),
+    ),
+    ("x-quorum-initial-group-size", Q, Rule::AtLeast1),
+    ("x-delivery-limit", Q, Rule::Any),
+    ("x-consumer-timeout", C | Q, Rule::AtLeast0),
+    ("x-consumer-disconnected-timeout", Q, Rule::AtLeast0),
+    ("x-visibility-timeout", C | Q, Rule::Visibility),
+    ("x-delayed-retry-type", Q, Rule::Text),
+    ("x-delayed-retry-min", Q, Rule::AtLeast1),
+    ("x-delayed-retry-max", Q, Rule::AtLeast1),
+    ("x-max-in-memory-length", Q, Rule::AtLeast0),
+    ("x-max-in-memory-bytes", Q, Rule::AtLeast0),
+    ("x-initial-cluster-size", S, Rule::AtLeast1),
+    ("x-max-age", S, Rule::Text),
+    ("x-stream-max-segment-size-bytes", S, Rule::AtLeast0),
+    ("x-stream-filter-size-bytes", S, Rule::AtLeast0),
+];
+
+fn bit(kind: QueueKind) -> u8 {
+    match kind {
+        QueueKind::Classic => C,
+        QueueKind::Quorum => Q,
+        QueueKind::Stream => S,
+    }
+}
+
+fn invalid(key: &str, title: &str, reason: &str) -> ProtocolError {
+    precondition(format!("invalid arg '{key}' for {title}: {reason}"))
+}
+
+/// Checks the arguments of a new queue.
+pub(super) fn validate(
+    vhost: &str,
+    name: &str,
+    kind: QueueKind,
+    arguments: &FieldTable,
+) -> Result<(), ProtocolError> {
+    let title = queue_title(vhost, name);
+    for (key, kinds, rule) in TABLE {
+        let Some(value) = lookup(arguments, key) else {
+            continue;
+        };
+        if kinds & bit(kind) == 0 {
+            let module = kind.module();
+            let text = format!("invalid arg '{key}' for {title} of queue type {module}");
+            return Err(precondition(text));
+        }
+        check(*rule, value, arguments).map_err(|reason| invalid(key, &title, &reason))?;
+    }
+    Ok(())
+}
+
+fn check(rule: Rule, value: &AMQPValue, arguments: &FieldTable) -> Result<(), String> {
+    match rule {
+        Rule::Any => Ok(()),
+        Rule::Text => expect_text(value).map(|_| ()),
+        Rule::Bool if matches!(value, AMQPValue::Boolean(_)) => Ok(()),
+        Rule::Bool => Err(unacceptable(value)),
+        Rule::AtLeast0 => range(value, 0, u64::MAX, "value_too_large"),
+        Rule::AtLeast1 => range(value, 1, u64::MAX, "value_too_large"),
+        Rule::AtMost(max) => range(value, 0, max, "value_too_large"),
+        Rule::Between1(max) => range(value, 1, max, "value_too_large"),
+        Rule::Priority => range(value, 0, 255, "max_value_exceeded"),
+        Rule::Version => match integer_of(value)? {
+            1 | 2 => Ok(()),
+            other => Err(format!("\"unsupported queue version '{other}'\"")),
+        },
+        Rule::Visibility => visibility(value).map(|_| ()),
+        Rule::DeadLetterKey => {
+            expect_text(value)?;
+            let paired = lookup(arguments, "x-dead-letter-exchange").is_some();
+            paired
+                .then_some(())
+                .ok_or_else(|| "routing_key_but_no_dlx_defined".to_owned())
+        }
+        Rule::Word(words, reason) => {
+            let known = words.contains(&expect_text(value)?);
+            known.then_some(()).ok_or_else(|| reason.to_owned())
+        }
+    }
+}
+
+fn unacceptable(value: &AMQPValue) -> String {
+    format!("{{unacceptable_type,{}}}", type_name(value))
+}
+
+fn expect_text(value: &AMQPValue) -> Result<&[u8], String> {
+    text(value).ok_or_else(|| unacceptable(value))
+}
+
+fn integer_of(value: &AMQPValue) -> Result<i64, String> {
+    integer(value).ok_or_else(|| format!("\"expected integer, got {}\"", type_name(value)))
+}
+
+fn range(value: &AMQPValue, min: u64, max: u64, above: &str) -> Result<(), String> {
+    let signed = integer_of(value)?;
+    let number = u64::try_from(signed).map_err(|_| format!("{{value_negative,{signed}}}"))?;
+    if number < min {
+        return Err(format!("{{value_zero,{number}}}"));
+    }
+    if number > max {
+        return Err(format!("{{{above},{number}}}"));
+    }
+    Ok(())
+}
+
+fn visibility(value: &AMQPValue) -> Result<Millis, String> {
+    let signed = integer_of(value)?;
+    let number = u64::try_from(signed).map_err(|_| format!("{{value_negative,{signed}}}"))?;
+    if number < VISIBILITY_TIMEOUT_MS_MIN {
+        return Err(format!("{{value_too_small,{number}}}"));
+    }
+    if number > VISIBILITY_TIMEOUT_MS_MAX {
+        return Err(format!("{{value_too_large,{number}}}"));
+    }
+    Ok(Millis(number))
+}
+
+/// Whether a redeclaration's arguments agree with a queue's; unknown ones do not count.
+pub(super) fn check_equivalent(
+    queue: &QueueRecord,
+    arguments: &FieldTable,
+) -> Result<(), ProtocolError> {
+    for (key, kinds, _) in TABLE {
+        if kinds & bit(queue.kind) != 0 {
+            let current = lookup(&queue.arguments, key);
+            equivalent_value(key, &queue.title(), lookup(arguments, key), current)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether two optional values of an argument agree.
+pub(super) fn equivalent_value(
+    key: &str,
+    title: &str,
+    received: Option<&AMQPValue>,
+    current: Option<&AMQPValue>,
+) -> Result<(), ProtocolError> {
+    if received.map(view) == current.map(view) {
+        return Ok(());
+    }
+    let (received, current) = match (received, current) {
+        (Some(received), Some(current)) => (
+            format!("'{}'", show(received)),
+            format!("'{}'", show(current)),
+        ),
+        (received, current) => (described(received), described(current)),
+    };
+    Err(inequivalent(key, title, &received, &current))
+}
+
+fn described(value: Option<&AMQPValue>) -> String {
+    value.map_or_else(
+        || "none".to_owned(),
+        |value| format!("the value '{}' of type '{}'", show(value), type_name(value)),
+    )
+}
+
+/// The refusal of a redeclaration.
+pub(super) fn inequivalent(key: &str, title: &str, received: &str, current: &str) -> ProtocolError {
+    precondition(format!(
+        "inequivalent arg '{key}' for {title}: received {received} but current is {current}"
+    ))
+}
+
+/// The arguments of basic.consume that the broker acts on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerArguments {
+    /// `x-priority`, higher first; clamped to 32 bits.
+    pub priority: i32,
+    /// `x-visibility-timeout`, ms.
+    pub visibility: Option<Millis>,
+    /// `x-consumer-timeout`, ms.
+    pub consumer_timeout: Option<Millis>,
+}
+
+impl ConsumerArguments {
+    /// Reads them; unknown arguments are ignored.
+    ///
+    /// # Errors
+    /// 406 if a value has the wrong type or is out of range, or the argument belongs to streams.
+    pub fn parse(queue: &QueueRecord, arguments: &FieldTable) -> Result<Self, ProtocolError> {
+        let title = queue.title();
+        let mut parsed = Self::default();
+        if let Some(value) = lookup(arguments, "x-priority") {
+            let priority =
+                integer_of(value).map_err(|reason| invalid("x-priority", &title, &reason))?;
+            let clamped = priority.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+            parsed.priority = i32::try_from(clamped).unwrap_or_default();
+        }
+        if let Some(value) = lookup(arguments, "x-visibility-timeout") {
+            let span = visibility(value)
+                .map_err(|reason| invalid("x-visibility-timeout", &title, &reason))?;
+            parsed.visibility = Some(span);
+        }
+        if let Some(value) = lookup(arguments, "x-consumer-timeout") {
+            range(value, 0, u64::MAX, "value_too_large")
+                .map_err(|reason| invalid("x-consumer-timeout", &title, &reason))?;
+            let span = integer(value).and_then(|span| u64::try_from(span).ok());
+            parsed.consumer_timeout = span.map(Millis);
+        }
+        for key in [
+            "x-stream-offset",
+            "x-stream-filter",
+            "x-stream-match-unfiltered",
+        ] {
+            if queue.kind != QueueKind::Stream && lookup(arguments, key).is_some() {
+                let module = queue.kind.module();
+                let text = format!("invalid arg '{key}' for {title} of queue type {module}");
+                return Err(precondition(text));
+            }
+        }
+        Ok(parsed)
+    }
+}

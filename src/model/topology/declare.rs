@@ -1,0 +1,217 @@
+//! queue.declare, and the end of queues.
+//!
+//! Need: the declare algorithm of AMQP as RabbitMQ runs it, checks in its order. Invariant: a queue that goes takes its
+//! bindings with it, and auto-delete exchanges that lived from them. Not here: counts, and the messages.
+
+use super::arguments::{check_equivalent, inequivalent, validate};
+use super::command::{DeclareQueue, Removed, TopologyReply};
+use super::record::{DeadLetterTarget, Part, PartState, QueueKind, QueueRecord, queue_title};
+use super::table::{lookup, show, text, type_name};
+use super::{
+    Permission, QueueTarget, Resource, Target, Topology, locked, no_vhost, precondition, refused,
+};
+use crate::amqp::{AMQPValue, FieldTable, LongString, ProtocolError, ReplyCode, ShortString};
+use crate::base::{QueueId, SetId};
+
+impl Topology {
+    pub(super) fn declare_queue(
+        &mut self,
+        declare: DeclareQueue,
+    ) -> Result<TopologyReply, ProtocolError> {
+        let vhost = self
+            .vhosts
+            .get(&declare.vhost)
+            .ok_or_else(|| no_vhost(&declare.vhost))?;
+        let vhost_name = vhost.name.clone();
+        let type_name = effective_type(&declare, &vhost.default_queue_type);
+        let kind = QueueKind::from_name(type_name.as_bytes());
+        if let Some(kind) = kind.filter(|kind| declare.server_named && *kind != QueueKind::Classic)
+        {
+            let module = kind.module();
+            let text = format!("Cannot declare a server-named queue for type {module}");
+            return Err(precondition(text));
+        }
+        if !declare.server_named && declare.name.starts_with("amq.") {
+            let name = &declare.name;
+            let text = format!("queue name '{name}' contains reserved prefix 'amq.*'");
+            return Err(refused(text));
+        }
+        let arguments = with_type(&declare.arguments, &type_name);
+        if let Some(queue) = self.queue(&declare.vhost, &declare.name) {
+            check_same(queue, &declare, &arguments)?;
+            return Ok(TopologyReply::Queue {
+                record: Box::new(queue.clone()),
+                created: false,
+            });
+        }
+        let dead_letter = self.dead_letter_of(&declare)?;
+        let title = queue_title(&declare.vhost, &declare.name);
+        let Some(kind) = kind else {
+            return Err(precondition(format!(
+                "invalid arg 'x-queue-type' for {title}: \"unsupported queue type '{type_name}'\""
+            )));
+        };
+        validate(&declare.vhost, &declare.name, kind, &arguments)?;
+        check_properties(&declare, kind, &title)?;
+        let local = declare.exclusive || declare.set == SetId::LOCAL;
+        let known = self.nodes.get(&declare.node).copied().unwrap_or_default();
+        if local && declare.incarnation < known {
+            let text = "the declaring node has been restarted";
+            return Err(ProtocolError::new(ReplyCode::InternalError, text));
+        }
+        let record = QueueRecord {
+            id: QueueId(self.next_queue),
+            vhost: vhost_name,
+            name: declare.name,
+            durable: declare.durable && !declare.exclusive,
+            exclusive: declare.exclusive.then_some(declare.session),
+            auto_delete: declare.auto_delete,
+            kind,
+            arguments,
+            parts: vec![Part {
+                set: declare.set,
+                state: PartState::Active,
+            }],
+            node: declare.node,
+            incarnation: declare.incarnation,
+            dead_letter,
+        };
+        self.next_queue += 1;
+        self.insert_queue(record.clone());
+        self.changed();
+        Ok(TopologyReply::Queue {
+            record: Box::new(record),
+            created: true,
+        })
+    }
+
+    fn dead_letter_of(
+        &self,
+        declare: &DeclareQueue,
+    ) -> Result<Option<DeadLetterTarget>, ProtocolError> {
+        const KEY: &str = "x-dead-letter-exchange";
+        let Some(value) = lookup(&declare.arguments, KEY) else {
+            return Ok(None);
+        };
+        let title = queue_title(&declare.vhost, &declare.name);
+        let Some(exchange) = text(value) else {
+            let kind = type_name(value);
+            return Err(precondition(format!(
+                "invalid type '{kind}' for arg '{KEY}' in {title}"
+            )));
+        };
+        let exchange = String::from_utf8_lossy(exchange).into_owned();
+        if !declare.user.is_empty() {
+            let (user, vhost) = (&declare.user, &declare.vhost);
+            let queue = Resource::Queue(&declare.name);
+            self.check_permission(user, vhost, queue, Permission::Read)?;
+            let target = Resource::Exchange(&exchange);
+            self.check_permission(user, vhost, target, Permission::Write)?;
+        }
+        let routing_key = lookup(&declare.arguments, "x-dead-letter-routing-key")
+            .and_then(text)
+            .map(|key| String::from_utf8_lossy(key).into_owned());
+        Ok(Some(DeadLetterTarget {
+            exchange,
+            routing_key,
+        }))
+    }
+
+    pub(super) fn insert_queue(&mut self, record: QueueRecord) {
+        let target = QueueTarget {
+            queue: record.id,
+            set: record.set(),
+        };
+        if let Some(vhost) = self.vhosts.get_mut(&*record.vhost) {
+            vhost.names.insert(record.name.as_bytes().into(), target);
+        }
+        self.places.insert(record.id, target.set);
+        self.queues.insert(record.id, record);
+    }
+
+    pub(super) fn remove_queue(&mut self, id: QueueId, removed: &mut Removed) {
+        let Some(record) = self.queues.remove(&id) else {
+            return;
+        };
+        self.places.remove(&id);
+        if let Some(vhost) = self.vhosts.get_mut(&*record.vhost) {
+            vhost.names.remove(record.name.as_bytes());
+            vhost.unbind_destination(&Target::Queue(id), &mut removed.exchanges);
+        }
+        removed.queues.push(record);
+        self.changed();
+    }
+}
+
+fn effective_type(declare: &DeclareQueue, default: &str) -> String {
+    if let Some(value) = lookup(&declare.arguments, "x-queue-type") {
+        let given = show(value);
+        if !given.is_empty() && given != "undefined" {
+            return given;
+        }
+    }
+    let replicated = default == "quorum" || default == "stream";
+    let plain = declare.durable && !declare.exclusive && !declare.auto_delete;
+    if default.is_empty() || replicated && (!plain || declare.server_named) {
+        return "classic".to_owned();
+    }
+    default.to_owned()
+}
+
+fn with_type(arguments: &FieldTable, type_name: &str) -> FieldTable {
+    let mut arguments = arguments.clone();
+    let given = lookup(&arguments, "x-queue-type");
+    let keep = given.is_some_and(|value| text(value).is_none());
+    if let (false, Ok(key)) = (keep, ShortString::try_new("x-queue-type")) {
+        arguments.insert(key, AMQPValue::LongString(LongString::from(type_name)));
+    }
+    arguments
+}
+
+fn check_same(
+    queue: &QueueRecord,
+    declare: &DeclareQueue,
+    arguments: &FieldTable,
+) -> Result<(), ProtocolError> {
+    let owner = declare.exclusive.then_some(declare.session);
+    if queue.exclusive != owner {
+        return Err(locked(queue));
+    }
+    let durable = declare.durable && !declare.exclusive;
+    let flags = [
+        ("durable", durable, queue.durable),
+        ("auto_delete", declare.auto_delete, queue.auto_delete),
+    ];
+    for (key, received, current) in flags {
+        if received != current {
+            let (received, current) = (format!("'{received}'"), format!("'{current}'"));
+            return Err(inequivalent(key, &queue.title(), &received, &current));
+        }
+    }
+    check_equivalent(queue, arguments)
+}
+
+fn check_properties(
+    declare: &DeclareQueue,
+    kind: QueueKind,
+    title: &str,
+) -> Result<(), ProtocolError> {
+    if kind == QueueKind::Stream {
+        let text = format!("stream {title} is not supported");
+        return Err(ProtocolError::new(ReplyCode::NotImplemented, text));
+    }
+    if kind == QueueKind::Classic {
+        return Ok(());
+    }
+    let flags = [
+        ("auto-delete", declare.auto_delete),
+        ("exclusive-owner", declare.exclusive),
+        ("non-durable", !declare.durable),
+    ];
+    match flags.iter().find(|(_, bad)| *bad) {
+        Some((property, _)) => Err(precondition(format!(
+            "invalid property '{property}' for {title}"
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,330 @@
+//! What exists: queues, exchanges, bindings, vhosts and users, as records.
+//!
+//! Need: one place says what is kept of each thing and what the queue machine is told of it. Invariant: a record's
+//! arguments carry `x-queue-type`, and an exclusive queue is never durable. Room is left for policies:
+//! [`QueueRecord::config`] is where they would be merged. Not here: who may change what.
+
+use std::sync::Arc;
+
+use super::table::{integer, lookup, text};
+use crate::amqp::{AMQPValue, FieldTable};
+use crate::base::{Millis, NodeId, QueueId, SessionId, SetId};
+use crate::model::set::{DelayedRetry, Overflow, QueueConfig};
+
+/// A queue's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueKind {
+    /// `classic`.
+    Classic,
+    /// `quorum`.
+    Quorum,
+    /// `stream`; declared nowhere yet.
+    Stream,
+}
+
+impl QueueKind {
+    /// The value of `x-queue-type`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// RabbitMQ's module of the type, which its error texts name.
+    #[must_use]
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Classic => "rabbit_classic_queue",
+            Self::Quorum => "rabbit_quorum_queue",
+            Self::Stream => "rabbit_stream_queue",
+        }
+    }
+
+    pub(super) fn from_name(name: &[u8]) -> Option<Self> {
+        match name {
+            b"classic" => Some(Self::Classic),
+            b"quorum" => Some(Self::Quorum),
+            b"stream" => Some(Self::Stream),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a part takes new messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartState {
+    /// It does.
+    Active,
+    /// It only gives away what it has.
+    Draining,
+}
+
+/// Where (a share of) a queue lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The set.
+    pub set: SetId,
+    /// What it is for.
+    pub state: PartState,
+}
+
+/// Where a queue's dead letters are published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterTarget {
+    /// Exchange, not checked to exist.
+    pub exchange: String,
+    /// Routing key; the message's own keys if `None`.
+    pub routing_key: Option<String>,
+}
+
+/// What the configuration file says about queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueDefaults {
+    /// `consumer_timeout`, ms.
+    pub consumer_timeout: Millis,
+    /// Delivery limit of quorum queues without `x-delivery-limit`; `None` = unlimited.
+    pub quorum_delivery_limit: Option<u32>,
+}
+
+impl Default for QueueDefaults {
+    fn default() -> Self {
+        Self {
+            consumer_timeout: Millis(1_800_000),
+            quorum_delivery_limit: Some(20),
+        }
+    }
+}
+
+/// A queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueRecord {
+    /// Its id, never reused.
+    pub id: QueueId,
+    /// Its vhost.
+    pub vhost: Arc<str>,
+    /// Its name, unique in the vhost.
+    pub name: String,
+    /// Survives restarts; false for exclusive queues whatever the client said.
+    pub durable: bool,
+    /// The connection that owns it, if it is exclusive.
+    pub exclusive: Option<SessionId>,
+    /// Deleted with its last consumer.
+    pub auto_delete: bool,
+    /// Its type.
+    pub kind: QueueKind,
+    /// Arguments, with `x-queue-type`.
+    pub arguments: FieldTable,
+    /// Where it lives; at least one part.
+    pub parts: Vec<Part>,
+    /// The node that declared it.
+    pub node: NodeId,
+    /// That node's incarnation.
+    pub incarnation: u64,
+    /// Where its dead letters go.
+    pub dead_letter: Option<DeadLetterTarget>,
+}
+
+impl QueueRecord {
+    /// The set that takes its messages.
+    #[must_use]
+    pub fn set(&self) -> SetId {
+        self.parts
+            .iter()
+            .find(|part| part.state == PartState::Active)
+            .or(self.parts.first())
+            .map_or(SetId::LOCAL, |part| part.set)
+    }
+
+    /// Whether it goes when its node restarts.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.exclusive.is_some() || self.parts.iter().any(|part| part.set == SetId::LOCAL)
+    }
+
+    /// `queue 'q' in vhost '/'`, as error texts name it.
+    #[must_use]
+    pub fn title(&self) -> String {
+        queue_title(&self.vhost, &self.name)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        lookup(&self.arguments, name)
+            .and_then(integer)
+            .and_then(|value| u64::try_from(value).ok())
+    }
+
+    fn word(&self, name: &str) -> Option<&[u8]> {
+        lookup(&self.arguments, name).and_then(text)
+    }
+
+    /// What the queue machine is told, from arguments and `defaults`.
+    #[must_use]
+    pub fn config(&self, defaults: &QueueDefaults) -> QueueConfig {
+        let quorum = self.kind == QueueKind::Quorum;
+        let overflow = match self.word("x-overflow") {
+            Some(b"reject-publish") => Overflow::RejectPublish,
+            Some(b"reject-publish-dlx") if !quorum => Overflow::RejectPublishDlx,
+            _ => Overflow::DropHead,
+        };
+        let max_priority = if quorum {
+            Some(31)
+        } else {
+            let levels = self.number("x-max-priority");
+            levels.map(|max| u8::try_from(max.max(1)).unwrap_or(u8::MAX))
+        };
+        QueueConfig {
+            message_ttl: self.number("x-message-ttl").map(Millis),
+            expires: self.number("x-expires").map(Millis),
+            max_length: self.number("x-max-length"),
+            max_length_bytes: self.number("x-max-length-bytes"),
+            overflow,
+            dead_letters: self.dead_letter.is_some(),
+            max_priority,
+            default_priority: if quorum { 4 } else { 0 },
+            single_active: lookup(&self.arguments, "x-single-active-consumer")
+                == Some(&AMQPValue::Boolean(true)),
+            delivery_limit: self.delivery_limit(defaults),
+            count_every_return: false,
+            visibility: self.visibility(defaults),
+            auto_delete: self.auto_delete,
+            delayed_retry: self.delayed_retry(),
+        }
+    }
+
+    fn delivery_limit(&self, defaults: &QueueDefaults) -> Option<u32> {
+        if self.kind != QueueKind::Quorum {
+            return None;
+        }
+        match lookup(&self.arguments, "x-delivery-limit").and_then(integer) {
+            Some(limit) if limit < 0 => None,
+            Some(limit) => Some(u32::try_from(limit).unwrap_or(u32::MAX)),
+            None => defaults.quorum_delivery_limit,
+        }
+    }
+
+    fn visibility(&self, defaults: &QueueDefaults) -> Millis {
+        self.number("x-visibility-timeout")
+            .or_else(|| self.number("x-consumer-timeout"))
+            .map_or(defaults.consumer_timeout, Millis)
+    }
+
+    fn delayed_retry(&self) -> Option<DelayedRetry> {
+        if self.kind != QueueKind::Quorum {
+            return None;
+        }
+        let (failed, returned) = match self.word("x-delayed-retry-type")? {
+            b"all" => (true, true),
+            b"failed" => (true, false),
+            b"returned" => (false, true),
+            _ => return None,
+        };
+        let min = self.number("x-delayed-retry-min")?;
+        let max = self.number("x-delayed-retry-max").unwrap_or(min).max(min);
+        Some(DelayedRetry {
+            failed,
+            returned,
+            min: Millis(min),
+            max: Millis(max),
+        })
+    }
+}
+
+/// An exchange's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExchangeKind {
+    /// `direct`.
+    Direct,
+    /// `fanout`.
+    Fanout,
+    /// `topic`.
+    Topic,
+    /// `headers`.
+    Headers,
+}
+
+impl ExchangeKind {
+    /// The type's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Fanout => "fanout",
+            Self::Topic => "topic",
+            Self::Headers => "headers",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "direct" => Some(Self::Direct),
+            "fanout" => Some(Self::Fanout),
+            "topic" => Some(Self::Topic),
+            "headers" => Some(Self::Headers),
+            _ => None,
+        }
+    }
+}
+
+/// An exchange.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// Its vhost.
+    pub vhost: Arc<str>,
+    /// Its name; empty for the default exchange.
+    pub name: Arc<str>,
+    /// Its type.
+    pub kind: ExchangeKind,
+    /// Survives restarts.
+    pub durable: bool,
+    /// Deleted with its last outgoing binding.
+    pub auto_delete: bool,
+    /// Refuses publishes.
+    pub internal: bool,
+    /// Arguments.
+    pub arguments: FieldTable,
+    /// `alternate-exchange`.
+    pub alternate: Option<String>,
+    /// The node that declared it.
+    pub node: NodeId,
+    /// That node's incarnation.
+    pub incarnation: u64,
+}
+
+/// An exchange's full name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExchangeName {
+    /// Vhost.
+    pub vhost: String,
+    /// Name.
+    pub name: String,
+}
+
+/// A binding, as listings show it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BindingRef<'a> {
+    /// Vhost.
+    pub vhost: &'a str,
+    /// Source exchange; empty for the implicit binding of every queue.
+    pub source: &'a str,
+    /// Whether `destination` is a queue (otherwise an exchange).
+    pub to_queue: bool,
+    /// Name of the destination.
+    pub destination: &'a str,
+    /// Binding key.
+    pub routing_key: &'a str,
+    /// Arguments.
+    pub arguments: Option<&'a FieldTable>,
+}
+
+/// `queue 'q' in vhost '/'`.
+pub(crate) fn queue_title(vhost: &str, name: &str) -> String {
+    format!("queue '{name}' in vhost '{vhost}'")
+}
+
+/// `exchange 'x' in vhost '/'`.
+pub(crate) fn exchange_title(vhost: &str, name: &str) -> String {
+    format!("exchange '{name}' in vhost '{vhost}'")
+}

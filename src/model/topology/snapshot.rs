@@ -1,0 +1,313 @@
+//! The whole topology as bytes, and back.
+//!
+//! Need: a node that joins, or restarts, starts from a snapshot. Shape: a version byte, then every map in its order, so
+//! equal topologies have equal bytes. Routing indices are rebuilt. Invariant: bytes that contradict themselves are
+//! refused and leave the machine as it was.
+
+use std::sync::Arc;
+
+use bytes::BufMut;
+
+use super::access::{Permission, Permissions, User};
+use super::command::{CodecError, get_texts, put_texts};
+use super::record::{
+    DeadLetterTarget, Exchange, ExchangeKind, Part, PartState, QueueKind, QueueRecord,
+};
+use super::table::{get_table, put_table};
+use super::{ExchangeState, Target, Topology, Vhost};
+use crate::base::coding::{Reader, Writer};
+use crate::base::{Digest, NodeId, QueueId, SessionId, SetId};
+
+const VERSION: u8 = 1;
+
+impl Topology {
+    /// All of it. Equal topologies give equal bytes.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_u8(VERSION);
+        out.put_varint(self.version);
+        out.put_varint(self.next_queue);
+        out.put_varint(self.nodes.len() as u64);
+        for (node, incarnation) in &self.nodes {
+            out.put_varint(node.0);
+            out.put_varint(*incarnation);
+        }
+        out.put_varint(self.vhosts.len() as u64);
+        for vhost in self.vhosts.values() {
+            out.put_blob(vhost.name.as_bytes());
+            out.put_blob(vhost.default_queue_type.as_bytes());
+            out.put_varint(vhost.exchanges.len() as u64);
+            for state in vhost.exchanges.values() {
+                put_exchange(&mut out, &state.exchange);
+            }
+        }
+        out.put_varint(self.users.len() as u64);
+        for user in self.users.values() {
+            put_user(&mut out, user);
+        }
+        out.put_varint(self.queues.len() as u64);
+        for queue in self.queues.values() {
+            put_queue(&mut out, queue);
+        }
+        for state in self
+            .vhosts
+            .values()
+            .flat_map(|vhost| vhost.exchanges.values())
+        {
+            put_bindings(&mut out, state);
+        }
+        out
+    }
+
+    /// A number that replicas compare.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::default();
+        digest.bytes(&self.snapshot());
+        digest.value()
+    }
+
+    /// Becomes what `bytes` describe.
+    ///
+    /// # Errors
+    /// [`CodecError`] if they are no snapshot; nothing has changed then.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
+        let mut reader = Reader::new(bytes);
+        let topology = Self::read(&mut reader)?;
+        if !reader.is_empty() {
+            return Err(CodecError::Inconsistent);
+        }
+        *self = topology;
+        Ok(())
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(CodecError::UnknownVersion(version));
+        }
+        let mut topology = Self::new();
+        topology.version = reader.varint()?;
+        topology.next_queue = reader.varint()?;
+        for _ in 0..reader.varint()? {
+            topology
+                .nodes
+                .insert(NodeId(reader.varint()?), reader.varint()?);
+        }
+        for _ in 0..reader.varint()? {
+            let name = reader.text()?;
+            let mut vhost = Vhost::bare(&name, reader.text()?);
+            for _ in 0..reader.varint()? {
+                let exchange = get_exchange(reader, vhost.name.clone())?;
+                let name = exchange.name.to_string();
+                vhost.exchanges.insert(name, ExchangeState::new(exchange));
+            }
+            topology.vhosts.insert(name, vhost);
+        }
+        for _ in 0..reader.varint()? {
+            let user = get_user(reader)?;
+            topology.users.insert(user.name.clone(), user);
+        }
+        for _ in 0..reader.varint()? {
+            let queue = get_queue(reader, &topology)?;
+            topology.insert_queue(queue);
+        }
+        topology.read_bindings(reader)?;
+        Ok(topology)
+    }
+
+    fn read_bindings(&mut self, reader: &mut Reader<'_>) -> Result<(), CodecError> {
+        let queues = &self.queues;
+        for vhost in self.vhosts.values_mut() {
+            let sources: Vec<String> = vhost.exchanges.keys().cloned().collect();
+            for source in sources {
+                for _ in 0..reader.varint()? {
+                    let target = match reader.u8()? {
+                        0 => {
+                            let id = QueueId(reader.varint()?);
+                            let queue = queues.get(&id).filter(|queue| queue.vhost == vhost.name);
+                            queue.map(|queue| Target::Queue(queue.id))
+                        }
+                        1 => {
+                            let state = vhost.exchanges.get(&reader.text()?);
+                            state.map(|state| Target::Exchange(state.exchange.name.clone()))
+                        }
+                        other => return Err(CodecError::UnknownTag(other)),
+                    };
+                    let target = target.ok_or(CodecError::Inconsistent)?;
+                    let key = reader.text()?;
+                    let arguments = get_table(reader)?;
+                    vhost.insert_binding(&source, target, key, arguments);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put_bindings(out: &mut Vec<u8>, state: &ExchangeState) {
+    out.put_varint(state.bindings.len() as u64);
+    for (key, arguments) in &state.bindings {
+        match &key.target {
+            Target::Queue(id) => {
+                out.put_u8(0);
+                out.put_varint(id.0);
+            }
+            Target::Exchange(name) => {
+                out.put_u8(1);
+                out.put_blob(name.as_bytes());
+            }
+        }
+        out.put_blob(key.key.as_bytes());
+        put_table(out, arguments);
+    }
+}
+
+fn put_exchange(out: &mut Vec<u8>, exchange: &Exchange) {
+    out.put_blob(exchange.name.as_bytes());
+    out.put_blob(exchange.kind.name().as_bytes());
+    out.put_flag(exchange.durable);
+    out.put_flag(exchange.auto_delete);
+    out.put_flag(exchange.internal);
+    put_table(out, &exchange.arguments);
+    put_option(out, exchange.alternate.as_deref());
+    out.put_varint(exchange.node.0);
+    out.put_varint(exchange.incarnation);
+}
+
+fn get_exchange(reader: &mut Reader<'_>, vhost: Arc<str>) -> Result<Exchange, CodecError> {
+    Ok(Exchange {
+        vhost,
+        name: Arc::from(reader.text()?),
+        kind: ExchangeKind::from_name(&reader.text()?).ok_or(CodecError::Inconsistent)?,
+        durable: reader.flag()?,
+        auto_delete: reader.flag()?,
+        internal: reader.flag()?,
+        arguments: get_table(reader)?,
+        alternate: get_option(reader)?,
+        node: NodeId(reader.varint()?),
+        incarnation: reader.varint()?,
+    })
+}
+
+fn put_option(out: &mut Vec<u8>, text: Option<&str>) {
+    out.put_flag(text.is_some());
+    if let Some(text) = text {
+        out.put_blob(text.as_bytes());
+    }
+}
+
+fn get_option(reader: &mut Reader<'_>) -> Result<Option<String>, CodecError> {
+    Ok(if reader.flag()? {
+        Some(reader.text()?)
+    } else {
+        None
+    })
+}
+
+fn put_user(out: &mut Vec<u8>, user: &User) {
+    out.put_blob(user.name.as_bytes());
+    out.put_blob(user.password_hash.as_bytes());
+    put_texts(out, &user.tags);
+    out.put_varint(user.permissions.len() as u64);
+    for (vhost, permissions) in &user.permissions {
+        out.put_blob(vhost.as_bytes());
+        for right in [Permission::Configure, Permission::Write, Permission::Read] {
+            out.put_blob(permissions.pattern(right).as_bytes());
+        }
+    }
+}
+
+fn get_user(reader: &mut Reader<'_>) -> Result<User, CodecError> {
+    let mut user = User {
+        name: reader.text()?,
+        password_hash: reader.text()?,
+        tags: get_texts(reader)?,
+        permissions: std::collections::BTreeMap::new(),
+    };
+    for _ in 0..reader.varint()? {
+        let vhost = reader.text()?;
+        let permissions = Permissions::new(reader.text()?, reader.text()?, reader.text()?);
+        user.permissions.insert(vhost, permissions);
+    }
+    Ok(user)
+}
+
+fn put_queue(out: &mut Vec<u8>, queue: &QueueRecord) {
+    out.put_varint(queue.id.0);
+    out.put_blob(queue.vhost.as_bytes());
+    out.put_blob(queue.name.as_bytes());
+    out.put_flag(queue.durable);
+    out.put_flag(queue.exclusive.is_some());
+    out.put_varint(queue.exclusive.unwrap_or_default().0);
+    out.put_flag(queue.auto_delete);
+    out.put_blob(queue.kind.name().as_bytes());
+    put_table(out, &queue.arguments);
+    out.put_varint(queue.parts.len() as u64);
+    for part in &queue.parts {
+        out.put_u32_le(part.set.0);
+        out.put_flag(part.state == PartState::Draining);
+    }
+    out.put_varint(queue.node.0);
+    out.put_varint(queue.incarnation);
+    out.put_flag(queue.dead_letter.is_some());
+    if let Some(target) = &queue.dead_letter {
+        out.put_blob(target.exchange.as_bytes());
+        put_option(out, target.routing_key.as_deref());
+    }
+}
+
+fn get_queue(reader: &mut Reader<'_>, topology: &Topology) -> Result<QueueRecord, CodecError> {
+    let id = QueueId(reader.varint()?);
+    let vhost = topology
+        .vhosts
+        .get(&reader.text()?)
+        .ok_or(CodecError::Inconsistent)?;
+    let name = reader.text()?;
+    let durable = reader.flag()?;
+    let exclusive = reader.flag()?;
+    let owner = SessionId(reader.varint()?);
+    let auto_delete = reader.flag()?;
+    let kind = QueueKind::from_name(reader.blob()?).ok_or(CodecError::Inconsistent)?;
+    let arguments = get_table(reader)?;
+    let mut parts = Vec::new();
+    for _ in 0..reader.varint()? {
+        let set = SetId(reader.u32()?);
+        let draining = reader.flag()?;
+        let state = if draining {
+            PartState::Draining
+        } else {
+            PartState::Active
+        };
+        parts.push(Part { set, state });
+    }
+    let node = NodeId(reader.varint()?);
+    let incarnation = reader.varint()?;
+    let dead_letter = if reader.flag()? {
+        let exchange = reader.text()?;
+        Some(DeadLetterTarget {
+            exchange,
+            routing_key: get_option(reader)?,
+        })
+    } else {
+        None
+    };
+    if id.0 >= topology.next_queue || parts.is_empty() {
+        return Err(CodecError::Inconsistent);
+    }
+    Ok(QueueRecord {
+        id,
+        vhost: vhost.name.clone(),
+        name,
+        durable,
+        exclusive: exclusive.then_some(owner),
+        auto_delete,
+        kind,
+        arguments,
+        parts,
+        node,
+        incarnation,
+        dead_letter,
+    })
+}
