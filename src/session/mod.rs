@@ -2,8 +2,12 @@
 //!
 //! No socket, no clock, no queue. The broker reads requests with `poll_request`, does them, and answers.
 
+mod config;
+mod connection;
 mod request;
 
+pub use config::SessionConfig;
+pub use connection::Connection;
 pub use request::{
     Answer, BindingRequest, Body, ChannelAnswer, ChannelRequest, ConsumeRequest, Credentials,
     DeclareExchange, DeclareQueue, Lease, PublishRequest, Request, SettleOutcome, Settlement,
