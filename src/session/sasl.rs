@@ -1,0 +1,86 @@
+//! Reads the responses of the SASL mechanisms that carry a name and a password.
+
+use bytes::Bytes;
+
+use super::Credentials;
+
+/// The credentials in a response; `None` if it is malformed or the mechanism is none of ours (§3.3).
+pub(super) fn credentials(mechanism: &str, response: &[u8]) -> Option<Credentials> {
+    match mechanism {
+        "PLAIN" => plain(response),
+        "AMQPLAIN" => amqplain(response),
+        _ => None,
+    }
+}
+
+/// NUL, user, NUL, password. An authorization identity before the first NUL is malformed, and so is a third NUL.
+fn plain(response: &[u8]) -> Option<Credentials> {
+    let mut parts = response.split(|byte| *byte == 0);
+    let (before, user, password) = (parts.next()?, parts.next()?, parts.next()?);
+    if !before.is_empty() || parts.next().is_some() {
+        return None;
+    }
+    made(user, password)
+}
+
+/// The entries of a field table without its length: LOGIN and PASSWORD, each a long string or bytes.
+fn amqplain(mut rest: &[u8]) -> Option<Credentials> {
+    let (mut login, mut password) = (None, None);
+    while let Some((name_len, after)) = rest.split_first() {
+        let (name, after) = after.split_at_checked(usize::from(*name_len))?;
+        let (tag, after) = after.split_first()?;
+        if !matches!(tag, b'S' | b'x') {
+            return None;
+        }
+        let (len, after) = after.split_first_chunk()?;
+        let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
+        let (value, after) = after.split_at_checked(len)?;
+        match name {
+            b"LOGIN" => login = login.or(Some(value)),
+            b"PASSWORD" => password = password.or(Some(value)),
+            _ => {}
+        }
+        rest = after;
+    }
+    made(login?, password?)
+}
+
+fn made(user: &[u8], password: &[u8]) -> Option<Credentials> {
+    Some(Credentials {
+        user: std::str::from_utf8(user).ok()?.to_owned(),
+        password: Bytes::copy_from_slice(password),
+    })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn responses_read_as_credentials_or_not_at_all() {
+        let good = |user: &str, password: &'static [u8]| {
+            Some(Credentials {
+                user: user.to_owned(),
+                password: Bytes::from_static(password),
+            })
+        };
+        let login = b"\x05LOGINS\0\0\0\x01a\x08PASSWORDS\0\0\0\x02bc";
+        for (mechanism, response, expected) in [
+            ("PLAIN", &b"\0guest\0secret"[..], good("guest", b"secret")),
+            ("PLAIN", b"\0u\0", good("u", b"")),
+            ("PLAIN", b"other\0u\0p", None),
+            ("PLAIN", b"\0u\0p\0", None),
+            ("PLAIN", b"\0u", None),
+            ("PLAIN", b"", None),
+            ("PLAIN", b"\0\xff\0p", None),
+            ("AMQPLAIN", login, good("a", b"bc")),
+            ("AMQPLAIN", &login[..login.len() - 1], None),
+            ("AMQPLAIN", b"\x05LOGINS\0\0\0\x01a", None),
+            ("AMQPLAIN", b"\x05LOGINI\0\0\0\x01", None),
+            ("AMQPLAIN", b"", None),
+            ("EXTERNAL", b"", None),
+        ] {
+            assert_eq!(credentials(mechanism, response), expected, "{response:?}");
+        }
+    }
+}
