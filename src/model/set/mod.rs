@@ -2,8 +2,16 @@
 
 mod command;
 mod effect;
+mod live;
+mod machine;
+mod pages;
+mod totals;
 
 pub use command::{
     Command, ConsumerConfig, Credit, DelayedRetry, Enqueue, Outcome, Overflow, QueueConfig, Source,
 };
 pub use effect::{DeadLetter, DeathReason, Delivery, Effect, Effects, Reply};
+pub use live::LiveMap;
+pub use machine::{Applied, SetMachine, SnapshotError};
+pub use pages::{MemoryPages, PageError, Pages};
+pub use totals::{QueueStats, Totals};
