@@ -17,6 +17,9 @@ use crate::base::coding::{Reader, Truncated, Writer};
 
 const VERSION: u8 = 1;
 
+/// Bytes of a record's head.
+pub(super) const HEAD_LEN: usize = 10;
+
 const KIND_BLANK: u8 = 0;
 const KIND_NORMAL: u8 = 1;
 const KIND_MEMBERS: u8 = 2;
@@ -49,13 +52,22 @@ pub(super) fn entry_record(entry: Entry) -> (Bytes, Bytes) {
             (KIND_MEMBERS, Bytes::from(out))
         }
     };
-    let mut head = Vec::with_capacity(10);
-    head.put_slice(&[VERSION, kind]);
-    head.put_u64_le(entry.log_id.leader_id.term);
-    (Bytes::from(head), payload)
+    (head(kind, entry.log_id.leader_id.term), payload)
 }
 
-/// The term in a record's head.
+/// The head of the record of an entry that is only named: the mark up to which the log is purged.
+pub(super) fn id_meta(id: &LogId) -> Bytes {
+    head(KIND_BLANK, id.leader_id.term)
+}
+
+fn head(kind: u8, term: u64) -> Bytes {
+    let mut head = Vec::with_capacity(10);
+    head.put_slice(&[VERSION, kind]);
+    head.put_u64_le(term);
+    Bytes::from(head)
+}
+
+/// The kind and the term in a record's head.
 pub(super) fn record_term(head: &[u8]) -> Result<(u8, u64), CodecError> {
     let mut reader = Reader::new(head);
     version(&mut reader)?;

@@ -8,14 +8,23 @@
 //! Invariants: what is proposed is encoded once and never copied here; a write that failed stops the replica for good.
 //! Not here: what payloads mean, sockets, who is a member of what.
 
+mod answer;
+mod applier;
 mod codec;
 mod error;
 mod group;
 mod machine;
+mod network;
 mod options;
 mod proposal;
+mod shared;
+mod snapshot;
+mod start;
+mod store;
 mod transport;
 mod types;
+mod upkeep;
+mod wire;
 
 pub use error::{ProposeError, RaftError};
 pub use group::{Group, GroupMetrics, Leadership};

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::transport::Transport;
+use super::transport::{Alone, Transport};
 use crate::base::{NodeId, SetId};
+use crate::log::{Disk, LogOptions};
 
 /// Told once, from any thread, why the replica can no longer be trusted. The process must end.
 pub type OnFatal = Arc<dyn Fn(SetId, &str) + Send + Sync>;
@@ -21,6 +22,10 @@ pub struct GroupOptions {
     pub dir: PathBuf,
     /// Members a fresh group starts with, and where their nodes are; not looked at once the log has an entry.
     pub voters: Vec<(NodeId, String)>,
+    /// Options of the log.
+    pub log: LogOptions,
+    /// The disk the log writes to.
+    pub disk: Arc<dyn Disk>,
     /// How other members are reached.
     pub transport: Arc<dyn Transport>,
     /// Log bytes after which a snapshot is taken.
@@ -39,4 +44,28 @@ pub struct GroupOptions {
     pub proposals_in_flight_max: usize,
     /// Told why the replica stopped.
     pub on_fatal: OnFatal,
+}
+
+impl GroupOptions {
+    /// The defaults for a replica on `disk`, alone and with nobody told of failures.
+    #[must_use]
+    pub fn new(set: SetId, node: NodeId, dir: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self {
+            set,
+            node,
+            dir,
+            voters: vec![(node, String::new())],
+            log: LogOptions::default(),
+            disk,
+            transport: Arc::new(Alone),
+            snapshot_every_bytes: 256 * 1024 * 1024,
+            snapshot_every: Duration::from_secs(60),
+            keep_log_bytes: 64 * 1024 * 1024,
+            heartbeat: Duration::from_millis(100),
+            election_timeout_min: Duration::from_millis(500),
+            election_timeout_max: Duration::from_millis(800),
+            proposals_in_flight_max: 1024,
+            on_fatal: Arc::new(|_, _| {}),
+        }
+    }
 }

@@ -49,6 +49,7 @@ pub(super) type Vote = alias::VoteOf<Types>;
 pub(super) type LeaderTerm = alias::CommittedLeaderIdOf<Types>;
 pub(super) type Members = openraft::Membership<u64, openraft::BasicNode>;
 pub(super) type StoredMembers = alias::StoredMembershipOf<Types>;
+pub(super) type Snapshot = alias::SnapshotOf<Types, super::snapshot::SnapshotHandle>;
 pub(super) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 
 /// The bytes of a proposal.
