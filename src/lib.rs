@@ -8,4 +8,5 @@ pub mod amqp;
 pub mod base;
 pub mod log;
 pub mod model;
+pub mod raft;
 pub mod session;

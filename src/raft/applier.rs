@@ -1,0 +1,190 @@
+//! openraft's state machine: feeds committed entries to the machine, takes and installs snapshots.
+//!
+//! Shape: entries come as a stream; each payload goes by reference to the machine, whose mutex is held for one entry
+//! at a time, so that readers of the machine get in between. A snapshot is cut here, between two entries, and written
+//! by a task of its own.
+//! Invariants: the machine's state, `applied` and `members` always belong together when a snapshot is cut.
+//! Not here: when snapshots are taken, what becomes of the log behind them ([`super::upkeep`]).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::{Stream, StreamExt};
+use openraft::RaftSnapshotBuilder;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+
+use super::machine::SnapshotPages;
+use super::shared::Shared;
+use super::snapshot::{Held, SnapshotHandle, blocking, decode, encode};
+use super::types::{Blob, LogId, Payload, Snapshot, SnapshotMeta, StoredMembers, Types};
+use super::upkeep::Liveness;
+
+/// Feeds the machine.
+pub struct Applier {
+    shared: Arc<Shared>,
+    applied: Option<LogId>,
+    members: StoredMembers,
+}
+
+impl Applier {
+    /// An applier whose machine stands where the newest snapshot, if any, left it.
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let meta = shared.snapshot.lock().as_ref().map(|held| held.meta.clone());
+        let meta = meta.unwrap_or_default();
+        Self {
+            shared,
+            applied: meta.last_log_id,
+            members: meta.last_membership,
+        }
+    }
+
+    fn apply_one(&mut self, id: LogId, payload: &Payload) {
+        let (index, term) = (id.index, id.leader_id.term);
+        let mut machine = self.shared.machine.lock();
+        match payload {
+            Payload::Normal(Blob(bytes)) => {
+                machine.apply(index, term, bytes);
+                drop(machine);
+                self.count(bytes.len() as u64);
+            }
+            Payload::Blank => machine.applied_blank(index, term),
+            Payload::Members(members) => {
+                machine.applied_blank(index, term);
+                self.members = StoredMembers::new(Some(id), members.clone());
+            }
+        }
+    }
+
+    fn count(&self, bytes: u64) {
+        let due = self.shared.snapshot_every_bytes;
+        let before = self.shared.replay_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before < due && before.saturating_add(bytes) >= due {
+            self.shared.snapshot_due.notify_one();
+        }
+    }
+}
+
+impl RaftStateMachine<Types> for Applier {
+    type SnapshotData = SnapshotHandle;
+    type SnapshotBuilder = SnapshotWriter;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembers), io::Error> {
+        Ok((self.applied, self.members.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + Send,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            self.apply_one(entry.log_id, &entry.payload);
+            let new_term = Some(entry.log_id.leader_id.term) != self.applied.map(|id| id.leader_id.term);
+            self.applied = Some(entry.log_id);
+            if new_term {
+                // The first entry of a leader's own term makes it leading, and its followers ready.
+                self.shared.applied(entry.log_id);
+            }
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        if let Some(id) = self.applied {
+            self.shared.applied(id);
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotWriter> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotWriter {
+        let horizon = self.applied.map_or(0, |id| id.index);
+        let segments = self.shared.log.segments();
+        let mut machine = self.shared.machine.lock();
+        let state = machine.snapshot();
+        let pages = machine.pages();
+        let live = Liveness::of(&*machine, &segments, horizon);
+        drop(machine);
+        let replayed = self.shared.replay_bytes.load(Ordering::Relaxed);
+        SnapshotWriter {
+            shared: Arc::clone(&self.shared),
+            meta: SnapshotMeta {
+                last_log_id: self.applied,
+                last_membership: self.members.clone(),
+            },
+            state,
+            pages,
+            live,
+            replayed,
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotHandle,
+    ) -> Result<(), io::Error> {
+        let bytes = snapshot.bytes(&self.shared.log).await?;
+        let (found, state) = decode(&bytes).map_err(io::Error::other)?;
+        if found != *meta {
+            return Err(io::Error::other("the snapshot is not the one announced"));
+        }
+        let held = Held::write(&self.shared.log, found, bytes).await?;
+        self.shared
+            .machine
+            .lock()
+            .restore(&state)
+            .map_err(io::Error::other)?;
+        *self.shared.snapshot.lock() = Some(held);
+        *self.shared.live.lock() = None;
+        self.applied = meta.last_log_id;
+        self.members = meta.last_membership.clone();
+        if let Some(id) = self.applied {
+            self.shared.applied(id);
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        Ok(self.shared.snapshot.lock().as_ref().map(Held::snapshot))
+    }
+}
+
+/// A snapshot that is cut and not written yet.
+pub struct SnapshotWriter {
+    shared: Arc<Shared>,
+    meta: SnapshotMeta,
+    state: Vec<u8>,
+    pages: Option<Box<dyn SnapshotPages>>,
+    live: Liveness,
+    replayed: u64,
+}
+
+impl RaftSnapshotBuilder<Types> for SnapshotWriter {
+    type SnapshotData = SnapshotHandle;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let pages = self.pages.take();
+        let pages = blocking(move || match pages {
+            Some(mut pages) => pages.sync().map(|()| Some(pages)),
+            None => Ok(None),
+        })
+        .await?;
+        let bytes = encode(&self.meta, &self.state);
+        self.state = Vec::new();
+        let held = Held::write(&self.shared.log, self.meta.clone(), bytes).await?;
+        let snapshot = held.snapshot();
+        *self.shared.snapshot.lock() = Some(held);
+        *self.shared.live.lock() = Some(std::mem::take(&mut self.live));
+        self.shared
+            .replay_bytes
+            .fetch_sub(self.replayed, Ordering::Relaxed);
+        if let Some(pages) = pages {
+            pages.published();
+        }
+        Ok(snapshot)
+    }
+}

@@ -1,0 +1,34 @@
+//! F5, consensus: one Raft group per set, over the set's log. The only floor that names openraft.
+//!
+//! Need: payload bytes proposed on the leader reach the machine of every replica, in one order, once, and only after
+//! a majority has them on disk.
+//! Shape: [`Group`] is a replica; [`Machine`] is what it replicates; [`Transport`] is how members reach each other.
+//! Inside: `store` is openraft's log over [`crate::log`], `applier` feeds the machine, `network` turns openraft's
+//! calls into frames, `upkeep` takes snapshots, purges and compacts.
+//! Invariants: what is proposed is encoded once and never copied here; a write that failed stops the replica for good.
+//! Not here: what payloads mean, sockets, who is a member of what.
+
+mod answer;
+mod applier;
+mod codec;
+mod error;
+mod group;
+mod machine;
+mod network;
+mod options;
+mod proposal;
+mod shared;
+mod snapshot;
+mod start;
+mod store;
+mod transport;
+mod types;
+mod upkeep;
+mod wire;
+
+pub use error::{ProposeError, RaftError};
+pub use group::{Group, GroupMetrics, Leadership};
+pub use machine::{CompactPayload, LiveEntry, Machine, MachineError, SnapshotPages};
+pub use options::{GroupOptions, OnFatal};
+pub use proposal::{Applied, ProposalReceipt};
+pub use transport::{Alone, BoxFuture, BoxStream, Frame, Lane, Peer, Transport, TransportError};

@@ -1,0 +1,176 @@
+//! openraft's calls to other members, as frames over the [`Transport`].
+//!
+//! Shape: a [`Network`] makes one [`Line`] per member and lane. Appends are a pipelined stream; the rest is request
+//! and answer, each with the time openraft allows.
+//! Invariants: an answer that cannot be read counts as no answer.
+//! Not here: sockets, and the answering side ([`super::answer`]).
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+    RaftNetworkFactory,
+};
+use openraft::raft::message::{TransferLeaderRequest, TransferLeaderResponse};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, VoteRequest, VoteResponse,
+};
+
+use super::shared::Shared;
+use super::snapshot::SnapshotHandle;
+use super::types::{Snapshot, Types, Vote};
+use super::wire::{self, AnswerError};
+use super::{Frame, Lane, Peer, Transport};
+use crate::base::NodeId;
+
+/// Makes lines to members.
+pub(super) struct Network {
+    pub(super) shared: Arc<Shared>,
+    pub(super) transport: Arc<dyn Transport>,
+}
+
+impl Network {
+    fn line(&self, target: u64, node: &openraft::BasicNode, lane: Lane) -> Line {
+        Line {
+            shared: Arc::clone(&self.shared),
+            transport: Arc::clone(&self.transport),
+            peer: Peer {
+                set: self.shared.set,
+                node: NodeId(target),
+                address: node.addr.clone(),
+            },
+            lane,
+        }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Line;
+
+    async fn new_client(&mut self, target: u64, node: &openraft::BasicNode) -> Line {
+        self.line(target, node, Lane::Appends)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &openraft::BasicNode) -> Line {
+        self.line(target, node, Lane::Urgent)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &openraft::BasicNode) -> Line {
+        self.line(target, node, Lane::Snapshot)
+    }
+}
+
+/// A way to one member.
+pub(super) struct Line {
+    shared: Arc<Shared>,
+    transport: Arc<dyn Transport>,
+    peer: Peer,
+    lane: Lane,
+}
+
+type Rpc<T> = Result<T, RPCError<Types>>;
+
+fn unreachable(reason: impl ToString) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::from_string(reason))
+}
+
+fn unread(error: &AnswerError) -> RPCError<Types> {
+    RPCError::Network(NetworkError::from_string(error))
+}
+
+impl Line {
+    async fn ask(&self, lane: Lane, frame: Frame, option: &RPCOption) -> Rpc<Bytes> {
+        let answer = self.transport.request(&self.peer, lane, frame);
+        match tokio::time::timeout(option.hard_ttl(), answer).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(error)) => Err(unreachable(error)),
+            Err(_) => Err(unreachable("no answer in time")),
+        }
+    }
+}
+
+impl NetBackoff<Types> for Line {
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}
+
+impl NetVote<Types> for Line {
+    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+        let frame = wire::put_vote_request(&rpc, false);
+        let bytes = self.ask(Lane::Urgent, frame, &option).await?;
+        wire::vote_answer(&bytes).map_err(|error| unread(&error))
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+        let frame = wire::put_vote_request(&rpc, true);
+        let bytes = self.ask(Lane::Urgent, frame, &option).await?;
+        wire::vote_answer(&bytes).map_err(|error| unread(&error))
+    }
+}
+
+impl NetTransferLeader<Types> for Line {
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<Types>> {
+        let bytes = self.ask(Lane::Urgent, wire::put_transfer(&req), &option).await?;
+        wire::transfer_answer(&bytes).map_err(|error| unread(&error))
+    }
+}
+
+impl NetSnapshot<Types> for Line {
+    type SnapshotData = SnapshotHandle;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let bytes = snapshot
+            .snapshot
+            .bytes(&self.shared.log)
+            .await
+            .map_err(|error| StreamingError::Network(NetworkError::from_string(error)))?;
+        let sent = self.ask(Lane::Snapshot, wire::put_snapshot(&vote, bytes), &option);
+        let answer = tokio::select! {
+            answer = sent => answer.map_err(StreamingError::from)?,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        let vote = wire::snapshot_answer(&answer).map_err(|error| StreamingError::from(unread(&error)))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+}
+
+type Answers<'s> = BoxStream<'s, Rpc<StreamAppendResult<Types>>>;
+
+impl NetStreamAppend<Types> for Line {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<Answers<'s>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
+    {
+        let frames = Box::pin(input.map(wire::put_append));
+        let answers = self.transport.appends(&self.peer, self.lane, frames);
+        Box::pin(async move {
+            let answers = answers.await.map_err(unreachable)?;
+            let read = answers.map(|answer| match answer {
+                Ok(bytes) => wire::append_answer(&bytes).map_err(|error| unread(&error)),
+                Err(error) => Err(unreachable(error)),
+            });
+            let boxed: Answers<'s> = Box::pin(read);
+            Ok(boxed)
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! The fate of a proposal, told when it is known.
+//!
+//! Shape: a [`Proposal`] travels with the payload through the core and answers the [`ProposalReceipt`]; it also holds
+//! the proposal's place in the count of those in flight, and gives it back on every way out.
+//! Not here: the proposing itself ([`super::Group::propose`]).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use openraft::errors::ClientWriteError;
+use openraft::raft::ClientWriteResult;
+use openraft::raft::responder::Responder;
+use tokio::sync::oneshot;
+
+use super::ProposeError;
+use super::types::Types;
+use crate::base::NodeId;
+
+/// Where a proposal's entry came to be: it is committed, and applied here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Raft index of the entry.
+    pub index: u64,
+    /// Term of the entry.
+    pub term: u64,
+}
+
+/// Tells the fate of one proposal. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct ProposalReceipt(oneshot::Receiver<Result<Applied, ProposeError>>);
+
+impl Future for ProposalReceipt {
+    type Output = Result<Applied, ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|sent| sent.unwrap_or(Err(ProposeError::Unknown)))
+    }
+}
+
+/// A place among the proposals in flight.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    /// A place, unless `max` are taken.
+    pub(super) fn take(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        let place = Self(Arc::clone(count));
+        (before < max).then_some(place)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a result of the core says about the proposal.
+pub trait Outcome {
+    /// See [`ProposalReceipt`].
+    fn outcome(self) -> Result<Applied, ProposeError>;
+}
+
+impl Outcome for ClientWriteResult<Types> {
+    fn outcome(self) -> Result<Applied, ProposeError> {
+        match self {
+            Ok(done) => Ok(Applied {
+                index: done.log_id.index,
+                term: done.log_id.leader_id.term,
+            }),
+            Err(ClientWriteError::ForwardToLeader(forward)) => Err(ProposeError::NotLeader {
+                leader: forward.leader_id.map(NodeId),
+            }),
+            Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+}
+
+/// The end of a proposal that the core holds.
+pub struct Proposal<T> {
+    convert: fn(T) -> Result<Applied, ProposeError>,
+    answer: oneshot::Sender<Result<Applied, ProposeError>>,
+    _place: InFlight,
+}
+
+impl<T: Outcome> Proposal<T> {
+    /// A proposal that holds `place`, and its receipt.
+    pub(super) fn new(place: InFlight) -> (Self, ProposalReceipt) {
+        let (answer, receipt) = oneshot::channel();
+        let proposal = Self {
+            convert: T::outcome,
+            answer,
+            _place: place,
+        };
+        (proposal, ProposalReceipt(receipt))
+    }
+}
+
+impl<T: Send + 'static> Responder<Types, T> for Proposal<T> {
+    fn on_complete(self, result: T) {
+        // Nobody need be waiting for the receipt.
+        drop(self.answer.send((self.convert)(result)));
+    }
+}

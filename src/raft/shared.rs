@@ -1,0 +1,175 @@
+//! What the parts of one replica share: the log, the machine, the vote, and who leads.
+//!
+//! Shape: one [`Shared`] behind an `Arc`, held by the store, the applier, the upkeep task and the handle.
+//! Invariants: locks are taken in the order roles, machine, and never the other way; the machine hears `leadership`
+//! exactly when the published [`Leadership::leading`] changes, and before it is published.
+//! Not here: any decision of Raft.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::machine::{CompactPayload, Machine};
+use super::options::OnFatal;
+use super::snapshot::Held;
+use super::types::{LogId, Vote};
+use super::upkeep::Liveness;
+use super::Leadership;
+use crate::base::{NodeId, SetId};
+use crate::log::Log;
+
+/// What is known of who leads and how far this replica has applied.
+#[derive(Debug, Default)]
+struct Roles {
+    /// Term, leader, and whether this replica's core is in the leader's state.
+    term: u64,
+    leader: Option<u64>,
+    core_leads: bool,
+    applied: Option<LogId>,
+}
+
+/// What the parts of one replica share.
+pub(super) struct Shared {
+    pub(super) set: SetId,
+    pub(super) node: NodeId,
+    pub(super) log: Log,
+    pub(super) machine: Arc<Mutex<dyn Machine>>,
+    pub(super) compact: CompactPayload,
+    /// The vote as last saved.
+    pub(super) vote: Mutex<Option<Vote>>,
+    /// The committed log id as last reported; memory only.
+    pub(super) committed: Mutex<Option<LogId>>,
+    /// The newest durable snapshot, and what was live in it.
+    pub(super) snapshot: Mutex<Option<Held>>,
+    pub(super) live: Mutex<Option<Liveness>>,
+    /// Payload bytes applied since the newest snapshot: what a restart replays.
+    pub(super) replay_bytes: AtomicU64,
+    /// Woken when `replay_bytes` passes `snapshot_every_bytes`, or somebody asks for a snapshot.
+    pub(super) snapshot_due: Notify,
+    pub(super) snapshot_every_bytes: u64,
+    pub(super) in_flight: Arc<AtomicUsize>,
+    pub(super) leadership: watch::Sender<Leadership>,
+    roles: Mutex<Roles>,
+    /// Last entry of the log when the replica started; until it is applied or replaced the replica is not ready.
+    tail_at_start: Option<LogId>,
+    on_fatal: OnFatal,
+    failed: AtomicBool,
+}
+
+/// What a [`Shared`] is made of.
+pub(super) struct Parts {
+    pub(super) set: SetId,
+    pub(super) node: NodeId,
+    pub(super) log: Log,
+    pub(super) machine: Arc<Mutex<dyn Machine>>,
+    pub(super) compact: CompactPayload,
+    pub(super) vote: Option<Vote>,
+    pub(super) snapshot: Option<Held>,
+    pub(super) snapshot_every_bytes: u64,
+    pub(super) tail_at_start: Option<LogId>,
+    pub(super) on_fatal: OnFatal,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts) -> Self {
+        let applied = parts.snapshot.as_ref().and_then(|held| held.meta.last_log_id);
+        let roles = Roles {
+            applied,
+            ..Roles::default()
+        };
+        Self {
+            set: parts.set,
+            node: parts.node,
+            log: parts.log,
+            machine: parts.machine,
+            compact: parts.compact,
+            vote: Mutex::new(parts.vote),
+            committed: Mutex::new(None),
+            snapshot: Mutex::new(parts.snapshot),
+            live: Mutex::new(None),
+            replay_bytes: AtomicU64::new(0),
+            snapshot_due: Notify::new(),
+            snapshot_every_bytes: parts.snapshot_every_bytes,
+            in_flight: Arc::default(),
+            leadership: watch::Sender::new(Leadership::default()),
+            roles: Mutex::new(roles),
+            tail_at_start: parts.tail_at_start,
+            on_fatal: parts.on_fatal,
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// The replica can no longer be trusted: says so, once.
+    pub(super) fn fail(&self, reason: &str) {
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            (self.on_fatal)(self.set, reason);
+        }
+        self.stop();
+    }
+
+    /// The replica has stopped: it leads nothing from now on.
+    pub(super) fn stop(&self) {
+        let mut roles = self.roles.lock();
+        roles.core_leads = false;
+        roles.leader = None;
+        self.publish(&roles, true);
+    }
+
+    /// The core's view of who leads.
+    pub(super) fn led_by(&self, term: u64, leader: Option<u64>, core_leads: bool) {
+        let mut roles = self.roles.lock();
+        roles.term = term;
+        roles.leader = leader;
+        roles.core_leads = core_leads;
+        self.publish(&roles, false);
+    }
+
+    /// Entries up to `id` are applied, by the machine and in its own time. Must not be called with the machine locked.
+    pub(super) fn applied(&self, id: LogId) {
+        let mut roles = self.roles.lock();
+        roles.applied = Some(id);
+        self.publish(&roles, false);
+    }
+
+    /// The last applied entry.
+    pub(super) fn last_applied(&self) -> Option<LogId> {
+        self.roles.lock().applied
+    }
+
+    /// Index of the last entry in the newest durable snapshot.
+    pub(super) fn snapshot_index(&self) -> Option<u64> {
+        let held = self.snapshot.lock();
+        held.as_ref()?.meta.last_log_id.map(|id| id.index)
+    }
+
+    fn publish(&self, roles: &Roles, stopping: bool) {
+        let before = *self.leadership.borrow();
+        let of_this_term = roles.applied.is_some_and(|id| id.leader_id.term == roles.term);
+        let leading = roles.core_leads && of_this_term;
+        let own = roles.leader == Some(self.node.0);
+        let following = roles.leader.is_some() && !own && of_this_term && self.past_tail(roles);
+        let now = Leadership {
+            term: roles.term,
+            leader: roles.leader.map(NodeId),
+            leading,
+            ready: leading || following,
+            stopped: before.stopped || stopping,
+        };
+        if now == before {
+            return;
+        }
+        if before.leading && (!now.leading || before.term != now.term) {
+            self.machine.lock().leadership(false, before.term);
+        }
+        if now.leading && (!before.leading || before.term != now.term) {
+            self.machine.lock().leadership(true, now.term);
+        }
+        self.leadership.send_replace(now);
+    }
+
+    fn past_tail(&self, roles: &Roles) -> bool {
+        roles.applied >= self.tail_at_start
+    }
+}
