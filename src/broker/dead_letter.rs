@@ -14,7 +14,8 @@ use crate::base::{Clock, QueueId, SetId, SystemClock};
 use crate::cluster::{Event, Mailbox, SetEffect};
 use crate::model::batch::{self, Message, MessageFlags, MessageParts, PublishOptions};
 use crate::model::set::{Command, DeadLetter, DeathReason};
-use crate::model::topology::{QueueRecord, QueueTarget, RouteInput, TopologyCommand};
+use crate::model::route::{QueueTarget, RouteInput};
+use crate::model::topology::{QueueRecord, TopologyCommand};
 
 use super::death::{Death, Obituary, routing_keys};
 use super::node::Node;
@@ -233,7 +234,7 @@ impl Worker {
         self.node.cluster.topology.read(|topology| {
             let input = RouteInput {
                 vhost: &record.vhost,
-                exchange,
+                exchange: exchange.as_bytes(),
                 keys: &keys,
                 properties: &obituary.properties,
             };

@@ -18,7 +18,7 @@ impl Connection {
             let local = loopback(peer.ip());
             let found = node.cluster.topology.read(|topology| {
                 topology
-                    .authenticate(&user, &credentials.password)
+                    .authenticate(&user, &String::from_utf8_lossy(&credentials.password))
                     .map(|user| user.tags.iter().any(|tag| tag == "impersonator"))
             });
             let remote = !local && node.options.loopback_users.contains(&user);

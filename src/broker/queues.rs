@@ -11,7 +11,7 @@ use crate::model::batch;
 use crate::model::set::{Command, ConsumerConfig, Credit, Reply};
 use crate::model::topology::{
     ConsumerArguments, DeclareQueue, Permission, QueueKind, QueueRecord, Resource, TopologyCommand,
-    TopologyReply,
+    TopologyReply, check_owner,
 };
 use crate::session::{self, ChannelAnswer, ConsumeRequest, Lease};
 
@@ -57,7 +57,7 @@ impl Asker {
             let record = topology
                 .queue(&self.vhost, queue)
                 .ok_or_else(|| no_queue(queue, &self.vhost))?;
-            topology.check_owner(record, self.session)?;
+            check_owner(record, self.session)?;
             Ok(record.clone())
         })
     }
@@ -72,9 +72,9 @@ impl Asker {
         }
         if request.passive {
             let record = self.node.cluster.topology.read(|topology| {
-                topology
-                    .check_queue_passive(&self.user, &self.vhost, &request.queue, self.session)
-                    .cloned()
+                let (vhost, queue) = (&self.vhost, &request.queue);
+                topology.check_any_permission(&self.user, vhost, Resource::Queue(queue))?;
+                topology.check_queue_passive(vhost, queue, self.session).cloned()
             })?;
             return Ok((self.counts(&record).await?, None));
         }
@@ -102,9 +102,6 @@ impl Asker {
         let name =
             if server_named { format!("amq.gen-{}", random_name()) } else { request.queue };
         self.node.cluster.topology.read(|topology| {
-            if !server_named {
-                topology.check_queue_name(&name)?;
-            }
             let resource = Resource::Queue(&name);
             topology.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
         })?;
@@ -353,7 +350,7 @@ impl Connection {
                 return self.session.answer_channel(channel, ChannelAnswer::Failed(error));
             }
         };
-        if record.kind == QueueKind::Quorum && record.single_active() {
+        if record.kind == QueueKind::Quorum && record.config(&self.node.options.queue_defaults).single_active {
             let text = format!(
                 "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with single active consumer",
                 record.title()

@@ -145,12 +145,15 @@ impl Asker {
         let topology = &self.node.cluster.topology;
         if request.passive {
             topology.read(|t| {
-                t.check_exchange_passive(&self.user, &self.vhost, &request.exchange)
+                let name = &request.exchange;
+                if !name.is_empty() {
+                    t.check_any_permission(&self.user, &self.vhost, Resource::Exchange(name))?;
+                }
+                t.check_exchange_passive(&self.vhost, name).map(drop)
             })?;
             return Ok(ChannelAnswer::Done);
         }
         topology.read(|t| {
-            t.check_exchange_name(&request.exchange, &request.kind)?;
             let resource = Resource::Exchange(&request.exchange);
             t.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
         })?;
@@ -177,7 +180,6 @@ impl Asker {
         if_unused: bool,
     ) -> Result<ChannelAnswer, ProtocolError> {
         self.node.cluster.topology.read(|t| {
-            t.check_exchange_delete(&name)?;
             let resource = Resource::Exchange(&name);
             t.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
         })?;
@@ -205,11 +207,24 @@ impl Asker {
             arguments: request.arguments,
             session: self.session,
         };
-        self.node.cluster.topology.read(|t| t.check_bind(&self.user, &command))?;
+        self.check_bind(&command)?;
         let command =
             if bind { TopologyCommand::Bind(command) } else { TopologyCommand::Unbind(command) };
         self.change(command).await?;
         Ok(ChannelAnswer::Done)
+    }
+
+    /// Write on where it goes, read on where it comes from (spec/amqp-behaviour.md §9.2).
+    fn check_bind(&self, bind: &Bind) -> Result<(), ProtocolError> {
+        let target = match &bind.destination {
+            Destination::Queue(name) => Resource::Queue(name),
+            Destination::Exchange(name) => Resource::Exchange(name),
+        };
+        let source = Resource::Exchange(&bind.source);
+        self.node.cluster.topology.read(|t| {
+            t.check_permission(&self.user, &self.vhost, target, Permission::Write)?;
+            t.check_permission(&self.user, &self.vhost, source, Permission::Read)
+        })
     }
 
     /// Changes the topology, and drops the contents of queues that went with the change.

@@ -10,7 +10,8 @@ use hashbrown::HashMap;
 use crate::amqp::{ProtocolError, RawProperties};
 use crate::base::{QueueId, SetId};
 use crate::cluster::SharedTopology;
-use crate::model::topology::{Permission, QueueTarget, Resource, RouteInput};
+use crate::model::route::{QueueTarget, RouteInput};
+use crate::model::topology::{Permission, Resource};
 
 /// Routes kept per connection; past it all are dropped.
 const ROUTES_MAX: usize = 4096;
@@ -95,11 +96,11 @@ impl Routes {
                     Resource::Exchange(&name),
                     Permission::Write,
                 )?;
-                topology.check_publish(publish.vhost, &name)?;
+                topology.check_publish(publish.vhost, publish.exchange)?;
             }
             let input = RouteInput {
                 vhost: publish.vhost,
-                exchange: &name,
+                exchange: publish.exchange,
                 keys: &keys,
                 properties: publish.properties,
             };

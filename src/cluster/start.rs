@@ -155,7 +155,7 @@ impl Cluster {
             self.topology.read(|topology| topology.queues().cloned().collect());
         let mut last = Vec::new();
         for (set, handle) in &self.sets {
-            let known: Vec<_> = handle.with(|replica| replica.machine().queue_ids());
+            let known = handle.with(|replica| replica.machine().queues().map(|(id, _)| id).collect::<Vec<_>>());
             for id in known {
                 if self.topology.read(|topology| topology.queue_by_id(id).is_none()) {
                     let delete = Command::Delete { queue: id, if_unused: false, if_empty: false };
@@ -190,7 +190,7 @@ impl Cluster {
     #[must_use]
     pub fn place(&self) -> SetId {
         let queues = |set: &SetId| {
-            self.sets.get(set).map_or(0, |handle| handle.with(|r| r.machine().queue_count()))
+            self.sets.get(set).map_or(0, |handle| handle.with(|r| r.machine().totals().queues))
         };
         self.placement.iter().copied().min_by_key(queues).unwrap_or(SetId::LOCAL)
     }

@@ -74,7 +74,8 @@ impl TopologyReplica {
                 let last = self.pipes.entry(pipe.node).or_default();
                 if (pipe.incarnation, seq) > *last {
                     *last = (pipe.incarnation, seq);
-                    let command = TopologyCommand::decode(&mut Reader::new(bytes))?;
+                    let command = TopologyCommand::decode(&mut Reader::new(bytes))
+                        .map_err(|_| BatchError::Unknown)?;
                     let reply = {
                         let mut topology = self.shared.topology.write();
                         let reply = topology.apply(meta, command);
@@ -105,7 +106,8 @@ impl TopologyReplica {
             let node = NodeId(reader.varint()?);
             self.pipes.insert(node, (reader.varint()?, reader.varint()?));
         }
-        let topology = Topology::restore(reader.rest()).map_err(|_| Truncated)?;
+        let mut topology = Topology::new();
+        topology.restore(reader.rest()).map_err(|_| Truncated)?;
         self.shared.version.store(topology.version(), Ordering::Release);
         *self.shared.topology.write() = topology;
         Ok(())
