@@ -6,7 +6,15 @@
 
 pub mod amqp;
 pub mod base;
+pub mod broker;
+pub mod cluster;
+pub mod http;
+pub mod identity;
 pub mod log;
 pub mod model;
+pub mod node;
 pub mod raft;
+pub mod rt;
 pub mod session;
+#[cfg(test)]
+mod tidy;

@@ -108,7 +108,7 @@ impl SetHandle {
     #[must_use]
     pub fn cached(&self, index: u64) -> Option<Bytes> {
         match self {
-            Self::Replica { log, .. } => log.cached(index),
+            Self::Replica { log, .. } => log.cached(index).map(|r| r.payload),
             Self::Local { set, .. } => set.payload(index),
         }
     }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::base::limits::SET_EFFECTS_MAX;
-use crate::base::{Millis, NodeId, PipeId, SetId};
+use crate::base::{Millis, PipeId, SetId};
 use crate::log::{LogError, PageFiles};
 use crate::model::batch::BufferPool;
 use crate::model::set::{Command, MemoryPages, Reply, SetMachine};

@@ -154,13 +154,12 @@ fn node_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
 }
 
 fn queue_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> {
-    let (mut ready, mut unsettled, mut dead) = (0, 0, 0);
+    let (mut ready, mut unsettled) = (0, 0);
     for (_, handle) in state.node.cluster.sets() {
         handle.with(|replica| {
             let totals = replica.machine().totals();
             ready += totals.ready;
             unsettled += totals.unsettled;
-            dead += totals.dead_letters;
         });
     }
     let queues = state.node.cluster.topology.read(|topology| topology.queue_count());
@@ -169,7 +168,6 @@ fn queue_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()>
         ("rabbitmq_queue_messages_ready", "Messages ready to be delivered", ready),
         ("rabbitmq_queue_messages_unacked", "Messages delivered and not settled", unsettled),
         ("rabbitmq_queue_messages", "Sum of ready and unacknowledged messages", ready + unsettled),
-        ("leveret_dead_letters_pending", "Dead letters on their way", dead),
     ];
     for (name, help, value) in rows {
         scrape.gauge(name, help, value)?;

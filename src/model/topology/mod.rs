@@ -123,6 +123,12 @@ impl Topology {
         self.users.values()
     }
 
+    /// Queues in all vhosts.
+    #[must_use]
+    pub fn queue_count(&self) -> u64 {
+        self.queues.len() as u64
+    }
+
     /// A queue by name.
     #[must_use]
     pub fn queue(&self, vhost: &str, name: &str) -> Option<&QueueRecord> {

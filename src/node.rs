@@ -1,0 +1,182 @@
+//! Wiring: what starts, in which order, and how it stops in reverse.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::base::SetId;
+use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
+use crate::cluster::{Cluster, ClusterOptions, StartError};
+use crate::http::{MetricsState, Names, serve};
+use crate::identity::{Identity, IdentityError};
+use crate::log::{LogOptions, OsDisk};
+use crate::model::topology::{QueueDefaults, Seed, hash_password};
+use crate::raft::GroupOptions;
+use crate::rt::Supervisor;
+use crate::session::SessionConfig;
+
+/// The one broker set of a node that is alone.
+const FIRST_SET: SetId = SetId(1);
+/// The topology's log is small: its segments are too.
+const TOPOLOGY_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+/// Connections get this long to close after they were asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// Everything a node is started with, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Data folder.
+    pub data_dir: PathBuf,
+    /// AMQP listeners.
+    pub listeners: Vec<SocketAddr>,
+    /// Metrics listener.
+    pub metrics: Option<SocketAddr>,
+    /// First user: name, password, tags; and vhost.
+    pub default_user: String,
+    /// Its password.
+    pub default_pass: String,
+    /// Its tags.
+    pub default_tags: Vec<String>,
+    /// First vhost.
+    pub default_vhost: String,
+    /// Users that may only log in over loopback.
+    pub loopback_users: Vec<String>,
+    /// Connections the node takes.
+    pub connections_max: Option<u32>,
+    /// Protocol limits and what the server says of itself.
+    pub session: SessionConfig,
+    /// What the configuration says about queues.
+    pub queue_defaults: QueueDefaults,
+    /// Memory watermark, bytes.
+    pub memory_limit_bytes: u64,
+    /// Free disk limit, bytes.
+    pub disk_free_limit_bytes: u64,
+    /// Bytes of a log segment.
+    pub segment_bytes: u64,
+    /// Log bytes after which a snapshot is taken.
+    pub snapshot_every_bytes: u64,
+    /// Names for metrics.
+    pub names: Names,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data folder.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A set.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A listener.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// A node that serves.
+pub struct Running {
+    supervisor: Supervisor,
+    cluster: Arc<Cluster>,
+    _identity: Identity,
+}
+
+impl Running {
+    /// Starts everything; returns when clients may come.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn start(settings: Settings) -> Result<Self, NodeError> {
+        let identity = Identity::open(&settings.data_dir)?;
+        let mut sockets = Vec::new();
+        for address in &settings.listeners {
+            sockets.push((*address, bind(*address)?));
+        }
+        let metrics = settings.metrics.map(bind).transpose()?;
+        let supervisor = Supervisor::default();
+        let options = cluster_options(&settings, &identity);
+        let (cluster, effects) = Cluster::start(options, &supervisor).await?;
+        let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
+        let limits = alarm::Limits {
+            memory_bytes: settings.memory_limit_bytes,
+            disk_free_bytes: settings.disk_free_limit_bytes,
+            data_dir: settings.data_dir.clone(),
+        };
+        supervisor.spawn("alarms", alarm::watch(limits.clone(), alarm_tx, supervisor.clone()));
+        let node = Node::new(
+            Arc::clone(&cluster),
+            NodeOptions {
+                session: Arc::new(settings.session),
+                loopback_users: settings.loopback_users,
+                connections_max: settings.connections_max,
+                queue_defaults: settings.queue_defaults,
+            },
+            Arc::new(Stats::default()),
+            alarm_rx,
+            supervisor.clone(),
+        );
+        supervisor.spawn("dead letters", broker::run_set_effects(Arc::clone(&node), effects));
+        if let Some(listener) = metrics {
+            let state = MetricsState::new(Arc::clone(&node), settings.names, limits);
+            supervisor.spawn("metrics", serve(state, listener));
+        }
+        for (address, socket) in sockets {
+            tracing::info!(%address, "started TCP listener");
+            supervisor.spawn("listener", listener::accept(Arc::clone(&node), socket));
+        }
+        Ok(Self { supervisor, cluster, _identity: identity })
+    }
+
+    /// Closes every connection (320), then the sets.
+    pub async fn stop(self) {
+        if !self.supervisor.stop(STOP_LIMIT).await {
+            tracing::warn!("some connections did not close in time");
+        }
+        self.cluster.stop().await;
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, NodeError> {
+    listener::bind(address).map_err(|error| NodeError::Listen { address, error })
+}
+
+fn cluster_options(settings: &Settings, identity: &Identity) -> ClusterOptions {
+    let (segment, snapshot) = (settings.segment_bytes, settings.snapshot_every_bytes);
+    let node = identity.pipe.node;
+    let group = move |set: SetId, dir: PathBuf| {
+        let mut options = GroupOptions::new(set, node, dir, Arc::new(OsDisk));
+        let topology = set == SetId::TOPOLOGY;
+        options.log = LogOptions {
+            segment_bytes: if topology { segment.min(TOPOLOGY_SEGMENT_BYTES) } else { segment },
+            ..LogOptions::default()
+        };
+        options.snapshot_every_bytes = snapshot;
+        options.on_fatal = Arc::new(|set, reason| {
+            // What was acknowledged is on disk; going on could acknowledge what is not.
+            tracing::error!(%set, reason, "the node must stop");
+            std::process::exit(70);
+        });
+        options
+    };
+    ClusterOptions {
+        data_dir: settings.data_dir.clone(),
+        pipe: identity.pipe,
+        sets: vec![FIRST_SET],
+        group: Box::new(group),
+        seed: Seed {
+            user: settings.default_user.clone(),
+            password_hash: hash_password(rand::random(), &settings.default_pass),
+            tags: settings.default_tags.clone(),
+            vhost: settings.default_vhost.clone(),
+        },
+        queue_defaults: settings.queue_defaults,
+    }
+}
