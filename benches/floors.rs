@@ -1,2 +1,9 @@
 //! Criterion benches of the floors.
-fn main() {}
+
+mod route;
+
+fn main() {
+    let mut criterion = criterion::Criterion::default().configure_from_args();
+    route::bench(&mut criterion);
+    criterion.final_summary();
+}
