@@ -2,8 +2,7 @@
 
 mod route;
 
-fn main() {
-    let mut criterion = criterion::Criterion::default().configure_from_args();
-    route::bench(&mut criterion);
-    criterion.final_summary();
-}
+use criterion::{criterion_group, criterion_main};
+
+criterion_group!(floors, route::bench);
+criterion_main!(floors);

@@ -332,7 +332,7 @@ fn headers_match_by_class_and_mode() {
     let mode = |name: &str| ("x-match", long(name));
     let table = [
         (args(&[]), true),
-        (args(&[n.clone()]), true),
+        (args(std::slice::from_ref(&n)), true),
         (args(&[n.clone(), m.clone()]), false),
         (args(&[mode("any"), n.clone(), m.clone()]), true),
         (args(&[mode("any")]), false),
