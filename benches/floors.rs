@@ -1,8 +1,9 @@
-//! Criterion benches of the floors.
+//! Criterion benches of the floors: `cargo bench`, or one of them with `cargo bench -- decode`.
 
 mod amqp;
+mod route;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(floors, amqp::bench);
+criterion_group!(floors, amqp::bench, route::bench);
 criterion_main!(floors);

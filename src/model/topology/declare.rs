@@ -76,7 +76,7 @@ impl Topology {
             incarnation: declare.incarnation,
             dead_letter,
         };
-        self.next_queue += 1;
+        self.next_queue = self.next_queue.saturating_add(1);
         self.insert_queue(record.clone());
         self.changed();
         Ok(TopologyReply::Queue {

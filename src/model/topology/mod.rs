@@ -258,7 +258,7 @@ impl Topology {
     }
 
     fn changed(&mut self) {
-        self.version += 1;
+        self.version = self.version.wrapping_add(1);
     }
 }
 
