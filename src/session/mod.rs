@@ -29,3 +29,6 @@ pub use request::{
     Answer, BindingRequest, Body, ChannelAnswer, ChannelRequest, ConsumeRequest, Credentials,
     DeclareExchange, DeclareQueue, Lease, PublishRequest, Request, SettleOutcome, Settlement,
 };
+
+#[cfg(test)]
+mod test;
