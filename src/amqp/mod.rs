@@ -4,14 +4,24 @@
 //! headers) are parsed with `nom` over `Bytes` and written without allocation; everything else goes through
 //! `amq-protocol`.
 
+mod decode;
+pub mod encode;
 mod error;
 mod frame;
+mod layout;
 mod method;
 mod properties;
+mod table;
+pub mod value;
+
+#[cfg(test)]
+mod test;
 
 pub use amq_protocol::protocol::AMQPClass;
 pub use amq_protocol::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
+pub use decode::FrameDecoder;
 pub use error::{ProtocolError, ReplyCode};
 pub use frame::{ContentHeader, Frame};
 pub use method::{Method, Publish};
-pub use properties::RawProperties;
+pub use properties::{Headers, Properties, RawProperties};
+pub use table::RawValue;
