@@ -97,7 +97,14 @@ impl Connection {
             return;
         }
         let (output, frame_max) = (&mut self.core.output, self.core.frame_max);
-        encode::basic_return(output, channel, code, text, exchange, routing_key);
+        encode::basic_return(
+            output,
+            channel,
+            code,
+            text.as_bytes(),
+            exchange,
+            routing_key,
+        );
         encode::content(output, channel, frame_max, properties, body);
     }
 

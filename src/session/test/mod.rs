@@ -126,15 +126,26 @@ fn shown(mut bytes: &[u8]) -> Vec<String> {
 }
 
 fn plain(text: &str) -> String {
-    let mut text = text.to_owned();
-    for wrapping in ["ShortString(", "LongString(", "ConsumerId(", "ChannelId("] {
-        while let Some(at) = text.find(wrapping) {
-            let inner = at + wrapping.len();
-            let end = inner + text[inner..].find(')').unwrap();
-            text = format!("{}{}{}", &text[..at], &text[inner..end], &text[end + 1..]);
-        }
+    let text = unwrap(text, "LongString([", "])", |bytes| {
+        let bytes: Vec<u8> = bytes.split(", ").filter_map(|b| b.parse().ok()).collect();
+        format!("{:?}", String::from_utf8_lossy(&bytes))
+    });
+    let text = unwrap(&text, "ShortString(\"", "\")", |inner| {
+        format!("\"{inner}\"")
+    });
+    let text = unwrap(&text, "ConsumerId(", ")", str::to_owned);
+    unwrap(&text, "ChannelId(", ")", str::to_owned)
+}
+
+fn unwrap(text: &str, before: &str, after: &str, show: impl Fn(&str) -> String) -> String {
+    let mut parts = text.split(before);
+    let mut out = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (inner, rest) = part.split_once(after).unwrap();
+        out.push_str(&show(inner));
+        out.push_str(rest);
     }
-    text
+    out
 }
 
 /// The parts of `text` that are promised to be in `line`, one after the other, separated by `…`.
