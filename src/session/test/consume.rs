@@ -46,6 +46,24 @@ fn a_delivery_is_method_header_and_body_frames() {
 }
 
 #[test]
+fn a_delivery_may_leave_its_body_to_the_caller() {
+    let mut peer = holding(0);
+    let head = |peer: &mut Peer, consumer| {
+        let (channel, consumer) = (ChannelId(1), ConsumerId(consumer));
+        peer.session
+            .deliver_head(channel, consumer, 1, true, b"x", b"k", &[0, 0], 9)
+    };
+    assert!(head(&mut peer, 7));
+    assert!(!head(&mut peer, 8));
+    peer.expect(
+        &[],
+        &["Deliver…delivery_tag: 1, redelivered: true", "1 header 9"],
+    );
+    peer.send(1, ack(1, false));
+    peer.expect(&["1 Settle"], &[]);
+}
+
+#[test]
 fn settlements_name_leases_and_join_neighbours() {
     let nack = |delivery_tag, multiple, requeue| {
         basic::AMQPMethod::Nack(basic::Nack {
