@@ -1,2 +1,8 @@
 //! Criterion benches of the floors.
-fn main() {}
+
+mod amqp;
+
+use criterion::{criterion_group, criterion_main};
+
+criterion_group!(floors, amqp::bench);
+criterion_main!(floors);
