@@ -56,6 +56,59 @@ impl Connection {
         properties: &[u8],
         body: &[u8],
     ) -> bool {
+        let sent = self.deliver_method(
+            channel,
+            consumer,
+            lease_no,
+            redelivered,
+            exchange,
+            routing_key,
+        );
+        if sent {
+            let frame_max = self.core.frame_max;
+            encode::content(&mut self.core.output, channel, frame_max, properties, body);
+        }
+        sent
+    }
+
+    /// As [`Self::deliver`], but for the body: the caller adds exactly `body_size` bytes of it to the output, in body
+    /// frames of at most `frame_max() - 8` bytes, before anything else.
+    #[expect(clippy::too_many_arguments, reason = "basic.deliver's own")]
+    #[must_use]
+    pub fn deliver_head(
+        &mut self,
+        channel: ChannelId,
+        consumer: ConsumerId,
+        lease_no: u64,
+        redelivered: bool,
+        exchange: &[u8],
+        routing_key: &[u8],
+        properties: &[u8],
+        body_size: u64,
+    ) -> bool {
+        let sent = self.deliver_method(
+            channel,
+            consumer,
+            lease_no,
+            redelivered,
+            exchange,
+            routing_key,
+        );
+        if sent {
+            encode::content_header(&mut self.core.output, channel, body_size, properties);
+        }
+        sent
+    }
+
+    fn deliver_method(
+        &mut self,
+        channel: ChannelId,
+        consumer: ConsumerId,
+        lease_no: u64,
+        redelivered: bool,
+        exchange: &[u8],
+        routing_key: &[u8],
+    ) -> bool {
         let Some(open) = self.channels.get(channel) else {
             return false;
         };
@@ -67,9 +120,8 @@ impl Connection {
             no: lease_no,
         };
         let tag = open.unacked.deliver((!found.no_ack).then_some(lease));
-        let (output, frame_max) = (&mut self.core.output, self.core.frame_max);
         encode::deliver(
-            output,
+            &mut self.core.output,
             channel,
             &found.tag,
             tag,
@@ -77,7 +129,6 @@ impl Connection {
             exchange,
             routing_key,
         );
-        encode::content(output, channel, frame_max, properties, body);
         true
     }
 
@@ -97,7 +148,14 @@ impl Connection {
             return;
         }
         let (output, frame_max) = (&mut self.core.output, self.core.frame_max);
-        encode::basic_return(output, channel, code, text.as_bytes(), exchange, routing_key);
+        encode::basic_return(
+            output,
+            channel,
+            code,
+            text.as_bytes(),
+            exchange,
+            routing_key,
+        );
         encode::content(output, channel, frame_max, properties, body);
     }
 

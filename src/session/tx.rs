@@ -111,3 +111,37 @@ impl Channel {
         }
     }
 }
+
+#[cfg(test)]
+mod test {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::amqp::RawProperties;
+    use crate::session::Body;
+
+    #[test]
+    fn a_transaction_that_only_grows_is_refused() {
+        let publish = |size| PublishRequest {
+            exchange: Bytes::new(),
+            routing_key: Bytes::new(),
+            more_keys: Vec::new(),
+            mandatory: false,
+            properties: RawProperties::default(),
+            body: Body {
+                parts: Vec::new(),
+                size,
+            },
+            ttl_ms: None,
+            confirm: None,
+        };
+        let mut transaction = Transaction::default();
+        assert_eq!(
+            transaction.publish(publish(TRANSACTION_BYTES_MAX - PUBLISH_BYTES)),
+            Ok(())
+        );
+        let refused = transaction.publish(publish(0)).unwrap_err();
+        assert_eq!(refused.code, ReplyCode::PreconditionFailed);
+        assert_eq!(transaction.publishes.len(), 1);
+    }
+}
