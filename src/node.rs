@@ -84,7 +84,10 @@ pub enum NodeError {
 
 /// A node that serves.
 pub struct Running {
-    supervisor: Supervisor,
+    /// Connections and listeners: they end first, while the sets still answer.
+    front: Supervisor,
+    /// Proposers, timers, workers.
+    core: Supervisor,
     cluster: Arc<Cluster>,
     _identity: Identity,
 }
@@ -101,16 +104,16 @@ impl Running {
             sockets.push((*address, bind(*address)?));
         }
         let metrics = settings.metrics.map(bind).transpose()?;
-        let supervisor = Supervisor::default();
+        let (front, core) = (Supervisor::default(), Supervisor::default());
         let options = cluster_options(&settings, &identity);
-        let (cluster, effects) = Cluster::start(options, &supervisor).await?;
+        let (cluster, effects) = Cluster::start(options, &core).await?;
         let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
         let limits = alarm::Limits {
             memory_bytes: settings.memory_limit_bytes,
             disk_free_bytes: settings.disk_free_limit_bytes,
             data_dir: settings.data_dir.clone(),
         };
-        supervisor.spawn("alarms", alarm::watch(limits.clone(), alarm_tx, supervisor.clone()));
+        core.spawn("alarms", alarm::watch(limits.clone(), alarm_tx, core.clone()));
         let node = Node::new(
             Arc::clone(&cluster),
             NodeOptions {
@@ -121,24 +124,28 @@ impl Running {
             },
             Arc::new(Stats::default()),
             alarm_rx,
-            supervisor.clone(),
+            front.clone(),
         );
-        supervisor.spawn("dead letters", broker::run_set_effects(Arc::clone(&node), effects));
+        let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
+        core.spawn("dead letters", letters);
         if let Some(listener) = metrics {
             let state = MetricsState::new(Arc::clone(&node), settings.names, limits);
-            supervisor.spawn("metrics", serve(state, listener));
+            front.spawn("metrics", serve(state, listener));
         }
         for (address, socket) in sockets {
             tracing::info!(%address, "started TCP listener");
-            supervisor.spawn("listener", listener::accept(Arc::clone(&node), socket));
+            front.spawn("listener", listener::accept(Arc::clone(&node), socket));
         }
-        Ok(Self { supervisor, cluster, _identity: identity })
+        Ok(Self { front, core, cluster, _identity: identity })
     }
 
     /// Closes every connection (320), then the sets.
     pub async fn stop(self) {
-        if !self.supervisor.stop(STOP_LIMIT).await {
+        if !self.front.stop(STOP_LIMIT).await {
             tracing::warn!("some connections did not close in time");
+        }
+        if !self.core.stop(STOP_LIMIT).await {
+            tracing::warn!("some work did not end in time");
         }
         self.cluster.stop().await;
     }

@@ -31,9 +31,11 @@ use super::stats::Tally;
 
 /// Past this much unsent output nothing is delivered and nothing is read.
 pub(super) const OUTPUT_HIGH: usize = 1024 * 1024;
-const READ_CHUNK: usize = 128 * 1024;
-/// A read buffer above this is given back when empty.
-const READ_BUFFER_KEPT: usize = 1024 * 1024;
+/// One read asks for at least and at most this much; it grows while reads fill it.
+const READ_BYTES_MIN: usize = 8 * 1024;
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// Buffers above this are given back by a connection that has nothing to do.
+const IDLE_BUFFER_MAX: usize = 16 * 1024;
 
 /// What a connection's own tasks, and repliers, post to it.
 #[derive(Debug)]
@@ -90,13 +92,24 @@ pub(super) struct Connection {
     pub touched: Vec<SetId>,
     pub tasks: JoinSet<()>,
     /// A delivery's entry on its way from the disk.
-    pub loading: Option<tokio::task::JoinHandle<Result<Bytes, ReadError>>>,
+    pub loading: Option<Loading>,
     /// The entry that came, held until its run is delivered.
     pub loaded: Option<(SetId, u64, Bytes)>,
     pub tally: Tally,
     pub publishes: bool,
     pub closing: bool,
     input: BytesMut,
+    /// The session did not want all of the input when it was last offered.
+    input_refused: bool,
+    read_bytes: usize,
+}
+
+/// An entry on its way from the disk.
+#[derive(Debug)]
+pub(super) struct Loading {
+    pub set: SetId,
+    pub index: u64,
+    pub read: tokio::task::JoinHandle<Result<Bytes, ReadError>>,
 }
 
 /// Runs a connection to its end.
@@ -131,6 +144,8 @@ pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr) {
         publishes: false,
         closing: false,
         input: BytesMut::new(),
+        input_refused: false,
+        read_bytes: READ_BYTES_MIN,
         node,
     };
     let ended = connection.drive(&stream).await;
@@ -158,8 +173,11 @@ impl Connection {
         let mut told_to_stop = false;
         loop {
             self.step();
-            if let Err(error) = self.write(stream) {
-                return End::Lost(Some(error));
+            match self.write(stream) {
+                // There is room again: what waited for it goes on before anything else.
+                Ok(true) if self.can_go_on() => continue,
+                Ok(_) => {}
+                Err(error) => return End::Lost(Some(error)),
             }
             let output_empty = self.session.output().is_empty();
             if self.session.is_closed() && output_empty {
@@ -195,12 +213,13 @@ impl Connection {
                     self.take_events();
                     self.work.push_back(Work::Posted(posted));
                 }
-                read = loaded(&mut self.loading) => self.loading_done(read),
+                (set, index, read) = loaded(&mut self.loading) => self.loading_done(set, index, read),
                 () = room(full.as_deref()) => {}
                 () = &mut timer => {
                     armed = None;
                     let now = SystemClock.now();
                     self.session.handle_timeout(now);
+                    self.give_buffers_back();
                     timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(3_600));
                 }
                 changed = alarm.changed() => if changed.is_ok() {
@@ -219,6 +238,9 @@ impl Connection {
     fn step(&mut self) {
         self.take_events();
         self.do_work();
+        if self.input_refused && self.wants_input() {
+            self.take_input(SystemClock.now());
+        }
         while let Some(request) = self.session.poll_request() {
             self.handle(request);
         }
@@ -274,13 +296,15 @@ impl Connection {
     }
 
     fn read(&mut self, stream: &TcpStream) -> io::Result<bool> {
-        if self.input.is_empty() && self.input.capacity() > READ_BUFFER_KEPT {
-            self.input = BytesMut::new();
-        }
-        self.input.reserve(READ_CHUNK);
+        self.input.reserve(self.read_bytes);
         match stream.try_read_buf(&mut self.input) {
             Ok(0) => Ok(false),
             Ok(read) => {
+                if read >= self.read_bytes {
+                    self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+                } else if read < self.read_bytes / 4 {
+                    self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+                }
                 let now = SystemClock.now();
                 self.tally.bytes_in += read as u64;
                 self.session.note_received(now);
@@ -302,16 +326,40 @@ impl Connection {
                 asked = true;
                 self.handle(request);
             }
-            if self.input.is_empty()
-                || !self.session.wants_input()
-                || (!asked && self.input.len() == before)
+            self.input_refused = !self.session.wants_input();
+            if self.input.is_empty() || self.input_refused || (!asked && self.input.len() == before)
             {
                 return;
             }
         }
     }
 
-    fn write(&mut self, stream: &TcpStream) -> io::Result<()> {
+    fn wants_input(&self) -> bool {
+        self.session.wants_input() && self.full_outbox().is_none()
+    }
+
+    /// Whether what waited for room in the output can go on.
+    fn can_go_on(&mut self) -> bool {
+        self.output_low()
+            && ((!self.work.is_empty() && self.loading.is_none())
+                || (self.input_refused && self.wants_input()))
+    }
+
+    /// An idle connection keeps no large buffers.
+    fn give_buffers_back(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_MAX {
+            self.input = BytesMut::new();
+            self.read_bytes = READ_BYTES_MIN;
+        }
+        let output = self.session.output();
+        if output.is_empty() && output.capacity() > IDLE_BUFFER_MAX {
+            *output = BytesMut::new();
+        }
+    }
+
+    /// Writes what the socket takes; whether it took anything.
+    fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        let mut wrote = false;
         while !self.session.output().is_empty() {
             match stream.try_write(self.session.output()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -320,18 +368,13 @@ impl Connection {
                     let output = self.session.output();
                     bytes::Buf::advance(output, written);
                     self.session.note_sent(SystemClock.now());
-                    // There may be more to deliver, now that there is room.
-                    self.do_work();
+                    wrote = true;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        // What waited for the output may go on.
-        if self.session.wants_input() && !self.input.is_empty() {
-            self.take_input(SystemClock.now());
-        }
-        Ok(())
+        Ok(wrote)
     }
 
     pub(super) fn posted_now(&mut self) -> Result<Posted, mpsc::error::TryRecvError> {
@@ -365,14 +408,13 @@ async fn ready(stream: &TcpStream, interest: Option<Interest>) -> io::Result<Rea
     }
 }
 
-async fn loaded(
-    loading: &mut Option<tokio::task::JoinHandle<Result<Bytes, ReadError>>>,
-) -> Result<Bytes, ReadError> {
+async fn loaded(loading: &mut Option<Loading>) -> (SetId, u64, Result<Bytes, ReadError>) {
     match loading {
         Some(task) => {
-            let read = task.await.unwrap_or(Err(ReadError::Stopping));
+            let read = (&mut task.read).await.unwrap_or(Err(ReadError::Stopping));
+            let (set, index) = (task.set, task.index);
             *loading = None;
-            read
+            (set, index, read)
         }
         None => std::future::pending().await,
     }

@@ -17,6 +17,8 @@ use crate::model::set::{Command, DeadLetter, DeathReason};
 use crate::model::route::{QueueTarget, RouteInput};
 use crate::model::topology::{QueueRecord, TopologyCommand};
 
+use crate::rt::Supervisor;
+
 use super::death::{Death, Obituary, routing_keys};
 use super::node::Node;
 use super::replies::ADDRESS_PREFIX;
@@ -24,7 +26,7 @@ use super::replies::ADDRESS_PREFIX;
 const IN_FLIGHT_MAX: usize = 1024;
 
 /// Runs until the node stops.
-pub async fn run(node: Arc<Node>, effects: mpsc::Receiver<SetEffect>) {
+pub async fn run(node: Arc<Node>, effects: mpsc::Receiver<SetEffect>, supervisor: Supervisor) {
     let worker = Worker {
         node,
         mailbox: Arc::default(),
@@ -32,7 +34,7 @@ pub async fn run(node: Arc<Node>, effects: mpsc::Receiver<SetEffect>) {
         known: HashSet::new(),
         events: Vec::new(),
     };
-    worker.run(effects).await;
+    worker.run(effects, supervisor).await;
 }
 
 /// A dead letter that has been published and waits for its last target.
@@ -64,8 +66,7 @@ struct Letter {
 }
 
 impl Worker {
-    async fn run(mut self, mut effects: mpsc::Receiver<SetEffect>) {
-        let supervisor = self.node.supervisor.clone();
+    async fn run(mut self, mut effects: mpsc::Receiver<SetEffect>, supervisor: Supervisor) {
         loop {
             let room = self.known.len() < IN_FLIGHT_MAX;
             tokio::select! {

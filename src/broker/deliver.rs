@@ -12,7 +12,7 @@ use crate::model::batch::{self, Message};
 use crate::model::set::Delivery;
 use crate::session::ChannelAnswer;
 
-use super::connection::{Connection, Posted, Work};
+use super::connection::{Connection, Loading, Posted, Work};
 use super::consume::Kind;
 use super::replies::DirectReply;
 
@@ -140,23 +140,31 @@ impl Connection {
         if self.loading.is_none() {
             let handle = handle.clone();
             let load = async move { handle.load(index).await };
-            self.loading = Some(self.node.supervisor.spawn("read bodies", load));
+            let read = self.node.supervisor.spawn("read bodies", load);
+            self.loading = Some(Loading { set, index, read });
         }
         None
     }
 
     /// The entry the head of the line waits for has come, or cannot be had.
-    pub(super) fn loading_done(&mut self, read: Result<Bytes, ReadError>) {
-        let Some(Work::Deliver(set, delivery)) = self.work.front() else { return };
-        let (set, delivery) = (*set, *delivery);
-        match read {
-            Ok(payload) => self.loaded = Some((set, delivery.first.index(), payload)),
-            Err(error) => {
+    pub(super) fn loading_done(
+        &mut self,
+        set: SetId,
+        index: u64,
+        read: Result<Bytes, ReadError>,
+    ) {
+        match (read, self.work.front()) {
+            (Ok(payload), _) => self.loaded = Some((set, index, payload)),
+            (Err(error), Some(Work::Deliver(of, delivery)))
+                if (*of, delivery.first.index()) == (set, index) =>
+            {
                 // The lease runs: the messages come again when it ends, here or where the bytes are whole.
                 tracing::error!(%set, position = ?delivery.first, %error, "messages cannot be read");
                 self.node.stats.unreadable.inc_by(u64::from(delivery.count));
                 self.work.pop_front();
             }
+            // Whoever waited for it is gone.
+            (Err(_), _) => {}
         }
     }
 
