@@ -1,7 +1,23 @@
-//! The machine's front.
+//! The machine of one set: takes commands in order, keeps the clock, and answers questions about its state.
+//!
+//! Call [`SetMachine::begin`] once per entry, then [`SetMachine::apply`] for each of its commands.
+//!
+//! Invariants
+//!   a pipe's numbers are applied once each, in order    a repeat changes nothing, a gap is refused
+//!   the clock never goes back                           now = max(last, stamped)
+//!   no command leaves a ready message beside a consumer that may have it
+//! Limits: `limits::DEADLINES_PER_APPLY_MAX` runs are moved by deadlines per entry, the rest by the next.
+//! Not here: what each command does (perform.rs), the bytes of a snapshot (snapshot.rs).
 
-use super::{Command, DeadLetter, Effects, LiveMap, PageError, Pages, QueueStats, Source, Totals};
-use crate::base::{Millis, PipeId, Position, QueueId};
+use std::collections::{BTreeMap, BTreeSet};
+
+use parking_lot::Mutex;
+
+use super::lease::Timer;
+use super::queue::{Ground, Queue};
+use super::ready::Store;
+use super::{Command, DeadLetter, Effect, Effects, LiveMap, PageError, Pages, QueueStats, Source, Totals};
+use crate::base::{ConsumerId, Digest, Millis, NodeId, PipeId, Position, QueueId, SessionId, limits};
 use crate::model::Meta;
 
 /// What became of a command.
@@ -32,65 +48,255 @@ pub enum SnapshotError {
 
 /// All queues of one broker set.
 pub struct SetMachine {
-    pages: Box<dyn Pages>,
-    live: LiveMap,
-    totals: Totals,
+    pub(super) index: u64,
+    pub(super) pipes: BTreeMap<NodeId, Pipe>,
+    pub(super) queues: BTreeMap<QueueId, Queue>,
+    pub(super) members: BTreeSet<(SessionId, u16, ConsumerId)>,
+    pub(super) opened: BTreeSet<(PipeId, SessionId)>,
+    pub(super) ground: Ground,
 }
 
-#[expect(unused_variables, clippy::unused_self, reason = "signatures first")]
+/// How far a node's pipe has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pipe {
+    pub incarnation: u64,
+    pub last_seq: u64,
+}
+
 impl SetMachine {
     /// A machine without queues.
     #[must_use]
     pub fn new(pages: Box<dyn Pages>) -> Self {
-        Self { pages, live: LiveMap::default(), totals: Totals::default() }
+        Self {
+            index: 0,
+            pipes: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            members: BTreeSet::new(),
+            opened: BTreeSet::new(),
+            ground: Ground {
+                now: Millis(0),
+                consumers: BTreeMap::new(),
+                channels: BTreeMap::new(),
+                live: LiveMap::default(),
+                totals: Totals::default(),
+                timers: BTreeSet::new(),
+                store: Mutex::new(Store { pages, next_id: 1, fault: None }),
+            },
+        }
     }
-    /// Begins an entry.
-    pub fn begin(&mut self, meta: Meta, effects: &mut Effects) {}
-    /// Applies one command.
-    pub fn apply(&mut self, source: Source, command: Command, effects: &mut Effects) -> Applied { Applied::Gap }
-    /// Next deadline.
+
+    /// Begins an entry: advances the clock and fires what is due, a bounded number.
+    pub fn begin(&mut self, meta: Meta, effects: &mut Effects) {
+        if self.fault().is_some() {
+            return;
+        }
+        self.index = self.index.max(meta.index);
+        self.ground.now = self.ground.now.max(meta.now);
+        let mut budget = limits::DEADLINES_PER_APPLY_MAX;
+        while budget > 0 {
+            let Some(&(at, timer)) = self.ground.timers.first() else { return };
+            if at > self.ground.now {
+                return;
+            }
+            budget -= 1;
+            self.ground.timers.pop_first();
+            self.fire(at, timer, &mut budget, effects);
+        }
+    }
+
+    fn fire(&mut self, at: Millis, timer: Timer, budget: &mut usize, effects: &mut Effects) {
+        match timer {
+            Timer::Leases(id) => self.expire_leases(id, at, budget, effects),
+            Timer::Heads(id) => {
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.heads_armed = None;
+                    queue.drop_expired(at, budget, &mut self.ground, effects);
+                    queue.settle_down(&mut self.ground, effects);
+                }
+            }
+            Timer::Delayed(id) => {
+                if let Some(queue) = self.queues.get_mut(&id) {
+                    queue.delayed_armed = None;
+                    queue.wake(at, budget, &mut self.ground);
+                    queue.settle_down(&mut self.ground, effects);
+                }
+            }
+            Timer::Expires(id) => self.expire_queue(id, at, effects),
+        }
+    }
+
+    fn expire_queue(&mut self, id: QueueId, at: Millis, effects: &mut Effects) {
+        let Some(queue) = self.queues.get_mut(&id) else { return };
+        queue.expires_armed = None;
+        let Some(expires) = queue.config.expires else { return };
+        if !queue.attached.is_empty() {
+            return;
+        }
+        let due = queue.last_used.plus(expires);
+        if due > at {
+            let armed = &mut queue.expires_armed;
+            Ground::arm(&mut self.ground.timers, armed, due, Timer::Expires(id));
+            return;
+        }
+        self.delete(id, effects);
+        effects.push(Effect::QueueGone(id));
+    }
+
+    /// Applies one command of the entry begun last.
+    pub fn apply(&mut self, source: Source, command: Command, effects: &mut Effects) -> Applied {
+        if self.fault().is_some() {
+            return Applied::Gap;
+        }
+        let count = match &command {
+            Command::Enqueue(run) => u64::from(run.count.max(1)),
+            _ => 1,
+        };
+        let opening = command == Command::OpenPipe && source.seq == 1;
+        let pipe = self.pipes.get(&source.pipe.node).copied();
+        let known = pipe.filter(|pipe| pipe.incarnation == source.pipe.incarnation);
+        let last = match (known, pipe) {
+            (Some(known), _) => known.last_seq,
+            (None, Some(other)) if other.incarnation > source.pipe.incarnation => return Applied::Gap,
+            (None, _) if opening => 0,
+            (None, _) => return Applied::Gap,
+        };
+        let Some(end) = source.seq.checked_add(count - 1) else { return Applied::Gap };
+        if end <= last {
+            return Applied::Repeat;
+        }
+        if source.seq > last + 1 {
+            return Applied::Gap;
+        }
+        let pipe = Pipe { incarnation: source.pipe.incarnation, last_seq: end };
+        self.pipes.insert(source.pipe.node, pipe);
+        // A run sent again may have been cut differently: only what is new of it is applied.
+        let skip = (last + 1).saturating_sub(source.seq) as u32;
+        self.perform(source, skip, command, effects);
+        Applied::Done
+    }
+
+    /// When the machine next wants a tick; in the past if deadlines are left over.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Millis> { None }
-    /// Pending dead letters.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.ground.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Dead letters not published yet, for a new leader. O(queues + dead letters).
     #[must_use]
-    pub fn pending_dead_letters(&self) -> Vec<DeadLetter> { Vec::new() }
-    /// Live entries.
+    pub fn pending_dead_letters(&self) -> Vec<DeadLetter> {
+        let of = |queue: &Queue| {
+            let id_of = queue.id;
+            let letter = move |(&id, &(position, reason)): (&u64, &(Position, _))| DeadLetter {
+                queue: id_of,
+                id,
+                position,
+                reason,
+            };
+            queue.outbox.iter().map(letter).collect::<Vec<_>>()
+        };
+        self.queues.values().flat_map(of).collect()
+    }
+
+    /// Which entries still hold live messages.
     #[must_use]
-    pub fn live(&self) -> &LiveMap { &self.live }
-    /// Live positions in entries `from_index ..= to_index`.
+    pub fn live(&self) -> &LiveMap {
+        &self.ground.live
+    }
+
+    /// Live messages of entries `from_index ..= to_index`, sorted and merged: (first position, how many). Reads
+    /// only pages that may hold some, but walks all leases and returns. Check [`Self::fault`] afterwards: after a
+    /// page that could not be read the answer is not complete.
     #[must_use]
-    pub fn live_positions(&self, from_index: u64, to_index: u64) -> Vec<(Position, u32)> { Vec::new() }
-    /// Snapshot.
-    pub fn snapshot(&mut self) -> Vec<u8> { Vec::new() }
-    /// Restores a snapshot.
-    ///
-    /// # Errors
-    /// [`SnapshotError`].
-    pub fn restore(bytes: &[u8], pages: Box<dyn Pages>) -> Result<Self, SnapshotError> { Err(SnapshotError::Damaged) }
-    /// Digest of the state.
+    pub fn live_positions(&self, from_index: u64, to_index: u64) -> Vec<(Position, u32)> {
+        let mut found: Vec<(Position, u32)> = Vec::new();
+        let mut store = self.ground.store.lock();
+        let mut add = |first: Position, count: u32| {
+            if (from_index..=to_index).contains(&first.index()) {
+                found.push((first, count));
+            }
+        };
+        for queue in self.queues.values() {
+            for level in &queue.levels {
+                level.ready.visit(from_index, to_index, &mut store, &mut add);
+                level.returned.values().for_each(|p| add(p.run.first, p.run.count));
+            }
+            queue.delayed.values().for_each(|p| add(p.run.first, p.run.count));
+            queue.outbox.values().for_each(|(position, _)| add(*position, 1));
+        }
+        for consumer in self.ground.consumers.values() {
+            consumer.leases.all().for_each(|(_, l)| add(l.piece.run.first, l.piece.run.count));
+        }
+        found.sort_unstable();
+        let mut merged: Vec<(Position, u32)> = Vec::with_capacity(found.len());
+        for (first, count) in found {
+            match merged.last_mut() {
+                Some((start, have))
+                    if start.index() == first.index() && first.0 <= start.0 + u64::from(*have) =>
+                {
+                    let end = (first.0 - start.0) as u32 + count;
+                    *have = (*have).max(end);
+                }
+                _ => merged.push((first, count)),
+            }
+        }
+        merged
+    }
+
+    /// A hash of the whole state; equal on replicas at the same index. O(state), cold pages aside.
     #[must_use]
-    pub fn digest(&self) -> u64 { 0 }
-    /// Stats of a queue.
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest::default();
+        digest.bytes(&self.encode());
+        digest.value()
+    }
+
+    /// Figures of a queue, O(log queues).
     #[must_use]
-    pub fn queue_stats(&self, queue: QueueId) -> Option<QueueStats> { None }
-    /// All queues.
-    pub fn queues(&self) -> impl Iterator<Item = (QueueId, QueueStats)> + '_ { std::iter::empty() }
-    /// Totals.
+    pub fn queue_stats(&self, queue: QueueId) -> Option<QueueStats> {
+        self.queues.get(&queue).map(Queue::stats)
+    }
+
+    /// Every queue with its figures, by id.
+    pub fn queues(&self) -> impl Iterator<Item = (QueueId, QueueStats)> + '_ {
+        self.queues.iter().map(|(id, queue)| (*id, queue.stats()))
+    }
+
+    /// Sums over all queues, O(1).
     #[must_use]
-    pub fn totals(&self) -> Totals { self.totals }
+    pub fn totals(&self) -> Totals {
+        self.ground.totals
+    }
+
     /// Whether the queue is here.
     #[must_use]
-    pub fn has_queue(&self, queue: QueueId) -> bool { false }
-    /// Last applied sequence number of the pipe, 0 if none.
+    pub fn has_queue(&self, queue: QueueId) -> bool {
+        self.queues.contains_key(&queue)
+    }
+
+    /// Last applied sequence number of the pipe; 0 if none of this incarnation was.
     #[must_use]
-    pub fn last_seq(&self, pipe: PipeId) -> u64 { 0 }
+    pub fn last_seq(&self, pipe: PipeId) -> u64 {
+        self.pipes
+            .get(&pipe.node)
+            .filter(|known| known.incarnation == pipe.incarnation)
+            .map_or(0, |known| known.last_seq)
+    }
+
     /// The machine's clock.
     #[must_use]
-    pub fn last_now(&self) -> Millis { Millis(0) }
+    pub fn last_now(&self) -> Millis {
+        self.ground.now
+    }
+
     /// Index of the last entry begun.
     #[must_use]
-    pub fn applied_index(&self) -> u64 { 0 }
-    /// Why the machine stopped: a page could not be read.
+    pub fn applied_index(&self) -> u64 {
+        self.index
+    }
+
+    /// Why the machine has stopped: a page could not be read. This replica must be restored from a snapshot.
     #[must_use]
-    pub fn fault(&self) -> Option<PageError> { None }
+    pub fn fault(&self) -> Option<PageError> {
+        self.ground.store.lock().fault
+    }
 }

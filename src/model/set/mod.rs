@@ -2,9 +2,14 @@
 
 mod command;
 mod effect;
+mod lease;
 mod live;
 mod machine;
 mod pages;
+mod perform;
+mod queue;
+mod ready;
+mod snapshot;
 mod totals;
 
 pub use command::{

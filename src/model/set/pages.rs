@@ -38,6 +38,21 @@ pub(super) struct Run {
     pub expires_at: Millis,
 }
 
+impl Run {
+    /// Body bytes of all.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.count) * u64::from(self.size)
+    }
+
+    /// Whether `next` continues this run.
+    pub fn joins(&self, next: &Self) -> bool {
+        self.first.0 + u64::from(self.count) == next.first.0
+            && self.first.index() == next.first.index()
+            && self.size == next.size
+            && self.expires_at == next.expires_at
+    }
+}
+
 /// Why a page cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PageError {
