@@ -14,7 +14,6 @@ mod appender;
 mod cache;
 mod compaction;
 mod disk;
-mod disk_faulty;
 mod disk_os;
 mod error;
 pub mod page_file;
@@ -30,7 +29,6 @@ mod writer;
 
 pub use compaction::{CompactOutcome, Fate};
 pub use disk::{Disk, DiskFile, OpenMode};
-pub use disk_faulty::FaultyDisk;
 pub use disk_os::OsDisk;
 pub use error::LogError;
 pub use page_file::PageFiles;
