@@ -40,7 +40,7 @@ pub struct LiveEntry {
 /// Files a snapshot leans on, handed over by the machine at the moment of the snapshot.
 ///
 /// Both calls are made outside the machine's mutex.
-pub trait SnapshotPages: Send {
+pub trait SnapshotPages: Send + Sync {
     /// Makes every page the snapshot names durable. The snapshot is published only after this succeeded.
     ///
     /// # Errors

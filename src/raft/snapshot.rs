@@ -6,7 +6,6 @@
 //! Not here: when one is taken; the bodies of messages, which stay in the log's segments.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 

@@ -118,7 +118,6 @@ fn config(options: &GroupOptions) -> Result<Config, RaftError> {
         max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
-        send_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         api_channel_size: Some((options.proposals_in_flight_max as u64).saturating_mul(2).max(1024)),
         ..Config::default()
     };

@@ -17,8 +17,6 @@ use super::proposal::Proposal;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Types;
 
-// The runtime's other name is in a crate of its own, which nothing else here needs.
-#[expect(deprecated)]
 type Runtime = openraft::impls::TokioRuntime;
 
 impl openraft::RaftTypeConfig for Types {

@@ -6,9 +6,9 @@
 //! Not here: who sends what when ([`super::network`], [`super::answer`]).
 
 use bytes::{BufMut, Bytes};
-use openraft::raft::message::{TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse};
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest, VoteResponse,
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use super::Frame;

@@ -1,0 +1,213 @@
+//! Three replicas in one process, joined by channels.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use super::super::{
+    BoxFuture, BoxStream, Frame, Group, GroupOptions, Lane, Peer, Transport, TransportError,
+};
+use super::{ToyHandle, options, payload};
+use crate::base::NodeId;
+
+/// Replicas by node; a node that is not here cannot be reached.
+#[derive(Clone, Default)]
+struct Wires(Arc<Mutex<HashMap<NodeId, Group>>>);
+
+impl Wires {
+    fn peer(&self, to: &Peer) -> Result<Group, TransportError> {
+        let known = self.0.lock().get(&to.node).cloned();
+        known.ok_or_else(|| TransportError(format!("node {} is away", to.node)))
+    }
+}
+
+fn joined(frame: &Frame) -> Bytes {
+    let mut all = BytesMut::new();
+    for part in frame {
+        all.extend_from_slice(part);
+    }
+    all.freeze()
+}
+
+impl Transport for Wires {
+    fn request(&self, to: &Peer, _lane: Lane, frame: Frame) -> BoxFuture<Result<Bytes, TransportError>> {
+        let peer = self.peer(to);
+        Box::pin(async move { Ok(peer?.answer(joined(&frame)).await) })
+    }
+
+    fn appends(
+        &self,
+        to: &Peer,
+        _lane: Lane,
+        frames: BoxStream<Frame>,
+    ) -> BoxFuture<Result<BoxStream<Result<Bytes, TransportError>>, TransportError>> {
+        let (peer, wires, to) = (self.peer(to), self.clone(), to.clone());
+        Box::pin(async move {
+            let requests = frames.map(|frame| joined(&frame));
+            let answers = peer?.answer_appends(Box::pin(requests));
+            let there = answers.map(move |answer| wires.peer(&to).map(|_| answer));
+            let boxed: BoxStream<Result<Bytes, TransportError>> = Box::pin(there);
+            Ok(boxed)
+        })
+    }
+}
+
+struct Node {
+    group: Group,
+    machine: ToyHandle,
+    options: GroupOptions,
+    _dir: TempDir,
+}
+
+async fn three(wires: &Wires) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(dir.path());
+        options.node = NodeId(id);
+        options.voters = (1..=3).map(|id| (NodeId(id), format!("node {id}"))).collect();
+        options.transport = Arc::new(wires.clone());
+        options.heartbeat = Duration::from_millis(30);
+        options.election_timeout_min = Duration::from_millis(150);
+        options.election_timeout_max = Duration::from_millis(300);
+        let machine = ToyHandle::default();
+        let group = Group::start(options.clone(), Arc::clone(&machine)).await.unwrap();
+        wires.0.lock().insert(NodeId(id), group.clone());
+        nodes.push(Node {
+            group,
+            machine,
+            options,
+            _dir: dir,
+        });
+    }
+    nodes
+}
+
+/// Waits until all of `nodes` are ready and agree who leads; says which of them does.
+async fn leader(nodes: &[Node]) -> usize {
+    loop {
+        for node in nodes {
+            node.group.ready().await.unwrap();
+        }
+        let named: Vec<_> = nodes.iter().map(|node| node.group.leader()).collect();
+        let leads = nodes.iter().position(|node| node.group.is_leader());
+        if let Some(at) = leads
+            && named.iter().all(|one| *one == named[at])
+        {
+            return at;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn applies(node: &Node, index: u64) {
+    let mut core = node.group.raft().metrics();
+    core.wait_for(|seen| seen.last_applied.is_some_and(|id| id.index >= index))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_replicas_agree_before_and_after_the_leader_is_lost() {
+    let wires = Wires::default();
+    let mut nodes = three(&wires).await;
+    let first = leader(&nodes).await;
+    let mut last = 0;
+    for number in 0..50 {
+        let receipt = nodes[first].group.propose(payload(number)).unwrap();
+        last = receipt.await.unwrap().index;
+    }
+    for node in &nodes {
+        applies(node, last).await;
+    }
+    let digest = nodes[first].machine.lock().digest;
+    assert!(nodes.iter().all(|node| node.machine.lock().digest == digest));
+
+    let lost = nodes.remove(first);
+    wires.0.lock().remove(&lost.options.node);
+    lost.group.raft().shutdown().await.unwrap();
+    drop(lost.group);
+
+    let second = loop {
+        let at = leader(&nodes).await;
+        if nodes[at].group.leader() != Some(lost.options.node) {
+            break at;
+        }
+        tokio::task::yield_now().await;
+    };
+    for number in 50..60 {
+        let receipt = nodes[second].group.propose(payload(number)).unwrap();
+        last = receipt.await.unwrap().index;
+    }
+
+    let machine = ToyHandle::default();
+    let back = Group::start(lost.options.clone(), Arc::clone(&machine)).await.unwrap();
+    wires.0.lock().insert(lost.options.node, back.clone());
+    nodes.push(Node {
+        group: back,
+        machine,
+        options: lost.options,
+        _dir: lost._dir,
+    });
+    for node in &nodes {
+        applies(node, last).await;
+        assert_eq!(node.machine.lock().payloads, 60);
+    }
+    let digest = nodes[0].machine.lock().digest;
+    assert!(nodes.iter().all(|node| node.machine.lock().digest == digest));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_stop_hands_the_leadership_over() {
+    let wires = Wires::default();
+    let mut nodes = three(&wires).await;
+    let first = leader(&nodes).await;
+    let receipt = nodes[first].group.propose(payload(1)).unwrap();
+    receipt.await.unwrap();
+    let gone = nodes.remove(first);
+    gone.group.shutdown().await.unwrap();
+    wires.0.lock().remove(&gone.options.node);
+    let at = leader(&nodes).await;
+    assert_ne!(nodes[at].group.leader(), Some(gone.options.node));
+    nodes[at].group.propose(payload(2)).unwrap().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_behind_the_purged_log_is_brought_back_by_a_snapshot() {
+    let wires = Wires::default();
+    let mut nodes = three(&wires).await;
+    let first = leader(&nodes).await;
+    let away = nodes.remove(if first == 0 { 1 } else { 0 });
+    wires.0.lock().remove(&away.options.node);
+    away.group.raft().shutdown().await.unwrap();
+    drop(away.group);
+    let at = leader(&nodes).await;
+    let mut last = 0;
+    for number in 0..20 {
+        let receipt = nodes[at].group.propose(payload(number)).unwrap();
+        last = receipt.await.unwrap().index;
+    }
+    nodes[at].group.snapshot_now_keeping_nothing().await.unwrap();
+    assert_eq!(nodes[at].group.metrics().purged, Some(last));
+
+    let machine = ToyHandle::default();
+    let back = Group::start(away.options.clone(), Arc::clone(&machine)).await.unwrap();
+    wires.0.lock().insert(away.options.node, back.clone());
+    let node = Node {
+        group: back,
+        machine,
+        options: away.options,
+        _dir: away._dir,
+    };
+    applies(&node, last).await;
+    assert_eq!(node.machine.lock().restores, 1);
+    assert_eq!(
+        node.machine.lock().digest,
+        nodes[at].machine.lock().digest
+    );
+}
