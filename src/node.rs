@@ -162,7 +162,7 @@ fn cluster_options(settings: &Settings, identity: &Identity) -> ClusterOptions {
         let mut options = GroupOptions::new(set, node, dir, Arc::new(OsDisk));
         let topology = set == SetId::TOPOLOGY;
         options.log = LogOptions {
-            segment_bytes: if topology { segment.min(TOPOLOGY_SEGMENT_BYTES) } else { segment },
+            segment_size_bytes: if topology { segment.min(TOPOLOGY_SEGMENT_BYTES) } else { segment },
             ..LogOptions::default()
         };
         options.snapshot_every_bytes = snapshot;

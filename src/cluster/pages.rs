@@ -4,34 +4,32 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::log::PageFiles;
 use crate::model::set::{PageError, Pages};
 use crate::raft::SnapshotPages;
 
 /// See the module's head. Clones share the files.
 #[derive(Clone)]
-pub struct SetPages(Arc<Mutex<PageFiles>>);
+pub struct SetPages(Arc<PageFiles>);
 
 impl SetPages {
     /// Over opened page files.
     #[must_use]
     pub fn new(files: PageFiles) -> Self {
-        Self(Arc::new(Mutex::new(files)))
+        Self(Arc::new(files))
     }
 
     /// What the snapshot just taken leans on.
     #[must_use]
     pub fn snapshot(&self) -> Box<dyn SnapshotPages> {
-        self.0.lock().snapshot_begin();
+        self.0.snapshot_begin();
         Box::new(Snapshot(self.clone()))
     }
 }
 
 impl Pages for SetPages {
     fn write(&mut self, id: u64, bytes: &[u8]) {
-        if let Err(error) = self.0.lock().write(id, bytes) {
+        if let Err(error) = self.0.write(id, bytes) {
             // The machine cannot go on without the page it just gave away.
             tracing::error!(page = id, %error, "an index page cannot be written");
             std::process::abort();
@@ -39,18 +37,18 @@ impl Pages for SetPages {
     }
 
     fn read(&mut self, id: u64) -> Result<Vec<u8>, PageError> {
-        self.0.lock().read(id).map_err(|error| {
+        self.0.read(id).map(|bytes| bytes.to_vec()).map_err(|error| {
             tracing::error!(page = id, %error, "an index page cannot be read");
             PageError::Damaged { id }
         })
     }
 
     fn discard(&mut self, id: u64) {
-        self.0.lock().discard(id);
+        self.0.discard(id);
     }
 
     fn prefetch(&mut self, id: u64) {
-        self.0.lock().prefetch(id);
+        self.0.prefetch(id);
     }
 }
 
@@ -58,10 +56,12 @@ struct Snapshot(SetPages);
 
 impl SnapshotPages for Snapshot {
     fn sync(&mut self) -> io::Result<()> {
-        self.0.0.lock().snapshot_prepare().map_err(io::Error::other)
+        self.0.0.snapshot_prepare().map_err(io::Error::other)
     }
 
     fn published(self: Box<Self>) {
-        self.0.0.lock().snapshot_done();
+        if let Err(error) = self.0.0.snapshot_done() {
+            tracing::warn!(%error, "index pages no longer needed stay on disk");
+        }
     }
 }

@@ -108,7 +108,9 @@ impl SetHandle {
     #[must_use]
     pub fn cached(&self, index: u64) -> Option<Bytes> {
         match self {
-            Self::Replica { log, .. } => log.cached(index).map(|r| r.payload),
+            Self::Replica { log, .. } => {
+                log.cached(index).or_else(|| log.read_cached(index)).map(|record| record.payload)
+            }
             Self::Local { set, .. } => set.payload(index),
         }
     }

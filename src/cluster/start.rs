@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::base::limits::SET_EFFECTS_MAX;
 use crate::base::{Millis, PipeId, SetId};
@@ -105,13 +105,17 @@ impl Cluster {
         let topology_group =
             start_topology(&options, &topology, &topology_outbox, supervisor).await?;
         let mut sets = BTreeMap::new();
+        // The first command of every pipe, before anybody else can send one.
+        let mut opened = Vec::new();
         for set in &options.sets {
             let outbox = Arc::new(Outbox::new(*set, pipe, pool.clone()));
+            opened.push(outbox.ask(&Command::OpenPipe));
             let handle =
                 start_set(&options, outbox, &registry, &effects, supervisor).await?;
             sets.insert(*set, handle);
         }
         let outbox = Arc::new(Outbox::new(SetId::LOCAL, pipe, pool));
+        opened.push(outbox.ask(&Command::OpenPipe));
         let replica = SetReplica::new(
             SetMachine::new(Box::new(MemoryPages::default())),
             Arc::clone(&outbox),
@@ -132,17 +136,22 @@ impl Cluster {
             placement: options.sets.clone(),
             queue_defaults: options.queue_defaults,
         });
-        cluster.open(options.seed).await?;
+        cluster.open(options.seed, opened).await?;
         Ok((cluster, receiver))
     }
 
     /// Opens the pipes and matches queues with their records.
-    async fn open(&self, seed: Seed) -> Result<(), StartError> {
+    async fn open(
+        &self,
+        seed: Seed,
+        opened: Vec<oneshot::Receiver<Reply>>,
+    ) -> Result<(), StartError> {
         let PipeId { node, incarnation } = self.pipe;
         let seed = Some(seed);
         self.ask_topology(&TopologyCommand::OpenNode { node, incarnation, first: seed }).await?;
-        for handle in self.sets.values() {
-            handle.ask(&Command::OpenPipe).await?;
+        for (handle, opened) in self.sets.values().zip(opened) {
+            handle.kick();
+            opened.await.map_err(|_| Refusal)?;
         }
         self.reconcile().await?;
         Ok(())

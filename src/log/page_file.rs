@@ -78,15 +78,20 @@ impl PageFiles {
         drop(self.read(id));
     }
 
-    /// Makes all pages durable, for a snapshot that refers to them.
+    /// A snapshot was just taken of what refers to these pages: what was given up so far is not in it.
+    pub fn snapshot_begin(&self) {
+        let mut state = self.state.lock();
+        let discarded = std::mem::take(&mut state.discarded);
+        state.leaving.extend(discarded);
+    }
+
+    /// Makes all pages durable, for the snapshot that began last.
     ///
     /// # Errors
     /// [`LogError::Io`]; nothing may then be published that refers to these pages.
     pub fn snapshot_prepare(&self) -> Result<(), LogError> {
         let unsynced: Vec<u64> = {
             let mut state = self.state.lock();
-            let discarded = std::mem::take(&mut state.discarded);
-            state.leaving.extend(discarded);
             std::mem::take(&mut state.unsynced).into_iter().collect()
         };
         for id in unsynced {

@@ -378,6 +378,12 @@ impl Log {
         self.shared().tail.read().get(index).cloned()
     }
 
+    /// A record read from disk lately. Never touches the disk.
+    #[must_use]
+    pub fn read_cached(&self, index: u64) -> Option<Record> {
+        self.shared().cache.lock().get(index)
+    }
+
     fn place(&self, index: u64, count: usize) -> Result<Place, LogError> {
         let tail = self.shared().tail.read();
         if tail.last_meta.is_some() && index >= tail.next {

@@ -67,7 +67,7 @@ async fn open<M: Machine>(
     let (disk, dir) = (Arc::clone(&options.disk), options.dir.clone());
     let log_options = options.log.clone();
     let opened = tokio::task::spawn_blocking(move || Log::open(disk, &dir, log_options)).await;
-    let log = opened
+    let (log, _) = opened
         .map_err(|error| RaftError::Log(error.to_string()))?
         .map_err(|error| RaftError::Log(error.to_string()))?;
     let vote = log.hard_state().map(|bytes| decode_vote(&bytes));

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::lease::Timer;
 use super::queue::{Ground, Queue};
 use super::ready::Store;
-use super::{Command, DeadLetter, Effect, Effects, LiveMap, PageError, Pages, QueueStats, Source, Totals};
+use super::{Command, DeadLetter, Effect, Effects, Enqueue, LiveMap, PageError, Pages, QueueStats, Source, Totals};
 use crate::base::{ConsumerId, Digest, Millis, NodeId, PipeId, Position, QueueId, SessionId, limits};
 use crate::model::Meta;
 
@@ -173,6 +173,13 @@ impl SetMachine {
         let skip = (last + 1).saturating_sub(source.seq) as u32;
         self.perform(source, skip, command, effects);
         Applied::Done
+    }
+
+    /// Puts the message of the publish applied last into one more of its queues: one publish, one sequence number.
+    pub fn enqueue_also(&mut self, source: Source, run: Enqueue, effects: &mut Effects) {
+        if self.fault().is_none() {
+            self.perform(source, 0, Command::Enqueue(run), effects);
+        }
     }
 
     /// When the machine next wants a tick; in the past if deadlines are left over.
