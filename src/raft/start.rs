@@ -59,7 +59,7 @@ pub(super) async fn start<M: Machine>(
 }
 
 /// Reads all that is on disk.
-async fn open<M: Machine>(
+pub(super) async fn open<M: Machine>(
     options: &GroupOptions,
     machine: Arc<Mutex<M>>,
     compact: CompactPayload,

@@ -72,6 +72,7 @@ async fn three(wires: &Wires) -> Vec<Node> {
         options.node = NodeId(id);
         options.voters = (1..=3).map(|id| (NodeId(id), format!("node {id}"))).collect();
         options.transport = Arc::new(wires.clone());
+        options.keep_log_bytes = 0;
         options.heartbeat = Duration::from_millis(30);
         options.election_timeout_min = Duration::from_millis(150);
         options.election_timeout_max = Duration::from_millis(300);
@@ -106,10 +107,8 @@ async fn leader(nodes: &[Node]) -> usize {
 }
 
 async fn applies(node: &Node, index: u64) {
-    let mut core = node.group.raft().metrics();
-    core.wait_for(|seen| seen.last_applied.is_some_and(|id| id.index >= index))
-        .await
-        .unwrap();
+    let core = node.group.raft().wait(None);
+    core.applied_index_at_least(Some(index), "test").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,7 +191,7 @@ async fn a_replica_behind_the_purged_log_is_brought_back_by_a_snapshot() {
         let receipt = nodes[at].group.propose(payload(number)).unwrap();
         last = receipt.await.unwrap().index;
     }
-    nodes[at].group.snapshot_now_keeping_nothing().await.unwrap();
+    nodes[at].group.snapshot_now().await.unwrap();
     assert_eq!(nodes[at].group.metrics().purged, Some(last));
 
     let machine = ToyHandle::default();
