@@ -131,7 +131,9 @@ async fn enough_applied_bytes_bring_a_snapshot_by_themselves() {
         group.propose(big.clone()).unwrap().await.unwrap();
     }
     let core = group.raft().wait(None);
-    core.metrics(|seen| seen.snapshot.is_some(), "snapshot").await.unwrap();
+    core.metrics(|seen| seen.snapshot.is_some(), "snapshot")
+        .await
+        .unwrap();
     group.shutdown().await.unwrap();
 }
 

@@ -80,12 +80,7 @@ impl Machine for Toy {
 pub(super) type ToyHandle = Arc<Mutex<Toy>>;
 
 pub(super) fn options(dir: &Path) -> GroupOptions {
-    let mut options = GroupOptions::new(
-        SetId(7),
-        NodeId(1),
-        dir.to_path_buf(),
-        Arc::new(OsDisk),
-    );
+    let mut options = GroupOptions::new(SetId(7), NodeId(1), dir.to_path_buf(), Arc::new(OsDisk));
     options.on_fatal = Arc::new(|set, reason| panic!("set {set}: {reason}"));
     options.snapshot_every = std::time::Duration::from_secs(3600);
     options
