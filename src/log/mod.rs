@@ -1,2 +1,42 @@
-//! F4, the set's log, which is also its message store. Std threads, no tokio, no openraft; what the bytes mean is
-//! not known here.
+//! F4, the log of one broker set, which is also its message store. Std threads; what the bytes mean is not known here.
+//!
+//! Shape: [`Log`] keeps the youngest records in memory, one writer thread commits them in groups to segments, old
+//! records are read back by index for as long as their segment lives. Next to it: durable snapshots
+//! ([`snapshot_file`]) and the pages of indexes ([`page_file`]).
+//! Invariants
+//!   a record whose `done` said Ok is on disk          and comes back after any crash
+//!   a record that comes back is the one written       every read is checked against its crc
+//!   after a failed write or sync nothing is written   the log is poisoned until it is opened again
+//! Limits: memory is the tail cache, the read cache, one write buffer, and about 100 bytes per sealed segment.
+//! Not here: which records are live, when to purge, what a snapshot says.
+
+mod appender;
+mod cache;
+mod compaction;
+mod disk;
+mod disk_os;
+mod error;
+pub mod page_file;
+mod record;
+mod recovery;
+mod segment;
+mod segment_file;
+pub mod snapshot_file;
+mod spare;
+mod stats;
+mod wal;
+mod writer;
+
+pub use compaction::{CompactOutcome, Fate};
+pub use disk::{Disk, DiskFile, OpenMode};
+pub use disk_os::OsDisk;
+pub use error::LogError;
+pub use page_file::PageFiles;
+pub use record::Record;
+pub use recovery::{Damage, Recovered};
+pub use segment::SegmentInfo;
+pub use stats::LogStats;
+pub use wal::{Done, Log, LogOptions};
+
+#[cfg(test)]
+mod log_test;

@@ -1,0 +1,328 @@
+//! What a log does with the files it finds.
+//!
+//! | found | and | means | done |
+//! | --- | --- | --- | --- |
+//! | newest file, foreign or empty first block | | the crash was before its first write | file removed |
+//! | any other first block that does not check out | | damage | refuse |
+//! | newest segment ends in an unsound item | no later frame says it was durable | torn, unacknowledged write | cut there |
+//! | the same | a later frame's `durable` is past it | damage | see below |
+//! | older segment unsound before the end its successor notes | | damage | see below |
+//! | damage | all its records are at or below the purge mark | nobody needs it for Raft | noted |
+//! | damage | otherwise | an acknowledged record is lost | refuse |
+//! | side index missing, torn or of another life | | it was not synced | made again by a scan |
+//!
+//! Only the newest segment is read whole; sealed ones through their side index.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::LogError;
+use super::disk::{Disk, DiskFile, OpenMode, read_exact, read_full};
+use super::record::{FRAME_MAGIC, FRAME_SIZE, Frame, HEADER_SIZE, Header, Kind};
+use super::segment::{Segment, index_path, segment_path};
+use super::segment_file::{DAMAGED, GONE, INDEX_HEAD, IndexHead, START, SegmentHead};
+
+/// A part of a segment that was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Number of the segment.
+    pub segment: u64,
+    /// Where it begins, bytes.
+    pub offset: u64,
+    /// The first record index that may be lost.
+    pub first: u64,
+}
+
+/// What opening a log found and did.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The newest durable hard state.
+    pub hard_state: Option<Bytes>,
+    /// First index of Raft's log, if it holds any record.
+    pub first: Option<u64>,
+    /// Last index of Raft's log, if it holds any record.
+    pub last: Option<u64>,
+    /// The purge mark.
+    pub purged: Option<(u64, Bytes)>,
+    /// Bytes of a torn write that were cut: 0 or the distance to the last byte that is not zero.
+    pub cut_bytes: u64,
+    /// Lost parts of segments that Raft no longer needs.
+    pub damages: Vec<Damage>,
+}
+
+/// A segment read from end to end.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) first: u64,
+    pub(super) offsets: Vec<u32>,
+    pub(super) cut: Option<u64>,
+    pub(super) end: u64,
+    pub(super) framed: bool,
+    pub(super) hard_state: Option<Bytes>,
+    pub(super) purged: Option<(u64, Bytes)>,
+    /// Offset, and the index that was expected.
+    pub(super) damages: Vec<(u64, u64)>,
+}
+
+/// Reads the items of a segment. `known_end`: all before it was once durable.
+pub(super) fn scan(bytes: &[u8], head: &SegmentHead, known_end: Option<u64>) -> Scan {
+    let mut scan = Scan {
+        first: head.first,
+        ..Scan::default()
+    };
+    let mut at = START as usize;
+    let mut nonce = None;
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        if let Some(frame) = Frame::decode(rest, head.salt, at as u64) {
+            nonce = Some(frame.nonce);
+            scan.framed = true;
+            at += FRAME_SIZE;
+            continue;
+        }
+        let record = Header::decode(rest)
+            .filter(|header| Some(header.nonce) == nonce && header.sound(rest, head.salt));
+        if let Some(header) = record {
+            scan.take(&header, rest, at, head.compacted);
+            at += header.record_size();
+            continue;
+        }
+        if known_end == Some(at as u64) {
+            break;
+        }
+        let Some(next) = next_frame(bytes, head.salt, at) else {
+            if known_end.is_some_and(|end| end > at as u64) {
+                scan.damages.push((at as u64, scan.next()));
+            }
+            break;
+        };
+        scan.damages.push((at as u64, scan.next()));
+        at = next;
+    }
+    scan.end = at as u64;
+    if head.compacted {
+        scan.offsets.resize(head.count as usize, GONE);
+    }
+    scan
+}
+
+/// The next frame that proves that `at` was durable before it.
+fn next_frame(bytes: &[u8], salt: u32, at: usize) -> Option<usize> {
+    let mut from = at + 1;
+    while let Some(rest) = bytes.get(from..) {
+        let found = from + rest.iter().position(|byte| *byte == FRAME_MAGIC[0])?;
+        let frame = Frame::decode(&bytes[found..], salt, found as u64);
+        if frame.is_some_and(|frame| frame.durable > at as u64) {
+            return Some(found);
+        }
+        from = found + 1;
+    }
+    None
+}
+
+impl Scan {
+    fn next(&self) -> u64 {
+        self.first + self.offsets.len() as u64
+    }
+
+    fn take(&mut self, header: &Header, bytes: &[u8], at: usize, sparse: bool) {
+        let body = &bytes[HEADER_SIZE..header.record_size()];
+        let (meta, payload) = body.split_at(header.meta_len);
+        match header.kind {
+            Kind::Entry => {
+                if self.offsets.is_empty() && !sparse {
+                    self.first = header.index;
+                }
+                // A sound record never goes back; holes come from compaction or damage.
+                let Some(skip) = header.index.checked_sub(self.next()) else {
+                    return;
+                };
+                let hole = if sparse { GONE } else { DAMAGED };
+                let room = bytes.len() as u64 + at as u64;
+                if skip > 0 && !sparse && (self.damages.is_empty() || skip > room) {
+                    return;
+                }
+                self.offsets.resize(self.offsets.len() + skip as usize, hole);
+                self.offsets.push(at as u32);
+            }
+            Kind::HardState => self.hard_state = Some(Bytes::copy_from_slice(payload)),
+            Kind::Purge => self.purged = Some((header.index, Bytes::copy_from_slice(meta))),
+            Kind::Truncate => {
+                let keep = header.index.saturating_sub(self.first);
+                self.offsets.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+                if self.offsets.is_empty() {
+                    self.first = header.index;
+                    self.cut = Some(self.cut.map_or(header.index, |cut| cut.min(header.index)));
+                }
+            }
+        }
+    }
+}
+
+/// The offsets of a sealed segment, found by reading it.
+pub(super) fn rescan(dir: &Path, segment: &Segment) -> Result<Vec<u32>, LogError> {
+    let path = segment_path(dir, segment.number);
+    let failed = |error| LogError::io(&path, error);
+    let bytes = whole(&*segment.file).map_err(failed)?;
+    let head = SegmentHead::decode(&bytes).filter(|head| head.salt == segment.salt);
+    let head = head.ok_or_else(|| damaged(&path, 0, segment.first))?;
+    let mut found = scan(&bytes, &head, Some(segment.end));
+    found.offsets.resize(segment.count as usize, DAMAGED);
+    Ok(found.offsets)
+}
+
+fn damaged(path: &Path, offset: u64, first: u64) -> LogError {
+    LogError::Damaged {
+        path: path.to_owned(),
+        offset,
+        first,
+        last: u64::MAX,
+    }
+}
+
+fn whole(file: &dyn DiskFile) -> std::io::Result<Vec<u8>> {
+    let size = usize::try_from(file.size()?).unwrap_or(usize::MAX);
+    read_exact(file, size, 0)
+}
+
+/// All that was found.
+#[derive(Default)]
+pub(super) struct Found {
+    /// In order; the last was the active one.
+    pub(super) segments: Vec<(Segment, Option<Vec<u32>>)>,
+    pub(super) recovered: Recovered,
+}
+
+/// Reads the log in `dir`.
+pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
+    let mut heads = heads(disk, dir)?;
+    drop_unborn(disk, dir, &mut heads)?;
+    let mut found = Found::default();
+    let mut damages = Vec::new();
+    let mut state_from = None;
+    for at in (0..heads.len()).rev() {
+        let (number, head, file) = &heads[at];
+        let path = segment_path(dir, *number);
+        let head = head.ok_or_else(|| damaged(&path, 0, 0))?;
+        let newest = at + 1 == heads.len();
+        let next = heads.get(at + 1).and_then(|next| next.1.as_ref().map(|head| (next.0, head)));
+        let known_end = match next {
+            _ if head.compacted => Some(head.end),
+            Some((next, after)) if next == number + 1 => Some(after.previous_end),
+            _ => None,
+        };
+        let side = side_index(disk, dir, &head, known_end).filter(|_| !newest && state_from.is_some());
+        let segment = |first, count, end, cut| Segment {
+            number: *number,
+            salt: head.salt,
+            first,
+            count,
+            end,
+            cut,
+            file: Arc::clone(file),
+        };
+        if let Some(side) = side {
+            let one = segment(side.first, side.count, side.end, side.cut);
+            found.segments.push((one, None));
+            continue;
+        }
+        let bytes = whole(&**file).map_err(|error| LogError::io(&path, error))?;
+        let seen = scan(&bytes, &head, known_end);
+        if newest {
+            let tail = bytes.get(seen.end as usize..).unwrap_or_default();
+            let used = tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            found.recovered.cut_bytes = used as u64;
+        }
+        let last = seen.next().saturating_sub(1);
+        for (offset, first) in &seen.damages {
+            damages.push((Damage { segment: *number, offset: *offset, first: *first }, last, seen.end));
+        }
+        if state_from.is_none() && seen.framed && !head.compacted {
+            state_from = Some(*number);
+            found.recovered.hard_state = seen.hard_state;
+            found.recovered.purged = seen.purged;
+        }
+        let count = seen.offsets.len() as u64;
+        found.segments.push((segment(seen.first, count, seen.end, seen.cut), Some(seen.offsets)));
+    }
+    found.segments.reverse();
+    judge(dir, &found, damages).map(|damages| found.recovered.damages = damages)?;
+    Ok(found)
+}
+
+/// Refuses damage that Raft may need.
+fn judge(dir: &Path, found: &Found, damages: Vec<(Damage, u64, u64)>) -> Result<Vec<Damage>, LogError> {
+    let purged = found.recovered.purged.as_ref().map(|(index, _)| *index);
+    let newest = found.segments.last().map(|(one, _)| one.number);
+    for (damage, last, _) in &damages {
+        let after = found.segments.iter().find(|(one, _)| one.number > damage.segment && one.count > 0);
+        let last = after.map_or(*last, |(one, _)| one.first.saturating_sub(1).max(*last));
+        if Some(damage.segment) == newest || purged.is_none_or(|purged| last > purged) {
+            return Err(LogError::Damaged {
+                path: segment_path(dir, damage.segment),
+                offset: damage.offset,
+                first: damage.first,
+                last,
+            });
+        }
+    }
+    Ok(damages.into_iter().map(|(damage, ..)| damage).collect())
+}
+
+type Head = (u64, Option<SegmentHead>, Arc<dyn DiskFile>);
+
+fn heads(disk: &dyn Disk, dir: &Path) -> Result<Vec<Head>, LogError> {
+    let mut heads = Vec::new();
+    for name in disk.list(dir).map_err(|error| LogError::io(dir, error))? {
+        let Some(number) = name.strip_suffix(".seg").and_then(|stem| stem.parse().ok()) else {
+            continue;
+        };
+        let path = dir.join(&name);
+        let failed = |error| LogError::io(&path, error);
+        let file = disk.open(&path, OpenMode::Read).map_err(failed)?;
+        let mut block = [0; 64];
+        let read = read_full(&*file, &mut block, 0).map_err(failed)?;
+        let head = SegmentHead::decode(&block[..read]);
+        let foreign = head.is_some_and(|head| head.number != number);
+        let unborn = foreign || block.iter().all(|byte| *byte == 0);
+        // Kept apart from damage by the order of the rows: an unborn file has no head, and number 0 marks it.
+        heads.push((number, head.filter(|_| !unborn).or(unborn.then(unborn_head)), file));
+    }
+    Ok(heads)
+}
+
+fn unborn_head() -> SegmentHead {
+    SegmentHead {
+        number: 0,
+        salt: 0,
+        compacted: false,
+        previous_end: 0,
+        first: 0,
+        count: 0,
+        end: 0,
+    }
+}
+
+fn drop_unborn(disk: &dyn Disk, dir: &Path, heads: &mut Vec<Head>) -> Result<(), LogError> {
+    while let Some((number, Some(head), _)) = heads.last()
+        && head.number == 0
+    {
+        let path = segment_path(dir, *number);
+        disk.remove(&path).map_err(|error| LogError::io(&path, error))?;
+        heads.pop();
+    }
+    match heads.iter().find(|(_, head, _)| head.is_none_or(|head| head.number == 0)) {
+        Some((number, ..)) => Err(damaged(&segment_path(dir, *number), 0, 0)),
+        None => Ok(()),
+    }
+}
+
+fn side_index(disk: &dyn Disk, dir: &Path, head: &SegmentHead, end: Option<u64>) -> Option<IndexHead> {
+    let file = disk.open(&index_path(dir, head.number), OpenMode::Read).ok()?;
+    let bytes = read_exact(&*file, INDEX_HEAD, 0).ok()?;
+    let side = IndexHead::decode(&bytes)?;
+    let same = side.number == head.number && side.salt == head.salt;
+    (same && end.is_none_or(|end| end == side.end)).then_some(side)
+}

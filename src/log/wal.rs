@@ -1,0 +1,583 @@
+//! The handle of a log.
+//!
+//! Appends are readable at once from the tail cache; the writer thread makes them durable and calls back. Truncate and
+//! purge act on memory at once and on disk with the next commit.
+//! Invariant: a record leaves the tail cache only when it is on disk.
+//! Limits: `cache_bytes` for records already on disk, plus what waits for the writer, which the caller bounds.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use super::appender::Appender;
+use super::cache::ReadCache;
+use super::disk::{Disk, OpenMode, read_full};
+use super::record::{HEADER_SIZE, Header, Kind, META_SIZE_MAX, Record};
+use super::recovery::{Recovered, recover};
+use super::segment::{Place, SegmentInfo, Segments, segment_path};
+use super::segment_file::START;
+use super::spare::Spares;
+use super::stats::{Counters, LogStats};
+use super::writer::{Job, Writer, begin};
+use super::{LogError, snapshot_file};
+
+/// Called by the writer thread when a wish is durable, or failed. Must not block.
+pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// Longest payload, bytes.
+const PAYLOAD_SIZE_MAX: usize = 1 << 30;
+/// A read of one record begins with so many bytes.
+const GUESS: usize = 4096;
+/// One read of many records is at most so many bytes.
+const READ_AHEAD_MAX: usize = 4 * 1024 * 1024;
+
+/// How a log works.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// Size at which a segment is sealed, bytes; a multiple of 4096.
+    pub segment_size_bytes: u64,
+    /// Bytes of durable records kept in memory.
+    pub cache_bytes: usize,
+    /// Bytes of records read from disk kept in memory.
+    pub read_cache_bytes: usize,
+    /// Whether to write past the page cache where the file system can.
+    pub direct: bool,
+    /// Segments filled with zeros ahead.
+    pub spare_segments: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            segment_size_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
+            read_cache_bytes: 8 << 20,
+            direct: true,
+            spare_segments: 1,
+        }
+    }
+}
+
+/// The records in memory, and the bounds of Raft's log.
+#[derive(Default)]
+pub(super) struct Tail {
+    records: VecDeque<Record>,
+    bytes: usize,
+    bytes_max: usize,
+    /// Index after the last record, if there ever was one.
+    next: u64,
+    last_meta: Option<Bytes>,
+    purged: Option<(u64, Bytes)>,
+    hard_state: Option<Bytes>,
+    /// Counts truncations, so that an old record's write does not free a new record of its index.
+    epoch: u64,
+    written: u64,
+}
+
+impl Tail {
+    fn get(&self, index: u64) -> Option<&Record> {
+        let skip = index.checked_sub(self.records.front()?.index)?;
+        self.records.get(usize::try_from(skip).ok()?)
+    }
+
+    fn push(&mut self, record: Record) {
+        if self.records.back().is_some_and(|last| last.index + 1 != record.index) {
+            self.records.clear();
+            self.bytes = 0;
+        }
+        self.bytes += record.weight();
+        self.next = record.index + 1;
+        self.last_meta = Some(record.meta.clone());
+        self.records.push_back(record);
+    }
+
+    pub(super) fn written(&mut self, epoch: u64, next: u64) {
+        if epoch == self.epoch {
+            self.written = next;
+        }
+        while self.bytes > self.bytes_max
+            && let Some(first) = self.records.front()
+            && first.index < self.written
+        {
+            self.bytes -= first.weight();
+            self.records.pop_front();
+        }
+    }
+
+    fn last(&self) -> Option<(u64, Bytes)> {
+        let meta = self.last_meta.clone()?;
+        let index = self.next.checked_sub(1)?;
+        let purged = self.purged.as_ref().is_some_and(|(purged, _)| *purged >= index);
+        (!purged).then_some((index, meta))
+    }
+}
+
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) options: LogOptions,
+    pub(super) tail: RwLock<Tail>,
+    pub(super) segments: Mutex<Segments>,
+    pub(super) cache: Mutex<ReadCache>,
+    pub(super) counters: Counters,
+    pub(super) poisoned: AtomicBool,
+    pub(super) spare: Spares,
+    /// Serialises deletion, compaction and the side of a log that changes sealed files.
+    pub(super) upkeep: Mutex<()>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    jobs: Mutex<Option<Sender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A broker set's log. Clones are handles of the same log; the last one to go closes it.
+#[derive(Clone)]
+pub struct Log(Arc<Handle>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // The writer ends when it has done all that was asked; its answers may be the last to hold this handle.
+        self.jobs.lock().take();
+    }
+}
+
+impl Log {
+    /// Opens or creates the log in `dir`.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] if a record that Raft may need is lost; [`LogError::Io`].
+    pub fn open(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>, options: LogOptions) -> Result<(Self, Recovered), LogError> {
+        let dir = dir.into();
+        let failed = |error| LogError::io(&dir, error);
+        disk.create_dir(&dir).map_err(failed)?;
+        let found = recover(&*disk, &dir)?;
+        let spare = Spares::open(Arc::clone(&disk), dir.clone(), options.segment_size_bytes, options.spare_segments);
+        let spare = spare.map_err(failed)?;
+        super::compaction::open(found, spare, disk, dir, options).and_then(Self::start)
+    }
+
+    pub(super) fn start((shared, mut recovered): (Arc<Shared>, Recovered)) -> Result<(Self, Recovered), LogError> {
+        let (number, end) = {
+            let segments = shared.segments.lock();
+            (segments.active.number, segments.active.end)
+        };
+        let path = segment_path(&shared.dir, number);
+        let failed = |error| LogError::io(&path, error);
+        let mode = if shared.options.direct { OpenMode::Direct } else { OpenMode::Write };
+        let file = shared.disk.open(&path, mode).map_err(failed)?;
+        // What was read may so far be in the page cache only.
+        file.sync().map_err(failed)?;
+        shared.disk.sync_dir(&shared.dir).map_err(failed)?;
+        let reader = Arc::clone(&shared.segments.lock().active.file);
+        let mut appender = Appender::new(Arc::clone(&file));
+        appender.resume(file, &*reader, end.max(START)).map_err(failed)?;
+        let mut writer = Writer::new(Arc::clone(&shared), appender);
+        writer.hard_state.clone_from(&recovered.hard_state);
+        writer.purged.clone_from(&recovered.purged);
+        let (jobs, queue) = channel();
+        let thread = std::thread::Builder::new().name("log".into());
+        let thread = thread.spawn(move || writer.run(&queue)).map_err(failed)?;
+        let log = Self(Arc::new(Handle {
+            shared,
+            jobs: Mutex::new(Some(jobs)),
+            writer: Mutex::new(Some(thread)),
+        }));
+        log.find_last()?;
+        recovered.last = log.last_index();
+        recovered.first = log.first_index();
+        Ok((log, recovered))
+    }
+
+    /// Learns the last record's meta from disk.
+    fn find_last(&self) -> Result<(), LogError> {
+        let Some(last) = self.shared().segments.lock().infos().last().map(|one| one.last) else {
+            return Ok(());
+        };
+        if self.purged().is_none_or(|(purged, _)| purged < last) {
+            let meta = self.from_disk(last)?.meta;
+            let mut tail = self.shared().tail.write();
+            tail.next = last + 1;
+            tail.written = last + 1;
+            tail.last_meta = Some(meta);
+        }
+        Ok(())
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    fn send(&self, job: Job) {
+        let weight = job.weight() as u64;
+        let jobs = self.0.jobs.lock();
+        self.shared().counters.queued_bytes.fetch_add(weight, Relaxed);
+        let refused = match jobs.as_ref() {
+            Some(jobs) => jobs.send(job).err().map(|error| error.0),
+            None => Some(job),
+        };
+        drop(jobs);
+        match refused {
+            Some(Job::Append { done, .. } | Job::HardState(_, done) | Job::Barrier(done)) => done(Err(LogError::Closed)),
+            Some(_) | None => {}
+        }
+    }
+
+    /// Appends records, readable when this returns, durable when `done` says so. The first follows the last record, or
+    /// the purge mark if that is further.
+    pub fn append(&self, records: Vec<Record>, done: Done) {
+        if self.poisoned() {
+            return done(Err(LogError::Poisoned));
+        }
+        let mut tail = self.shared().tail.write();
+        let base = tail.last().map(|(last, _)| last + 1);
+        let base = base.or_else(|| tail.purged.as_ref().map(|(purged, _)| purged + 1));
+        let mut expected = base.or_else(|| records.first().map(|one| one.index)).unwrap_or(0);
+        for record in &records {
+            let index = record.index;
+            if record.meta.len() > META_SIZE_MAX || record.payload.len() > PAYLOAD_SIZE_MAX {
+                drop(tail);
+                return done(Err(LogError::TooLarge { index }));
+            }
+            if index != expected {
+                drop(tail);
+                return done(Err(LogError::NotContiguous { index, expected }));
+            }
+            expected += 1;
+        }
+        for record in &records {
+            tail.push(record.clone());
+        }
+        let epoch = tail.epoch;
+        // Sent under the lock, so that the queue has the order memory has.
+        self.send(Job::Append { records, epoch, done });
+    }
+
+    /// Stores a small state (a vote) in the order of the appends; the latest wins.
+    pub fn save_hard_state(&self, state: Bytes, done: Done) {
+        if self.poisoned() {
+            return done(Err(LogError::Poisoned));
+        }
+        let mut tail = self.shared().tail.write();
+        tail.hard_state = Some(state.clone());
+        self.send(Job::HardState(state, done));
+    }
+
+    /// The latest hard state.
+    #[must_use]
+    pub fn hard_state(&self) -> Option<Bytes> {
+        self.shared().tail.read().hard_state.clone()
+    }
+
+    /// Cuts all records after `index`, or all that are not purged. Durable with the next commit.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`], or what reading the new last record met.
+    pub fn truncate_after(&self, index: Option<u64>) -> Result<(), LogError> {
+        if self.poisoned() {
+            return Err(LogError::Poisoned);
+        }
+        let floor = self.purged().map_or(0, |(purged, _)| purged + 1);
+        let next = index.map_or(0, |index| index + 1).max(floor);
+        if next >= self.shared().tail.read().next {
+            return Ok(());
+        }
+        let meta = if next > floor { Some(self.get(next - 1)?.meta) } else { None };
+        let mut tail = self.shared().tail.write();
+        while tail.records.back().is_some_and(|last| last.index >= next) {
+            let weight = tail.records.pop_back().map_or(0, |last| last.weight());
+            tail.bytes -= weight;
+        }
+        tail.next = next;
+        tail.last_meta = meta;
+        tail.epoch += 1;
+        tail.written = tail.written.min(next);
+        self.shared().cache.lock().clear();
+        self.send(Job::Truncate(next));
+        Ok(())
+    }
+
+    /// Marks records up to `upto` as no longer Raft's; `meta` is kept with the mark. Durable with the next commit.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`].
+    pub fn purge(&self, upto: u64, meta: Bytes) -> Result<(), LogError> {
+        if self.poisoned() {
+            return Err(LogError::Poisoned);
+        }
+        if meta.len() > META_SIZE_MAX {
+            return Err(LogError::TooLarge { index: upto });
+        }
+        let mut tail = self.shared().tail.write();
+        if tail.purged.as_ref().is_none_or(|(purged, _)| *purged < upto) {
+            tail.purged = Some((upto, meta.clone()));
+            self.send(Job::Purge(upto, meta));
+        }
+        Ok(())
+    }
+
+    /// Raft's records from `from` to before `to_exclusive`, at most `bytes_max` bytes but at least one record.
+    ///
+    /// # Errors
+    /// [`LogError::Missing`] if one of them was never there or is purged.
+    pub fn read(&self, from: u64, to_exclusive: u64, bytes_max: usize) -> Result<Vec<Record>, LogError> {
+        let (mut out, mut bytes, mut index) = (Vec::new(), 0, from);
+        let first = self.purged().map_or(0, |(purged, _)| purged + 1);
+        if from < first && from < to_exclusive {
+            return Err(LogError::Missing { index: from });
+        }
+        while index < to_exclusive && (out.is_empty() || bytes < bytes_max) {
+            let more = match self.cached(index) {
+                Some(record) => vec![record],
+                None => self.read_ahead(index, (bytes_max - bytes.min(bytes_max)).max(GUESS))?,
+            };
+            for record in more {
+                let fits = out.is_empty() || bytes + record.payload.len() <= bytes_max;
+                if record.index >= to_exclusive || !fits {
+                    return Ok(out);
+                }
+                if record.index != index {
+                    break;
+                }
+                bytes += record.payload.len();
+                index += 1;
+                out.push(record);
+            }
+        }
+        Ok(out)
+    }
+
+    /// One record, also below the purge mark while its segment lives.
+    ///
+    /// # Errors
+    /// [`LogError::Gone`], [`LogError::Missing`], [`LogError::Damaged`], [`LogError::Io`].
+    pub fn get(&self, index: u64) -> Result<Record, LogError> {
+        if let Some(record) = self.cached(index) {
+            self.shared().counters.tail_hits.fetch_add(1, Relaxed);
+            return Ok(record);
+        }
+        if let Some(record) = self.shared().cache.lock().get(index) {
+            self.shared().counters.read_hits.fetch_add(1, Relaxed);
+            return Ok(record);
+        }
+        let record = self.from_disk(index)?;
+        self.shared().cache.lock().put(record.clone());
+        Ok(record)
+    }
+
+    /// A record of the tail cache. Never touches the disk. O(1).
+    #[must_use]
+    pub fn cached(&self, index: u64) -> Option<Record> {
+        self.shared().tail.read().get(index).cloned()
+    }
+
+    fn place(&self, index: u64, count: usize) -> Result<Place, LogError> {
+        let tail = self.shared().tail.read();
+        if tail.last_meta.is_some() && index >= tail.next {
+            return Err(LogError::Missing { index });
+        }
+        drop(tail);
+        self.shared().segments.lock().place(index, count)
+    }
+
+    fn from_disk(&self, index: u64) -> Result<Record, LogError> {
+        let place = self.place(index, 1)?;
+        let at = place.offsets.first().copied().ok_or(LogError::Gone { index })?;
+        let path = segment_path(&self.shared().dir, place.number);
+        let failed = |error| LogError::io(&path, error);
+        self.shared().counters.disk_reads.fetch_add(1, Relaxed);
+        let mut bytes = vec![0; GUESS];
+        let read = read_full(&*place.file, &mut bytes, u64::from(at)).map_err(failed)?;
+        bytes.truncate(read);
+        if let Some(header) = Header::decode(&bytes)
+            && header.record_size() > read
+            && u64::from(at) + header.record_size() as u64 <= place.end
+        {
+            bytes.resize(header.record_size(), 0);
+            let rest = &mut bytes[read..];
+            read_full(&*place.file, rest, u64::from(at) + read as u64).map_err(failed)?;
+        }
+        parse(&Bytes::from(bytes), 0, index, place.salt).map_err(|()| self.unsound(index, &path, at))
+    }
+
+    /// A record that does not check out was overwritten because its segment went, or it is damaged.
+    fn unsound(&self, index: u64, path: &Path, at: u32) -> LogError {
+        if let Err(LogError::Gone { index }) = self.place(index, 1) {
+            return LogError::Gone { index };
+        }
+        LogError::Damaged { path: path.to_owned(), offset: u64::from(at), first: index, last: index }
+    }
+
+    /// Reads records from `index` on with one disk read of about `bytes`, into the read cache too.
+    ///
+    /// # Errors
+    /// As [`Log::get`], for the first record.
+    pub fn read_ahead(&self, index: u64, bytes: usize) -> Result<Vec<Record>, LogError> {
+        let bytes = bytes.clamp(GUESS, READ_AHEAD_MAX);
+        let place = self.place(index, bytes / HEADER_SIZE)?;
+        let at = place.offsets.first().copied().ok_or(LogError::Gone { index })?;
+        let len = usize::try_from(place.end.saturating_sub(u64::from(at))).unwrap_or(bytes).min(bytes);
+        let mut buffer = vec![0; len];
+        let path = segment_path(&self.shared().dir, place.number);
+        let read = read_full(&*place.file, &mut buffer, u64::from(at));
+        buffer.truncate(read.map_err(|error| LogError::io(&path, error))?);
+        self.shared().counters.disk_reads.fetch_add(1, Relaxed);
+        let buffer = Bytes::from(buffer);
+        let mut out = Vec::new();
+        for (skip, offset) in place.offsets.iter().enumerate() {
+            let Some(from) = offset.checked_sub(at) else { continue };
+            match parse(&buffer, from as usize, index + skip as u64, place.salt) {
+                Ok(record) => out.push(record),
+                Err(()) => break,
+            }
+        }
+        if out.is_empty() {
+            return self.get(index).map(|record| vec![record]);
+        }
+        let mut cache = self.shared().cache.lock();
+        for record in &out {
+            cache.put(record.clone());
+        }
+        Ok(out)
+    }
+
+    /// The last record of Raft's log and its meta.
+    #[must_use]
+    pub fn last(&self) -> Option<(u64, Bytes)> {
+        self.shared().tail.read().last()
+    }
+
+    /// Index of the last record of Raft's log.
+    #[must_use]
+    pub fn last_index(&self) -> Option<u64> {
+        self.last().map(|(index, _)| index)
+    }
+
+    /// Index of the first record of Raft's log that is not purged.
+    #[must_use]
+    pub fn first_index(&self) -> Option<u64> {
+        let tail = self.shared().tail.read();
+        let last = tail.last()?.0;
+        let after = tail.purged.as_ref().map(|(purged, _)| purged + 1);
+        let oldest = tail.records.front().map(|one| one.index);
+        drop(tail);
+        let on_disk = self.shared().segments.lock().infos().first().map(|one| one.first);
+        after.or(on_disk).or(oldest).map(|first| first.min(last))
+    }
+
+    /// The purge mark.
+    #[must_use]
+    pub fn purged(&self) -> Option<(u64, Bytes)> {
+        self.shared().tail.read().purged.clone()
+    }
+
+    /// All segments that hold records, oldest first.
+    #[must_use]
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.shared().segments.lock().infos()
+    }
+
+    /// Waits until all that was asked before is durable. Blocks.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`], [`LogError::Closed`], or the failure itself.
+    pub fn sync_barrier(&self) -> Result<(), LogError> {
+        let (tx, rx) = channel();
+        self.send(Job::Barrier(Box::new(move |result| drop(tx.send(result)))));
+        rx.recv().unwrap_or(Err(LogError::Closed))
+    }
+
+    /// Figures since the log was opened.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        self.shared().counters.read()
+    }
+
+    /// Whether a write or sync has failed, after which nothing is written.
+    #[must_use]
+    pub fn poisoned(&self) -> bool {
+        self.shared().poisoned.load(Relaxed)
+    }
+
+    /// Makes everything durable and ends the writer. Blocks. May be repeated.
+    ///
+    /// # Errors
+    /// What the last commit met.
+    pub fn close(&self) -> Result<(), LogError> {
+        let Some(writer) = self.0.writer.lock().take() else {
+            return Ok(());
+        };
+        let result = self.sync_barrier();
+        self.send(Job::Close);
+        self.0.jobs.lock().take();
+        writer.join().map_err(|_| LogError::Poisoned)?;
+        result
+    }
+
+    /// Makes a snapshot durable under `name`; names grow. The one before it is kept until then.
+    ///
+    /// # Errors
+    /// [`LogError::Io`], [`LogError::DiskFull`].
+    pub fn write_snapshot(&self, name: u64, bytes: &[u8]) -> Result<(), LogError> {
+        snapshot_file::write(&*self.shared().disk, &self.shared().dir, name, bytes)
+    }
+
+    /// The newest snapshot that checks out.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] if there are some and none does.
+    pub fn newest_snapshot(&self) -> Result<Option<(u64, Bytes)>, LogError> {
+        snapshot_file::newest(&*self.shared().disk, &self.shared().dir)
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`], [`LogError::Io`].
+    pub fn read_snapshot(&self, name: u64) -> Result<Bytes, LogError> {
+        snapshot_file::read(&*self.shared().disk, &self.shared().dir, name)
+    }
+}
+
+impl Tail {
+    pub(super) fn recovered(bytes_max: usize, recovered: &Recovered) -> Self {
+        Self {
+            bytes_max,
+            purged: recovered.purged.clone(),
+            hard_state: recovered.hard_state.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Shared {
+    /// A first segment for an empty log.
+    pub(super) fn first_segment(&self) -> Result<(), LogError> {
+        let (segment, _) = begin(self, 1, START)?;
+        self.segments.lock().active = segment;
+        Ok(())
+    }
+}
+
+/// The record at `from`, if it is all there, checks out and is the one wanted.
+pub(super) fn parse(buffer: &Bytes, from: usize, index: u64, salt: u32) -> Result<Record, ()> {
+    let bytes = buffer.get(from..).ok_or(())?;
+    let header = Header::decode(bytes).ok_or(())?;
+    if header.kind != Kind::Entry || header.index != index || !header.sound(bytes, salt) {
+        return Err(());
+    }
+    let meta = from + HEADER_SIZE;
+    let payload = meta + header.meta_len;
+    Ok(Record {
+        index,
+        meta: buffer.slice(meta..payload),
+        payload: buffer.slice(payload..payload + header.payload_len),
+    })
+}
