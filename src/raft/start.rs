@@ -70,7 +70,7 @@ pub(super) async fn open<M: Machine>(
     let (log, recovered) = opened
         .map_err(|error| RaftError::Log(error.to_string()))?
         .map_err(|error| RaftError::Log(error.to_string()))?;
-    refuse_damage(&recovered)?;
+    tell_damage(&recovered);
     let vote = log.hard_state().map(|bytes| decode_vote(&bytes));
     let vote = vote
         .transpose()
@@ -106,20 +106,11 @@ pub(super) async fn open<M: Machine>(
     })))
 }
 
-/// An entry that Raft may still read and that is damaged was acknowledged once: starting without it could elect a
-/// leader that lacks what is committed.
-fn refuse_damage(recovered: &Recovered) -> Result<(), RaftError> {
-    let needed = recovered
-        .purged
-        .as_ref()
-        .map_or(0, |(purged, _)| purged + 1);
+/// Damage among entries that Raft may still read has failed the opening already; what is left is bodies.
+fn tell_damage(recovered: &Recovered) {
     for damage in &recovered.damages {
-        if damage.last >= needed {
-            return Err(RaftError::Log(format!("{damage:?}")));
-        }
         tracing::warn!(?damage, "old entries are damaged");
     }
-    Ok(())
 }
 
 fn config(options: &GroupOptions) -> Result<Config, RaftError> {
