@@ -30,7 +30,11 @@ pub struct Applier {
 impl Applier {
     /// An applier whose machine stands where the newest snapshot, if any, left it.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let meta = shared.snapshot.lock().as_ref().map(|held| held.meta.clone());
+        let meta = shared
+            .snapshot
+            .lock()
+            .as_ref()
+            .map(|held| held.meta.clone());
         let meta = meta.unwrap_or_default();
         Self {
             shared,
@@ -80,7 +84,8 @@ impl RaftStateMachine<Types> for Applier {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             self.apply_one(entry.log_id, &entry.payload);
-            let new_term = Some(entry.log_id.leader_id.term) != self.applied.map(|id| id.leader_id.term);
+            let new_term =
+                Some(entry.log_id.leader_id.term) != self.applied.map(|id| id.leader_id.term);
             self.applied = Some(entry.log_id);
             if new_term {
                 // The first entry of a leader's own term makes it leading, and its followers ready.

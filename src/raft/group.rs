@@ -131,6 +131,11 @@ impl Group {
         &self.inner.raft
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
     /// Waits until a leader is known and this replica has applied everything committed before it.
     ///
     /// # Errors

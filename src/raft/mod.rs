@@ -21,6 +21,8 @@ mod shared;
 mod snapshot;
 mod start;
 mod store;
+#[cfg(test)]
+mod test;
 mod transport;
 mod types;
 mod upkeep;

@@ -101,13 +101,21 @@ impl NetBackoff<Types> for Line {
 }
 
 impl NetVote<Types> for Line {
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<Types>> {
         let frame = wire::put_vote_request(&rpc, false);
         let bytes = self.ask(Lane::Urgent, frame, &option).await?;
         wire::vote_answer(&bytes).map_err(|error| unread(&error))
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Rpc<VoteResponse<Types>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Rpc<VoteResponse<Types>> {
         let frame = wire::put_vote_request(&rpc, true);
         let bytes = self.ask(Lane::Urgent, frame, &option).await?;
         wire::vote_answer(&bytes).map_err(|error| unread(&error))
@@ -120,7 +128,9 @@ impl NetTransferLeader<Types> for Line {
         req: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Rpc<TransferLeaderResponse<Types>> {
-        let bytes = self.ask(Lane::Urgent, wire::put_transfer(&req), &option).await?;
+        let bytes = self
+            .ask(Lane::Urgent, wire::put_transfer(&req), &option)
+            .await?;
         wire::transfer_answer(&bytes).map_err(|error| unread(&error))
     }
 }
@@ -145,7 +155,8 @@ impl NetSnapshot<Types> for Line {
             answer = sent => answer.map_err(StreamingError::from)?,
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
-        let vote = wire::snapshot_answer(&answer).map_err(|error| StreamingError::from(unread(&error)))?;
+        let vote =
+            wire::snapshot_answer(&answer).map_err(|error| StreamingError::from(unread(&error)))?;
         Ok(SnapshotResponse::new(vote))
     }
 }

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::Leadership;
 use super::machine::{CompactPayload, Machine};
 use super::options::OnFatal;
 use super::snapshot::Held;
 use super::types::{LogId, Vote};
 use super::upkeep::Liveness;
-use super::Leadership;
 use crate::base::{NodeId, SetId};
 use crate::log::Log;
 
@@ -74,7 +74,10 @@ pub(super) struct Parts {
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let applied = parts.snapshot.as_ref().and_then(|held| held.meta.last_log_id);
+        let applied = parts
+            .snapshot
+            .as_ref()
+            .and_then(|held| held.meta.last_log_id);
         let roles = Roles {
             applied,
             ..Roles::default()
@@ -146,7 +149,9 @@ impl Shared {
 
     fn publish(&self, roles: &Roles, stopping: bool) {
         let before = *self.leadership.borrow();
-        let of_this_term = roles.applied.is_some_and(|id| id.leader_id.term == roles.term);
+        let of_this_term = roles
+            .applied
+            .is_some_and(|id| id.leader_id.term == roles.term);
         let leading = roles.core_leads && of_this_term;
         let own = roles.leader == Some(self.node.0);
         let following = roles.leader.is_some() && !own && of_this_term && self.past_tail(roles);

@@ -22,7 +22,7 @@ use super::store::{Store, decode_vote};
 use super::types::Types;
 use super::upkeep::Rule;
 use super::{Group, GroupOptions, RaftError};
-use crate::log::Log;
+use crate::log::{Log, Recovered};
 
 /// Entries one append to a follower carries at most; their bytes are bounded by the store's reads.
 const APPEND_ENTRIES_MAX: u64 = 1024;
@@ -59,17 +59,18 @@ pub(super) async fn start<M: Machine>(
 }
 
 /// Reads all that is on disk.
-async fn open<M: Machine>(
+pub(super) async fn open<M: Machine>(
     options: &GroupOptions,
     machine: Arc<Mutex<M>>,
     compact: CompactPayload,
 ) -> Result<Arc<Shared>, RaftError> {
     let (disk, dir) = (Arc::clone(&options.disk), options.dir.clone());
     let log_options = options.log.clone();
-    let opened = tokio::task::spawn_blocking(move || Log::open(disk, &dir, log_options)).await;
-    let (log, _) = opened
+    let opened = tokio::task::spawn_blocking(move || Log::open(disk, dir, log_options)).await;
+    let (log, recovered) = opened
         .map_err(|error| RaftError::Log(error.to_string()))?
         .map_err(|error| RaftError::Log(error.to_string()))?;
+    tell_damage(&recovered);
     let vote = log.hard_state().map(|bytes| decode_vote(&bytes));
     let vote = vote
         .transpose()
@@ -105,6 +106,13 @@ async fn open<M: Machine>(
     })))
 }
 
+/// Damage among entries that Raft may still read has failed the opening already; what is left is bodies.
+fn tell_damage(recovered: &Recovered) {
+    for damage in &recovered.damages {
+        tracing::warn!(?damage, "old entries are damaged");
+    }
+}
+
 fn config(options: &GroupOptions) -> Result<Config, RaftError> {
     let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
@@ -118,7 +126,11 @@ fn config(options: &GroupOptions) -> Result<Config, RaftError> {
         max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
-        api_channel_size: Some((options.proposals_in_flight_max as u64).saturating_mul(2).max(1024)),
+        api_channel_size: Some(
+            (options.proposals_in_flight_max as u64)
+                .saturating_mul(2)
+                .max(1024),
+        ),
         ..Config::default()
     };
     config
@@ -129,10 +141,7 @@ fn config(options: &GroupOptions) -> Result<Config, RaftError> {
 /// Longest time one snapshot may take on the wire, in milliseconds.
 const SNAPSHOT_TIMEOUT_MS: u64 = 60_000;
 
-async fn initialise(
-    raft: &Raft<Types, Applier>,
-    options: &GroupOptions,
-) -> Result<(), RaftError> {
+async fn initialise(raft: &Raft<Types, Applier>, options: &GroupOptions) -> Result<(), RaftError> {
     let voters: BTreeMap<u64, BasicNode> = options
         .voters
         .iter()
@@ -153,7 +162,13 @@ async fn initialise(
 async fn elect_if_alone(group: &Group, node: u64) -> Result<(), RaftError> {
     let voters = group
         .raft()
-        .with_raft_state(|state| state.membership_state.effective().voter_ids().collect::<Vec<_>>())
+        .with_raft_state(|state| {
+            state
+                .membership_state
+                .effective()
+                .voter_ids()
+                .collect::<Vec<_>>()
+        })
         .await
         .map_err(stopped)?;
     if voters == [node] {

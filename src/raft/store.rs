@@ -102,7 +102,8 @@ fn held(shared: &Shared, range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Excluded(end) => *end,
         Bound::Unbounded => u64::MAX,
     };
-    let first = shared.log.purged().map_or(0, |(index, _)| index + 1);
+    let purged = shared.log.purged().map(|(index, _)| index + 1);
+    let first = purged.or_else(|| shared.log.first_index()).unwrap_or(0);
     let next = shared.log.last().map_or(0, |(index, _)| index + 1);
     (start.max(first), end.min(next))
 }
@@ -179,7 +180,11 @@ impl RaftLogReader<Types> for Store {
         Ok(*self.0.vote.lock())
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         if start >= end {
             return Ok(Vec::new());
         }

@@ -57,7 +57,9 @@ impl Liveness {
             let bytes = machine.live_bytes(segment.first, segment.last);
             if bytes == 0 {
                 live.dead.push(range);
-            } else if bytes < segment.bytes / LIVE_SHARE && live.scarce.len() < COMPACTIONS_PER_ROUND {
+            } else if bytes < segment.bytes / LIVE_SHARE
+                && live.scarce.len() < COMPACTIONS_PER_ROUND
+            {
                 let entries = machine.live_entries(segment.first, segment.last);
                 live.scarce.push((range, entries));
             }
@@ -155,12 +157,20 @@ impl Upkeep {
                 break;
             }
             kept += segment.bytes;
-            upto = segment.first.checked_sub(1).map(|before| before.min(snapshot));
+            upto = segment
+                .first
+                .checked_sub(1)
+                .map(|before| before.min(snapshot));
         }
         let Some(upto) = upto else {
             return Ok(());
         };
-        if self.shared.log.purged().is_some_and(|(purged, _)| purged >= upto) {
+        if self
+            .shared
+            .log
+            .purged()
+            .is_some_and(|(purged, _)| purged >= upto)
+        {
             return Ok(());
         }
         self.raft.trigger().purge_log(upto).await.map_err(stopped)?;

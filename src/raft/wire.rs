@@ -7,8 +7,8 @@
 
 use bytes::{BufMut, Bytes};
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use super::Frame;
@@ -89,7 +89,9 @@ pub(super) fn request(frame: &Bytes) -> Result<Request, CodecError> {
             let from = codec::vote(&mut reader)?;
             let to = reader.u64()?;
             let last = codec::opt_log_id(&mut reader)?;
-            Ok(Request::Transfer(TransferLeaderRequest::new(from, to, last)))
+            Ok(Request::Transfer(TransferLeaderRequest::new(
+                from, to, last,
+            )))
         }
         SNAPSHOT => Ok(Request::Snapshot {
             vote: codec::vote(&mut reader)?,
@@ -107,7 +109,10 @@ pub(super) fn put_append(request: AppendEntriesRequest<Types>) -> Frame {
     codec::put_log_id(&mut out, request.prev_log_id.as_ref());
     codec::put_log_id(&mut out, request.leader_commit.as_ref());
     out.put_varint(request.entries.len() as u64);
-    let first = request.entries.first().map_or(0, |entry| entry.log_id.index);
+    let first = request
+        .entries
+        .first()
+        .map_or(0, |entry| entry.log_id.index);
     out.put_u64_le(first);
     let mut frame = vec![Bytes::new()];
     for entry in request.entries {
@@ -185,7 +190,9 @@ pub(super) fn append_answer(bytes: &[u8]) -> Result<StreamAppendResult<Types>, A
             let id = codec::opt_log_id(&mut reader)?.ok_or(CodecError::Kind(REFUSED))?;
             Ok(Err(StreamAppendError::Conflict(id)))
         }
-        OUTVOTED => Ok(Err(StreamAppendError::HigherVote(codec::vote(&mut reader)?))),
+        OUTVOTED => Ok(Err(StreamAppendError::HigherVote(codec::vote(
+            &mut reader,
+        )?))),
         other => Err(CodecError::Kind(other).into()),
     }
 }

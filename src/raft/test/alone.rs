@@ -130,8 +130,10 @@ async fn enough_applied_bytes_bring_a_snapshot_by_themselves() {
     for _ in 0..3 {
         group.propose(big.clone()).unwrap().await.unwrap();
     }
-    let mut core = group.raft().metrics();
-    core.wait_for(|seen| seen.snapshot.is_some()).await.unwrap();
+    let core = group.raft().wait(None);
+    core.metrics(|seen| seen.snapshot.is_some(), "snapshot")
+        .await
+        .unwrap();
     group.shutdown().await.unwrap();
 }
 
@@ -162,8 +164,8 @@ async fn a_failed_write_is_told_once() {
     let heard = Arc::clone(&told);
     rule.on_fatal = Arc::new(move |_, _| assert!(!heard.swap(true, Ordering::AcqRel)));
     let (group, _machine) = start(rule).await;
-    group.shared_for_test().fail("one");
-    group.shared_for_test().fail("two");
+    group.shared().fail("one");
+    group.shared().fail("two");
     assert!(told.load(Ordering::Acquire));
     assert!(!group.is_leader());
     kill(group).await;

@@ -1,7 +1,6 @@
 //! The replica against a toy machine: alone, restarted, killed, and as one of three.
 
 mod alone;
-mod cost;
 mod suite;
 mod three;
 
@@ -14,7 +13,7 @@ use parking_lot::Mutex;
 use super::{Group, GroupOptions, Machine, MachineError};
 use crate::base::coding::{Reader, Writer};
 use crate::base::{Digest, NodeId, SetId};
-use crate::log::FileDisk;
+use crate::log::OsDisk;
 
 /// Remembers the order and the content of all it was given.
 #[derive(Default)]
@@ -81,12 +80,7 @@ impl Machine for Toy {
 pub(super) type ToyHandle = Arc<Mutex<Toy>>;
 
 pub(super) fn options(dir: &Path) -> GroupOptions {
-    let mut options = GroupOptions::new(
-        SetId(7),
-        NodeId(1),
-        dir.to_path_buf(),
-        Arc::new(FileDisk::default()),
-    );
+    let mut options = GroupOptions::new(SetId(7), NodeId(1), dir.to_path_buf(), Arc::new(OsDisk));
     options.on_fatal = Arc::new(|set, reason| panic!("set {set}: {reason}"));
     options.snapshot_every = std::time::Duration::from_secs(3600);
     options

@@ -35,7 +35,12 @@ fn joined(frame: &Frame) -> Bytes {
 }
 
 impl Transport for Wires {
-    fn request(&self, to: &Peer, _lane: Lane, frame: Frame) -> BoxFuture<Result<Bytes, TransportError>> {
+    fn request(
+        &self,
+        to: &Peer,
+        _lane: Lane,
+        frame: Frame,
+    ) -> BoxFuture<Result<Bytes, TransportError>> {
         let peer = self.peer(to);
         Box::pin(async move { Ok(peer?.answer(joined(&frame)).await) })
     }
@@ -70,13 +75,18 @@ async fn three(wires: &Wires) -> Vec<Node> {
         let dir = tempfile::tempdir().unwrap();
         let mut options = options(dir.path());
         options.node = NodeId(id);
-        options.voters = (1..=3).map(|id| (NodeId(id), format!("node {id}"))).collect();
+        options.voters = (1..=3)
+            .map(|id| (NodeId(id), format!("node {id}")))
+            .collect();
         options.transport = Arc::new(wires.clone());
+        options.keep_log_bytes = 0;
         options.heartbeat = Duration::from_millis(30);
         options.election_timeout_min = Duration::from_millis(150);
         options.election_timeout_max = Duration::from_millis(300);
         let machine = ToyHandle::default();
-        let group = Group::start(options.clone(), Arc::clone(&machine)).await.unwrap();
+        let group = Group::start(options.clone(), Arc::clone(&machine))
+            .await
+            .unwrap();
         wires.0.lock().insert(NodeId(id), group.clone());
         nodes.push(Node {
             group,
@@ -106,8 +116,8 @@ async fn leader(nodes: &[Node]) -> usize {
 }
 
 async fn applies(node: &Node, index: u64) {
-    let mut core = node.group.raft().metrics();
-    core.wait_for(|seen| seen.last_applied.is_some_and(|id| id.index >= index))
+    let core = node.group.raft().wait(None);
+    core.applied_index_at_least(Some(index), "test")
         .await
         .unwrap();
 }
@@ -126,7 +136,11 @@ async fn three_replicas_agree_before_and_after_the_leader_is_lost() {
         applies(node, last).await;
     }
     let digest = nodes[first].machine.lock().digest;
-    assert!(nodes.iter().all(|node| node.machine.lock().digest == digest));
+    assert!(
+        nodes
+            .iter()
+            .all(|node| node.machine.lock().digest == digest)
+    );
 
     let lost = nodes.remove(first);
     wires.0.lock().remove(&lost.options.node);
@@ -146,7 +160,9 @@ async fn three_replicas_agree_before_and_after_the_leader_is_lost() {
     }
 
     let machine = ToyHandle::default();
-    let back = Group::start(lost.options.clone(), Arc::clone(&machine)).await.unwrap();
+    let back = Group::start(lost.options.clone(), Arc::clone(&machine))
+        .await
+        .unwrap();
     wires.0.lock().insert(lost.options.node, back.clone());
     nodes.push(Node {
         group: back,
@@ -159,7 +175,11 @@ async fn three_replicas_agree_before_and_after_the_leader_is_lost() {
         assert_eq!(node.machine.lock().payloads, 60);
     }
     let digest = nodes[0].machine.lock().digest;
-    assert!(nodes.iter().all(|node| node.machine.lock().digest == digest));
+    assert!(
+        nodes
+            .iter()
+            .all(|node| node.machine.lock().digest == digest)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,11 +212,13 @@ async fn a_replica_behind_the_purged_log_is_brought_back_by_a_snapshot() {
         let receipt = nodes[at].group.propose(payload(number)).unwrap();
         last = receipt.await.unwrap().index;
     }
-    nodes[at].group.snapshot_now_keeping_nothing().await.unwrap();
+    nodes[at].group.snapshot_now().await.unwrap();
     assert_eq!(nodes[at].group.metrics().purged, Some(last));
 
     let machine = ToyHandle::default();
-    let back = Group::start(away.options.clone(), Arc::clone(&machine)).await.unwrap();
+    let back = Group::start(away.options.clone(), Arc::clone(&machine))
+        .await
+        .unwrap();
     wires.0.lock().insert(away.options.node, back.clone());
     let node = Node {
         group: back,
@@ -206,8 +228,5 @@ async fn a_replica_behind_the_purged_log_is_brought_back_by_a_snapshot() {
     };
     applies(&node, last).await;
     assert_eq!(node.machine.lock().restores, 1);
-    assert_eq!(
-        node.machine.lock().digest,
-        nodes[at].machine.lock().digest
-    );
+    assert_eq!(node.machine.lock().digest, nodes[at].machine.lock().digest);
 }
