@@ -10,6 +10,12 @@ mod perform;
 mod queue;
 mod ready;
 mod snapshot;
+#[cfg(test)]
+mod invariants;
+#[cfg(test)]
+mod random_test;
+#[cfg(test)]
+mod script_test;
 mod totals;
 
 pub use command::{
