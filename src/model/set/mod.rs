@@ -2,20 +2,20 @@
 
 mod command;
 mod effect;
+#[cfg(test)]
+mod invariants;
 mod lease;
 mod live;
 mod machine;
 mod pages;
 mod perform;
 mod queue;
-mod ready;
-mod snapshot;
-#[cfg(test)]
-mod invariants;
 #[cfg(test)]
 mod random_test;
+mod ready;
 #[cfg(test)]
 mod script_test;
+mod snapshot;
 mod totals;
 
 pub use command::{

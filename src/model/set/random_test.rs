@@ -10,19 +10,42 @@ use crate::model::Meta;
 const QUEUES: u64 = 3;
 
 fn pipe() -> PipeId {
-    PipeId { node: NodeId(1), incarnation: 1 }
+    PipeId {
+        node: NodeId(1),
+        incarnation: 1,
+    }
 }
 
 fn config() -> impl Strategy<Value = QueueConfig> {
-    let limits = (prop::option::of(0..12u64), prop::option::of(0..200u64), 0..3u8, any::<bool>());
-    let times = (prop::option::of(0..40u64), prop::option::of(1..90u64), 1..60u64, any::<bool>());
-    let rules = (prop::option::of(1..4u8), any::<bool>(), prop::option::of(0..3u32), any::<bool>(), any::<bool>());
+    let limits = (
+        prop::option::of(0..12u64),
+        prop::option::of(0..200u64),
+        0..3u8,
+        any::<bool>(),
+    );
+    let times = (
+        prop::option::of(0..40u64),
+        prop::option::of(1..90u64),
+        1..60u64,
+        any::<bool>(),
+    );
+    let rules = (
+        prop::option::of(1..4u8),
+        any::<bool>(),
+        prop::option::of(0..3u32),
+        any::<bool>(),
+        any::<bool>(),
+    );
     (limits, times, rules).prop_map(|(l, t, r)| QueueConfig {
         message_ttl: t.0.map(Millis),
         expires: t.1.filter(|at| *at > 60).map(Millis),
         max_length: l.0,
         max_length_bytes: l.1,
-        overflow: [Overflow::DropHead, Overflow::RejectPublish, Overflow::RejectPublishDlx][usize::from(l.2)],
+        overflow: [
+            Overflow::DropHead,
+            Overflow::RejectPublish,
+            Overflow::RejectPublishDlx,
+        ][usize::from(l.2)],
         dead_letters: l.3,
         max_priority: r.0,
         default_priority: 0,
@@ -31,7 +54,12 @@ fn config() -> impl Strategy<Value = QueueConfig> {
         count_every_return: r.3,
         visibility: Millis(t.2),
         auto_delete: r.4,
-        delayed_retry: t.3.then_some(DelayedRetry { failed: true, returned: r.3, min: Millis(3), max: Millis(7) }),
+        delayed_retry: t.3.then_some(DelayedRetry {
+            failed: true,
+            returned: r.3,
+            min: Millis(3),
+            max: Millis(7),
+        }),
     })
 }
 
@@ -44,24 +72,34 @@ fn consumer() -> impl Strategy<Value = ConsumerId> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
-    let credit = prop_oneof![(1..6u32).prop_map(Credit::Prefetch), (0..9u32).prop_map(Credit::Window)];
+    let credit = prop_oneof![
+        (1..6u32).prop_map(Credit::Prefetch),
+        (0..9u32).prop_map(Credit::Window)
+    ];
     let how = (1..4u64, 0..2u16, any::<bool>(), 0..12u8, 0..2i32, credit);
-    let subscriber = how.prop_map(|(session, channel, no_ack, exclusive, priority, credit)| ConsumerConfig {
-        session: SessionId(session),
-        channel,
-        no_ack,
-        exclusive: exclusive == 0,
-        priority,
-        credit,
-        visibility: None,
-    });
+    let subscriber =
+        how.prop_map(
+            |(session, channel, no_ack, exclusive, priority, credit)| ConsumerConfig {
+                session: SessionId(session),
+                channel,
+                no_ack,
+                exclusive: exclusive == 0,
+                priority,
+                credit,
+                visibility: None,
+            },
+        );
     let outcome = prop_oneof![
         3 => Just(Outcome::Ack),
         2 => any::<bool>().prop_map(|failed| Outcome::Requeue { failed }),
         1 => Just(Outcome::Reject),
         1 => (0..50u64).prop_map(|at| Outcome::Extend { visibility: Millis(at) }),
     ];
-    let options = (prop::option::of(0..30u64), prop::option::of(0..5u8), prop::option::of(0..9u64));
+    let options = (
+        prop::option::of(0..30u64),
+        prop::option::of(0..5u8),
+        prop::option::of(0..9u64),
+    );
     prop_oneof![
         12 => (queue(), 1..9u32, 0..30u32, options).prop_map(|(queue, count, size, (ttl, priority, delay))| {
             Command::Enqueue(Enqueue {
@@ -93,19 +131,25 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// Effects message by message, without the sequence number of replies.
+/// Effects message by message: a pipe's in their order, then the set's in theirs (no order holds between the two).
 fn expand(effects: &[Effect]) -> Vec<String> {
     let mut out = Vec::new();
     for effect in effects {
         if let Effect::Deliver(d) = effect {
             for i in 0..d.count {
-                let one = Delivery { first_no: d.first_no + u64::from(i), first: d.first.plus(i), count: 1, ..*d };
+                let one = Delivery {
+                    first_no: d.first_no + u64::from(i),
+                    first: d.first.plus(i),
+                    count: 1,
+                    ..*d
+                };
                 out.push(format!("{one:?}"));
             }
         } else {
             out.push(format!("{effect:?}"));
         }
     }
+    out.sort_by_key(|line| line.starts_with("DeadLetter("));
     out
 }
 
@@ -117,19 +161,39 @@ struct Driver {
 
 impl Driver {
     fn new(machine: SetMachine) -> Self {
-        Self { machine, seq: 0, effects: Vec::new() }
+        Self {
+            machine,
+            seq: 0,
+            effects: Vec::new(),
+        }
     }
 
     fn give(&mut self, command: Command) {
-        let count = if let Command::Enqueue(run) = &command { u64::from(run.count) } else { 1 };
-        let source = Source { pipe: pipe(), seq: self.seq + 1 };
-        assert_eq!(self.machine.apply(source, command, &mut self.effects), Applied::Done);
+        let count = if let Command::Enqueue(run) = &command {
+            u64::from(run.count)
+        } else {
+            1
+        };
+        let source = Source {
+            pipe: pipe(),
+            seq: self.seq + 1,
+        };
+        assert_eq!(
+            self.machine.apply(source, command, &mut self.effects),
+            Applied::Done
+        );
         self.seq += count;
         self.machine.check();
     }
 
     fn begin(&mut self, index: u64, now: u64) {
-        self.machine.begin(Meta { index, now: Millis(now) }, &mut self.effects);
+        self.machine.begin(
+            Meta {
+                index,
+                now: Millis(now),
+            },
+            &mut self.effects,
+        );
         self.machine.check();
     }
 }
