@@ -6,7 +6,8 @@ use criterion::{Criterion, Throughput};
 use leveret::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, SessionId};
 use leveret::model::Meta;
 use leveret::model::set::{
-    Command, ConsumerConfig, Credit, Effects, Enqueue, MemoryPages, Outcome, QueueConfig, SetMachine, Source,
+    Command, ConsumerConfig, Credit, Effects, Enqueue, MemoryPages, Outcome, QueueConfig,
+    SetMachine, Source,
 };
 
 struct Load {

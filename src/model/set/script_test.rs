@@ -129,8 +129,10 @@ fn plain() -> QueueConfig {
     }
 }
 
+type Handed = (u64, u64, (u64, u32), u32, bool);
+
 /// (consumer, first number, entry/slot, count, redelivered) of the deliveries.
-fn delivered(effects: &[Effect]) -> Vec<(u64, u64, (u64, u32), u32, bool)> {
+fn delivered(effects: &[Effect]) -> Vec<Handed> {
     let one = |effect: &Effect| match effect {
         Effect::Deliver(d) => Some((
             d.consumer.0,
