@@ -101,12 +101,18 @@ impl Leases {
         take_range(&mut self.plain, first, last, out, &mut |_, _, _| {});
         if !self.extended.is_empty() {
             let order = &mut self.by_deadline;
-            take_range(&mut self.extended, first, last, out, &mut |no, lease, rest| {
-                order.remove(&(lease.deadline, no));
-                for no in rest {
-                    order.insert((lease.deadline, no));
-                }
-            });
+            take_range(
+                &mut self.extended,
+                first,
+                last,
+                out,
+                &mut |no, lease, rest| {
+                    order.remove(&(lease.deadline, no));
+                    for no in rest {
+                        order.insert((lease.deadline, no));
+                    }
+                },
+            );
             out.sort_unstable_by_key(|(no, _)| *no);
         }
     }
@@ -120,7 +126,11 @@ impl Leases {
             return self.extended.remove_entry(&no);
         }
         let (_, first) = self.plain.first_key_value()?;
-        if first.deadline <= at { self.plain.pop_first() } else { None }
+        if first.deadline <= at {
+            self.plain.pop_first()
+        } else {
+            None
+        }
     }
 
     /// All of them, in order of number.
@@ -149,8 +159,13 @@ fn take_range(
     out: &mut Vec<(u64, Lease)>,
     moved: &mut dyn FnMut(u64, &Lease, Vec<u64>),
 ) {
-    let mut from = leases.range(..=first).next_back().map_or(first, |(no, _)| *no);
-    while let Some((&no, &lease)) = leases.range(from..=last).next() {
+    let mut from = leases
+        .range(..=first)
+        .next_back()
+        .map_or(first, |(no, _)| *no);
+    while from <= last
+        && let Some((&no, &lease)) = leases.range(from..=last).next()
+    {
         let end = no + u64::from(lease.piece.run.count);
         from = end;
         if end <= first {
@@ -206,7 +221,9 @@ impl Consumer {
     /// Messages it may get, its channel's limit aside.
     pub fn room(&self) -> u64 {
         let credit = match self.credit {
-            Credit::Prefetch(limit) if !self.no_ack => u64::from(limit).saturating_sub(self.unsettled),
+            Credit::Prefetch(limit) if !self.no_ack => {
+                u64::from(limit).saturating_sub(self.unsettled)
+            }
             Credit::Prefetch(limit) | Credit::Window(limit) => u64::from(limit),
         };
         if self.no_ack {

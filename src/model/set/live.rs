@@ -30,7 +30,9 @@ impl LiveMap {
     /// Live messages in the buckets touching `from_index ..= to_index`.
     #[must_use]
     pub fn count(&self, from_index: u64, to_index: u64) -> u64 {
-        self.range(from_index, to_index).map(|(_, count)| count).sum()
+        self.range(from_index, to_index)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// First entry index of the lowest bucket with a live message.
@@ -80,7 +82,9 @@ impl LiveMap {
     }
 
     pub(super) fn from_buckets(buckets: BTreeMap<u64, u64>) -> Self {
-        let total = buckets.values().fold(0, |sum: u64, n| sum.saturating_add(*n));
+        let total = buckets
+            .values()
+            .fold(0, |sum: u64, n| sum.saturating_add(*n));
         Self { buckets, total }
     }
 }

@@ -16,8 +16,13 @@ use parking_lot::Mutex;
 use super::lease::Timer;
 use super::queue::{Ground, Queue};
 use super::ready::Store;
-use super::{Command, DeadLetter, Effect, Effects, Enqueue, LiveMap, PageError, Pages, QueueStats, Source, Totals};
-use crate::base::{ConsumerId, Digest, Millis, NodeId, PipeId, Position, QueueId, SessionId, limits};
+use super::{
+    Command, DeadLetter, Effect, Effects, Enqueue, LiveMap, PageError, Pages, QueueStats, Source,
+    Totals,
+};
+use crate::base::{
+    ConsumerId, Digest, Millis, NodeId, PipeId, Position, QueueId, SessionId, limits,
+};
 use crate::model::Meta;
 
 /// What became of a command.
@@ -80,7 +85,11 @@ impl SetMachine {
                 live: LiveMap::default(),
                 totals: Totals::default(),
                 timers: BTreeSet::new(),
-                store: Mutex::new(Store { pages, next_id: 1, fault: None }),
+                store: Mutex::new(Store {
+                    pages,
+                    next_id: 1,
+                    fault: None,
+                }),
             },
         }
     }
@@ -94,7 +103,9 @@ impl SetMachine {
         self.ground.now = self.ground.now.max(meta.now);
         let mut budget = limits::DEADLINES_PER_APPLY_MAX;
         while budget > 0 {
-            let Some(&(at, timer)) = self.ground.timers.first() else { return };
+            let Some(&(at, timer)) = self.ground.timers.first() else {
+                return;
+            };
             if at > self.ground.now {
                 return;
             }
@@ -126,9 +137,13 @@ impl SetMachine {
     }
 
     fn expire_queue(&mut self, id: QueueId, at: Millis, effects: &mut Effects) {
-        let Some(queue) = self.queues.get_mut(&id) else { return };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return;
+        };
         queue.expires_armed = None;
-        let Some(expires) = queue.config.expires else { return };
+        let Some(expires) = queue.config.expires else {
+            return;
+        };
         if !queue.attached.is_empty() {
             return;
         }
@@ -156,18 +171,25 @@ impl SetMachine {
         let known = pipe.filter(|pipe| pipe.incarnation == source.pipe.incarnation);
         let last = match (known, pipe) {
             (Some(known), _) => known.last_seq,
-            (None, Some(other)) if other.incarnation > source.pipe.incarnation => return Applied::Gap,
+            (None, Some(other)) if other.incarnation > source.pipe.incarnation => {
+                return Applied::Gap;
+            }
             (None, _) if opening => 0,
             (None, _) => return Applied::Gap,
         };
-        let Some(end) = source.seq.checked_add(count - 1) else { return Applied::Gap };
+        let Some(end) = source.seq.checked_add(count - 1) else {
+            return Applied::Gap;
+        };
         if end <= last {
             return Applied::Repeat;
         }
         if source.seq > last + 1 {
             return Applied::Gap;
         }
-        let pipe = Pipe { incarnation: source.pipe.incarnation, last_seq: end };
+        let pipe = Pipe {
+            incarnation: source.pipe.incarnation,
+            last_seq: end,
+        };
         self.pipes.insert(source.pipe.node, pipe);
         // A run sent again may have been cut differently: only what is new of it is applied.
         let skip = (last + 1).saturating_sub(source.seq) as u32;
@@ -224,14 +246,28 @@ impl SetMachine {
         };
         for queue in self.queues.values() {
             for level in &queue.levels {
-                level.ready.visit(from_index, to_index, &mut store, &mut add);
-                level.returned.values().for_each(|p| add(p.run.first, p.run.count));
+                level
+                    .ready
+                    .visit(from_index, to_index, &mut store, &mut add);
+                level
+                    .returned
+                    .values()
+                    .for_each(|p| add(p.run.first, p.run.count));
             }
-            queue.delayed.values().for_each(|p| add(p.run.first, p.run.count));
-            queue.outbox.values().for_each(|(position, _)| add(*position, 1));
+            queue
+                .delayed
+                .values()
+                .for_each(|p| add(p.run.first, p.run.count));
+            queue
+                .outbox
+                .values()
+                .for_each(|(position, _)| add(*position, 1));
         }
         for consumer in self.ground.consumers.values() {
-            consumer.leases.all().for_each(|(_, l)| add(l.piece.run.first, l.piece.run.count));
+            consumer
+                .leases
+                .all()
+                .for_each(|(_, l)| add(l.piece.run.first, l.piece.run.count));
         }
         found.sort_unstable();
         let mut merged: Vec<(Position, u32)> = Vec::with_capacity(found.len());

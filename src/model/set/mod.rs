@@ -2,13 +2,19 @@
 
 mod command;
 mod effect;
+#[cfg(test)]
+mod invariants;
 mod lease;
 mod live;
 mod machine;
 mod pages;
 mod perform;
 mod queue;
+#[cfg(test)]
+mod random_test;
 mod ready;
+#[cfg(test)]
+mod script_test;
 mod snapshot;
 mod totals;
 

@@ -101,7 +101,10 @@ impl Pages for MemoryPages {
     }
 
     fn read(&mut self, id: u64) -> Result<Vec<u8>, PageError> {
-        self.pages.get(&id).cloned().ok_or(PageError::Missing { id })
+        self.pages
+            .get(&id)
+            .cloned()
+            .ok_or(PageError::Missing { id })
     }
 
     fn discard(&mut self, id: u64) {
@@ -198,7 +201,11 @@ mod test {
                 first: Position::new(u64::from(1000 - i * 7), i),
                 count: i + 1,
                 size: i * 1000,
-                expires_at: if i % 3 == 0 { NEVER } else { Millis(u64::from(i)) },
+                expires_at: if i % 3 == 0 {
+                    NEVER
+                } else {
+                    Millis(u64::from(i))
+                },
             })
             .collect()
     }
@@ -215,7 +222,11 @@ mod test {
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1;
-            assert_eq!(decode(7, &bad), Err(PageError::Damaged { id: 7 }), "byte {at}");
+            assert_eq!(
+                decode(7, &bad),
+                Err(PageError::Damaged { id: 7 }),
+                "byte {at}"
+            );
         }
         for cut in 0..good.len() {
             assert!(decode(7, &good[..cut]).is_err());

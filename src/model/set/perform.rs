@@ -14,13 +14,24 @@ use super::{Command, Credit, Source};
 use crate::base::{ConsumerId, Millis, PipeId, Position, QueueId, SessionId};
 
 impl SetMachine {
-    pub(super) fn perform(&mut self, source: Source, skip: u32, command: Command, effects: &mut Effects) {
+    pub(super) fn perform(
+        &mut self,
+        source: Source,
+        skip: u32,
+        command: Command,
+        effects: &mut Effects,
+    ) {
         let reply = match command {
             Command::Enqueue(run) => {
                 self.enqueue(source, skip, run, effects);
                 return;
             }
-            Command::Settle { consumer, first, last, outcome } => {
+            Command::Settle {
+                consumer,
+                first,
+                last,
+                outcome,
+            } => {
                 self.settle(consumer, first, last, outcome, effects);
                 return;
             }
@@ -41,28 +52,48 @@ impl SetMachine {
                 return;
             }
             Command::Tick => return,
-            Command::Subscribe { consumer, queue, config } => {
+            Command::Subscribe {
+                consumer,
+                queue,
+                config,
+            } => {
                 self.subscribe(source, consumer, queue, config, effects);
                 return;
             }
             Command::Create { queue, config } => self.create(queue, *config),
             Command::Configure { queue, config } => self.configure(queue, *config, effects),
-            Command::Delete { queue, if_unused, if_empty } => {
-                self.delete_if(queue, if_unused, if_empty, effects)
-            }
+            Command::Delete {
+                queue,
+                if_unused,
+                if_empty,
+            } => self.delete_if(queue, if_unused, if_empty, effects),
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
                 Some(queue) => Reply::Count(queue.purge(&mut self.ground)),
                 None => Reply::NoQueue,
             },
             Command::Inspect { queue, touch } => self.inspect(queue, touch),
             Command::Unsubscribe { consumer } => self.unsubscribe(consumer, effects),
-            Command::LimitChannel { session, channel, limit } => {
+            Command::LimitChannel {
+                session,
+                channel,
+                limit,
+            } => {
                 self.limit_channel(source.pipe, session, channel, limit, effects);
                 Reply::Done
             }
-            Command::Get { queue, holder, session, channel, no_ack } => {
-                self.get(source.pipe, queue, (holder, session, channel), no_ack, effects)
-            }
+            Command::Get {
+                queue,
+                holder,
+                session,
+                channel,
+                no_ack,
+            } => self.get(
+                source.pipe,
+                queue,
+                (holder, session, channel),
+                no_ack,
+                effects,
+            ),
             Command::CloseSession { session, channel } => {
                 let deleted = self.close(session, channel, effects);
                 Reply::Closed { deleted }
@@ -73,10 +104,14 @@ impl SetMachine {
 
     fn enqueue(&mut self, source: Source, skip: u32, run: Enqueue, effects: &mut Effects) {
         let slots = Position::SLOTS_MAX;
-        if run.count <= skip || u64::from(run.first.slot()) + u64::from(run.count) > u64::from(slots) {
+        if run.count <= skip
+            || u64::from(run.first.slot()) + u64::from(run.count) > u64::from(slots)
+        {
             return;
         }
-        let Some(queue) = self.queues.get_mut(&run.queue) else { return };
+        let Some(queue) = self.queues.get_mut(&run.queue) else {
+            return;
+        };
         let ground = &mut self.ground;
         let ttl = match (queue.config.message_ttl, run.ttl) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -97,7 +132,14 @@ impl SetMachine {
             level: priority.min(queue.config.max_priority.unwrap_or(0)),
         };
         if queue.config.overflow == Overflow::DropHead {
-            admit(queue, piece, delay.map(|_| visible_at), ttl, ground, effects);
+            admit(
+                queue,
+                piece,
+                delay.map(|_| visible_at),
+                ttl,
+                ground,
+                effects,
+            );
             queue.settle_down(ground, effects);
             return;
         }
@@ -120,7 +162,14 @@ impl SetMachine {
     }
 
     /// Ends or extends the leases `first ..= last` of a consumer.
-    fn settle(&mut self, id: ConsumerId, first: u64, last: u64, outcome: Outcome, effects: &mut Effects) {
+    fn settle(
+        &mut self,
+        id: ConsumerId,
+        first: u64,
+        last: u64,
+        outcome: Outcome,
+        effects: &mut Effects,
+    ) {
         let asked = last.checked_sub(first).map_or(0, |n| n.saturating_add(1));
         let late = &mut self.ground.totals.late_settles;
         let Some(consumer) = self.ground.consumers.get_mut(&id) else {
@@ -131,29 +180,52 @@ impl SetMachine {
         if asked > 0 {
             consumer.leases.take(first, last, &mut taken);
         }
-        let count: u64 = taken.iter().map(|(_, l)| u64::from(l.piece.run.count)).sum();
+        let count: u64 = taken
+            .iter()
+            .map(|(_, l)| u64::from(l.piece.run.count))
+            .sum();
         *late = late.saturating_add(asked - count);
         if let Outcome::Extend { visibility } = outcome {
             let deadline = self.ground.now.plus(visibility);
             for (no, lease) in taken {
-                consumer.leases.push_extended(no, Lease { deadline, ..lease });
-                Ground::arm(&mut self.ground.timers, &mut consumer.armed, deadline, Timer::Leases(id));
+                consumer
+                    .leases
+                    .push_extended(no, Lease { deadline, ..lease });
+                Ground::arm(
+                    &mut self.ground.timers,
+                    &mut consumer.armed,
+                    deadline,
+                    Timer::Leases(id),
+                );
             }
             return;
         }
-        self.end_leases(id, &taken, effects, |queue, piece, ground, effects| match outcome {
-            Outcome::Requeue { failed } => queue.give_back(piece, failed, ground, effects),
-            Outcome::Reject => queue.retire(piece, DeathReason::Rejected, ground, effects),
-            Outcome::Ack | Outcome::Extend { .. } => {
-                let count = u64::from(piece.run.count);
-                ground.totals.acked += count;
-                ground.live.remove(piece.run.first, count);
-            }
-        });
+        self.end_leases(
+            id,
+            &taken,
+            effects,
+            |queue, piece, ground, effects| match outcome {
+                Outcome::Requeue { failed } => queue.give_back(piece, failed, ground, effects),
+                Outcome::Reject => queue.retire(piece, DeathReason::Rejected, ground, effects),
+                Outcome::Ack | Outcome::Extend { .. } => {
+                    let count = u64::from(piece.run.count);
+                    ground.totals.acked += count;
+                    ground.live.remove(piece.run.first, count);
+                }
+            },
+        );
     }
 
-    pub(super) fn expire_leases(&mut self, id: ConsumerId, at: Millis, budget: &mut usize, effects: &mut Effects) {
-        let Some(consumer) = self.ground.consumers.get_mut(&id) else { return };
+    pub(super) fn expire_leases(
+        &mut self,
+        id: ConsumerId,
+        at: Millis,
+        budget: &mut usize,
+        effects: &mut Effects,
+    ) {
+        let Some(consumer) = self.ground.consumers.get_mut(&id) else {
+            return;
+        };
         consumer.armed = None;
         let mut taken = Vec::new();
         while *budget > 0
@@ -164,7 +236,12 @@ impl SetMachine {
             taken.push(lease);
         }
         if let Some(next) = consumer.leases.earliest() {
-            Ground::arm(&mut self.ground.timers, &mut consumer.armed, next, Timer::Leases(id));
+            Ground::arm(
+                &mut self.ground.timers,
+                &mut consumer.armed,
+                next,
+                Timer::Leases(id),
+            );
         }
         self.end_leases(id, &taken, effects, |queue, piece, ground, effects| {
             queue.give_back(piece, true, ground, effects);
@@ -210,7 +287,9 @@ impl SetMachine {
 
     /// Returns the capacity of `count` settled messages.
     fn free(&mut self, id: ConsumerId, count: u64, touched: &mut Vec<QueueId>) {
-        let Some(consumer) = self.ground.consumers.get_mut(&id) else { return };
+        let Some(consumer) = self.ground.consumers.get_mut(&id) else {
+            return;
+        };
         consumer.unsettled -= count;
         let (limited, session, channel) = (consumer.limited, consumer.session, consumer.channel);
         self.unpark(id, touched);
@@ -229,7 +308,9 @@ impl SetMachine {
     }
 
     fn unpark(&mut self, id: ConsumerId, touched: &mut Vec<QueueId>) {
-        let Some(consumer) = self.ground.consumers.get_mut(&id) else { return };
+        let Some(consumer) = self.ground.consumers.get_mut(&id) else {
+            return;
+        };
         if !consumer.attached {
             return;
         }
@@ -240,7 +321,11 @@ impl SetMachine {
             && let Some(queue) = self.queues.get_mut(&consumer.queue)
         {
             consumer.parked = false;
-            queue.rotation.entry(std::cmp::Reverse(consumer.priority)).or_default().push_back(id);
+            queue
+                .rotation
+                .entry(std::cmp::Reverse(consumer.priority))
+                .or_default()
+                .push_back(id);
         }
     }
 
@@ -259,18 +344,23 @@ impl SetMachine {
     }
 
     fn forget(&mut self, id: ConsumerId) {
-        let Some(consumer) = self.ground.consumers.remove(&id) else { return };
+        let Some(consumer) = self.ground.consumers.remove(&id) else {
+            return;
+        };
         if let Some(at) = consumer.armed {
             self.ground.timers.remove(&(at, Timer::Leases(id)));
         }
-        self.members.remove(&(consumer.session, consumer.channel, id));
+        self.members
+            .remove(&(consumer.session, consumer.channel, id));
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
             queue.holders.remove(&id);
         }
     }
 
     fn grant(&mut self, id: ConsumerId, add: u32, effects: &mut Effects) {
-        let Some(consumer) = self.ground.consumers.get_mut(&id) else { return };
+        let Some(consumer) = self.ground.consumers.get_mut(&id) else {
+            return;
+        };
         if let Credit::Window(window) = &mut consumer.credit {
             *window = window.saturating_add(add);
         }
@@ -292,7 +382,9 @@ impl SetMachine {
     }
 
     fn configure(&mut self, id: QueueId, config: QueueConfig, effects: &mut Effects) -> Reply {
-        let Some(queue) = self.queues.get_mut(&id) else { return Reply::NoQueue };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return Reply::NoQueue;
+        };
         queue.config = config;
         if queue.config.single_active && queue.active.is_none() {
             queue.active = queue.attached.first().copied();
@@ -303,16 +395,30 @@ impl SetMachine {
     }
 
     fn inspect(&mut self, id: QueueId, touch: bool) -> Reply {
-        let Some(queue) = self.queues.get_mut(&id) else { return Reply::NoQueue };
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return Reply::NoQueue;
+        };
         if touch {
             queue.touch(&mut self.ground);
         }
         let stats = queue.stats();
-        Reply::Counts { ready: stats.ready, unsettled: stats.unsettled, consumers: stats.consumers }
+        Reply::Counts {
+            ready: stats.ready,
+            unsettled: stats.unsettled,
+            consumers: stats.consumers,
+        }
     }
 
-    fn delete_if(&mut self, id: QueueId, if_unused: bool, if_empty: bool, effects: &mut Effects) -> Reply {
-        let Some(queue) = self.queues.get(&id) else { return Reply::Count(0) };
+    fn delete_if(
+        &mut self,
+        id: QueueId,
+        if_unused: bool,
+        if_empty: bool,
+        effects: &mut Effects,
+    ) -> Reply {
+        let Some(queue) = self.queues.get(&id) else {
+            return Reply::Count(0);
+        };
         if if_empty && queue.ready > 0 {
             return Reply::NotEmpty;
         }
@@ -324,11 +430,15 @@ impl SetMachine {
 
     /// Takes a queue away with all it holds; returns how many were ready. Its consumers hear of it.
     pub(super) fn delete(&mut self, id: QueueId, effects: &mut Effects) -> u64 {
-        let Some(mut queue) = self.queues.remove(&id) else { return 0 };
+        let Some(mut queue) = self.queues.remove(&id) else {
+            return 0;
+        };
         let ground = &mut self.ground;
         let count = queue.purge(ground);
         for piece in queue.delayed.values() {
-            ground.live.remove(piece.run.first, u64::from(piece.run.count));
+            ground
+                .live
+                .remove(piece.run.first, u64::from(piece.run.count));
         }
         for (position, _) in queue.outbox.values() {
             ground.live.remove(*position, 1);
@@ -359,7 +469,9 @@ impl SetMachine {
     }
 
     fn drop_holder(&mut self, id: ConsumerId, queue: &mut Queue, touched: &mut Vec<QueueId>) {
-        let Some(consumer) = self.ground.consumers.get_mut(&id) else { return };
+        let Some(consumer) = self.ground.consumers.get_mut(&id) else {
+            return;
+        };
         let mut taken = Vec::new();
         consumer.leases.take_queue(queue.id, &mut taken);
         if !consumer.getter {
@@ -368,7 +480,9 @@ impl SetMachine {
         let mut count = 0;
         for (_, lease) in taken {
             queue.unlease(&lease.piece, &mut self.ground);
-            self.ground.live.remove(lease.piece.run.first, u64::from(lease.piece.run.count));
+            self.ground
+                .live
+                .remove(lease.piece.run.first, u64::from(lease.piece.run.count));
             count += u64::from(lease.piece.run.count);
         }
         self.free(id, count, touched);
@@ -397,7 +511,10 @@ impl SetMachine {
             effects.push(reply(Reply::ExclusiveUse));
             return;
         }
-        let limited = self.ground.channels.contains_key(&(config.session, config.channel));
+        let limited = self
+            .ground
+            .channels
+            .contains_key(&(config.session, config.channel));
         let consumer = Consumer {
             queue: queue_id,
             session: config.session,
@@ -420,7 +537,11 @@ impl SetMachine {
         self.ground.totals.consumers += 1;
         queue.attached.push(id);
         queue.holders.insert(id);
-        queue.rotation.entry(std::cmp::Reverse(config.priority)).or_default().push_back(id);
+        queue
+            .rotation
+            .entry(std::cmp::Reverse(config.priority))
+            .or_default()
+            .push_back(id);
         if config.exclusive {
             queue.exclusive = Some(id);
         }
@@ -446,7 +567,11 @@ impl SetMachine {
     }
 
     fn unsubscribe(&mut self, id: ConsumerId, effects: &mut Effects) -> Reply {
-        let queue = self.ground.consumers.get(&id).map(|consumer| consumer.queue);
+        let queue = self
+            .ground
+            .consumers
+            .get(&id)
+            .map(|consumer| consumer.queue);
         let deleted = self.detach(id);
         if let Some(gone) = deleted {
             self.delete(gone, effects);
@@ -458,7 +583,14 @@ impl SetMachine {
         Reply::Unsubscribed { deleted }
     }
 
-    fn limit_channel(&mut self, pipe: PipeId, session: SessionId, channel: u16, limit: u32, effects: &mut Effects) {
+    fn limit_channel(
+        &mut self,
+        pipe: PipeId,
+        session: SessionId,
+        channel: u16,
+        limit: u32,
+        effects: &mut Effects,
+    ) {
         let members = self.members_of(session, Some(channel));
         let mut unsettled = 0;
         for id in &members {
@@ -468,7 +600,9 @@ impl SetMachine {
             }
         }
         if limit > 0 {
-            self.ground.channels.insert((session, channel), Channel { limit, unsettled });
+            self.ground
+                .channels
+                .insert((session, channel), Channel { limit, unsettled });
             self.opened.insert((pipe, session));
         } else {
             self.ground.channels.remove(&(session, channel));
@@ -488,26 +622,32 @@ impl SetMachine {
         no_ack: bool,
         effects: &mut Effects,
     ) -> Reply {
-        let Some(queue) = self.queues.get_mut(&queue_id) else { return Reply::NoQueue };
+        let Some(queue) = self.queues.get_mut(&queue_id) else {
+            return Reply::NoQueue;
+        };
         let limited = self.ground.channels.contains_key(&(session, channel));
-        let known = self.ground.consumers.entry(holder).or_insert_with(|| Consumer {
-            queue: queue_id,
-            session,
-            channel,
-            pipe,
-            attached: false,
-            getter: true,
-            no_ack,
-            priority: 0,
-            credit: Credit::Prefetch(0),
-            visibility: None,
-            parked: false,
-            limited,
-            next_no: 1,
-            unsettled: 0,
-            leases: Leases::default(),
-            armed: None,
-        });
+        let known = self
+            .ground
+            .consumers
+            .entry(holder)
+            .or_insert_with(|| Consumer {
+                queue: queue_id,
+                session,
+                channel,
+                pipe,
+                attached: false,
+                getter: true,
+                no_ack,
+                priority: 0,
+                credit: Credit::Prefetch(0),
+                visibility: None,
+                parked: false,
+                limited,
+                next_no: 1,
+                unsettled: 0,
+                leases: Leases::default(),
+                armed: None,
+            });
         // An id that is a consumer's is not a holder's; the node never mints it twice.
         if !known.getter {
             return Reply::GotNothing;
@@ -518,14 +658,22 @@ impl SetMachine {
         let got = queue.get(holder, no_ack, &mut self.ground, effects);
         queue.settle_down(&mut self.ground, effects);
         if let Some(delivery) = got {
-            return Reply::Got { delivery, ready: queue.ready };
+            return Reply::Got {
+                delivery,
+                ready: queue.ready,
+            };
         }
         self.ground.totals.got_nothing += 1;
         Reply::GotNothing
     }
 
     /// Ends a session or channel: its leases return, queues that lived for its consumers go.
-    fn close(&mut self, session: SessionId, channel: Option<u16>, effects: &mut Effects) -> Vec<QueueId> {
+    fn close(
+        &mut self,
+        session: SessionId,
+        channel: Option<u16>,
+        effects: &mut Effects,
+    ) -> Vec<QueueId> {
         let members = self.members_of(session, channel);
         let deleted: Vec<QueueId> = members.iter().filter_map(|id| self.detach(*id)).collect();
         let mut touched = BTreeSet::new();
@@ -537,7 +685,12 @@ impl SetMachine {
             self.release(*id, &mut touched, effects);
         }
         let to = channel.map_or((0, u16::MAX), |channel| (channel, channel));
-        let limits: Vec<_> = self.ground.channels.range((session, to.0)..=(session, to.1)).map(|(k, _)| *k).collect();
+        let limits: Vec<_> = self
+            .ground
+            .channels
+            .range((session, to.0)..=(session, to.1))
+            .map(|(k, _)| *k)
+            .collect();
         for key in limits {
             self.ground.channels.remove(&key);
         }
@@ -551,7 +704,9 @@ impl SetMachine {
     }
 
     fn release(&mut self, id: ConsumerId, touched: &mut BTreeSet<QueueId>, effects: &mut Effects) {
-        let Some(consumer) = self.ground.consumers.get_mut(&id) else { return };
+        let Some(consumer) = self.ground.consumers.get_mut(&id) else {
+            return;
+        };
         touched.insert(consumer.queue);
         let mut taken = Vec::new();
         consumer.leases.take(0, u64::MAX, &mut taken);
@@ -568,9 +723,18 @@ impl SetMachine {
 
     /// A node has started again: what its older incarnations held is released.
     fn release_older(&mut self, pipe: PipeId, effects: &mut Effects) {
-        let from = (PipeId { node: pipe.node, incarnation: 0 }, SessionId(0));
-        let older: BTreeMap<SessionId, ()> =
-            self.opened.range(from..(pipe, SessionId(0))).map(|(_, session)| (*session, ())).collect();
+        let from = (
+            PipeId {
+                node: pipe.node,
+                incarnation: 0,
+            },
+            SessionId(0),
+        );
+        let older: BTreeMap<SessionId, ()> = self
+            .opened
+            .range(from..(pipe, SessionId(0)))
+            .map(|(_, session)| (*session, ()))
+            .collect();
         for session in older.into_keys() {
             self.close(session, None, effects);
         }
@@ -593,7 +757,11 @@ fn admit(
         queue.delay(piece, due, ground);
         return;
     }
-    let rest = if queue.ready == 0 { queue.serve(piece, ground, effects) } else { Some(piece) };
+    let rest = if queue.ready == 0 {
+        queue.serve(piece, ground, effects)
+    } else {
+        Some(piece)
+    };
     let Some(rest) = rest else { return };
     if ttl == Some(Millis(0)) {
         queue.retire(rest, DeathReason::Expired, ground, effects);
@@ -603,7 +771,13 @@ fn admit(
 }
 
 /// Turns a run away from a full queue; `source` is that of its first message.
-fn refuse(queue: &mut Queue, source: Source, piece: Piece, ground: &mut Ground, effects: &mut Effects) {
+fn refuse(
+    queue: &mut Queue,
+    source: Source,
+    piece: Piece,
+    ground: &mut Ground,
+    effects: &mut Effects,
+) {
     let count = piece.run.count;
     ground.totals.refused += u64::from(count);
     for slot in 0..count {

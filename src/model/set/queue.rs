@@ -29,7 +29,12 @@ pub(super) struct Ground {
 
 impl Ground {
     /// Makes sure the timer fires at `at` or before.
-    pub fn arm(timers: &mut BTreeSet<(Millis, Timer)>, armed: &mut Option<Millis>, at: Millis, timer: Timer) {
+    pub fn arm(
+        timers: &mut BTreeSet<(Millis, Timer)>,
+        armed: &mut Option<Millis>,
+        at: Millis,
+        timer: Timer,
+    ) {
         if at == NEVER || armed.is_some_and(|old| old <= at) {
             return;
         }
@@ -46,7 +51,9 @@ impl Ground {
         }
         self.channels
             .get(&(consumer.session, consumer.channel))
-            .map_or(room, |c| room.min(u64::from(c.limit).saturating_sub(c.unsettled)))
+            .map_or(room, |c| {
+                room.min(u64::from(c.limit).saturating_sub(c.unsettled))
+            })
     }
 }
 
@@ -66,7 +73,12 @@ impl Level {
         if let Some((_, piece)) = self.returned.first_key_value() {
             return Some(*piece);
         }
-        self.ready.front(store).map(|run| Piece { run, acquired: 0, failed: 0, level })
+        self.ready.front(store).map(|run| Piece {
+            run,
+            acquired: 0,
+            failed: 0,
+            level,
+        })
     }
 
     fn advance(&mut self, count: u32) {
@@ -176,7 +188,10 @@ impl Queue {
     }
 
     fn top(&self) -> Option<u8> {
-        self.levels.iter().rposition(|level| !level.is_empty()).map(|at| at as u8)
+        self.levels
+            .iter()
+            .rposition(|level| !level.is_empty())
+            .map(|at| at as u8)
     }
 
     fn grow(&mut self, piece: &Piece, ground: &mut Ground) {
@@ -221,7 +236,13 @@ impl Queue {
     }
 
     /// Drops heads of all levels that expired at or before `at`, at most `budget` runs.
-    pub fn drop_expired(&mut self, at: Millis, budget: &mut usize, ground: &mut Ground, effects: &mut Effects) {
+    pub fn drop_expired(
+        &mut self,
+        at: Millis,
+        budget: &mut usize,
+        ground: &mut Ground,
+        effects: &mut Effects,
+    ) {
         for level in (0..self.levels.len()).rev() {
             while *budget > 0 {
                 let head = self.levels[level].head(level as u8, ground.store.get_mut());
@@ -255,7 +276,13 @@ impl Queue {
     }
 
     /// The end of a run in this queue: to the outbox, or nowhere.
-    pub fn retire(&mut self, piece: Piece, reason: DeathReason, ground: &mut Ground, effects: &mut Effects) {
+    pub fn retire(
+        &mut self,
+        piece: Piece,
+        reason: DeathReason,
+        ground: &mut Ground,
+        effects: &mut Effects,
+    ) {
         let count = u64::from(piece.run.count);
         *match reason {
             DeathReason::Rejected => &mut ground.totals.died_rejected,
@@ -272,23 +299,46 @@ impl Queue {
             let id = self.next_dead;
             self.next_dead += 1;
             self.outbox.insert(id, (position, reason));
-            effects.push(Effect::DeadLetter(DeadLetter { queue: self.id, id, position, reason }));
+            effects.push(Effect::DeadLetter(DeadLetter {
+                queue: self.id,
+                id,
+                position,
+                reason,
+            }));
         }
     }
 
     /// Ends a stay with a consumer that did not settle it: visible again, delayed, or dead.
-    pub fn give_back(&mut self, mut piece: Piece, failed: bool, ground: &mut Ground, effects: &mut Effects) {
+    pub fn give_back(
+        &mut self,
+        mut piece: Piece,
+        failed: bool,
+        ground: &mut Ground,
+        effects: &mut Effects,
+    ) {
         piece.acquired = piece.acquired.saturating_add(1);
         piece.failed = piece.failed.saturating_add(u32::from(failed));
-        let counted = if self.config.count_every_return { piece.acquired } else { piece.failed };
+        let counted = if self.config.count_every_return {
+            piece.acquired
+        } else {
+            piece.failed
+        };
         let limit = self.config.delivery_limit;
-        if (failed || self.config.count_every_return) && limit.is_some_and(|limit| counted > limit) {
+        if (failed || self.config.count_every_return) && limit.is_some_and(|limit| counted > limit)
+        {
             self.retire(piece, DeathReason::DeliveryLimit, ground, effects);
             return;
         }
-        let retry = self.config.delayed_retry.filter(|r| if failed { r.failed } else { r.returned });
+        let retry = self
+            .config
+            .delayed_retry
+            .filter(|r| if failed { r.failed } else { r.returned });
         if let Some(retry) = retry {
-            let span = retry.min.0.saturating_mul(u64::from(piece.failed.max(1))).min(retry.max.0);
+            let span = retry
+                .min
+                .0
+                .saturating_mul(u64::from(piece.failed.max(1)))
+                .min(retry.max.0);
             if span > 0 {
                 self.delay(piece, ground.now.plus(Millis(span)), ground);
                 return;
@@ -301,14 +351,24 @@ impl Queue {
         self.delayed_count += u64::from(piece.run.count);
         self.delayed_bytes += piece.run.bytes();
         self.delayed.insert((due, piece.run.first), piece);
-        Ground::arm(&mut ground.timers, &mut self.delayed_armed, due, Timer::Delayed(self.id));
+        Ground::arm(
+            &mut ground.timers,
+            &mut self.delayed_armed,
+            due,
+            Timer::Delayed(self.id),
+        );
     }
 
     /// Makes visible what was due at or before `at`, at most `budget` runs.
     pub fn wake(&mut self, at: Millis, budget: &mut usize, ground: &mut Ground) {
         while let Some((&(due, first), &piece)) = self.delayed.first_key_value() {
             if due > at || *budget == 0 {
-                Ground::arm(&mut ground.timers, &mut self.delayed_armed, due, Timer::Delayed(self.id));
+                Ground::arm(
+                    &mut ground.timers,
+                    &mut self.delayed_armed,
+                    due,
+                    Timer::Delayed(self.id),
+                );
                 return;
             }
             *budget -= 1;
@@ -352,7 +412,12 @@ impl Queue {
     }
 
     /// Gives a run no one else waits before straight to consumers; returns what is left of it.
-    pub fn serve(&mut self, mut piece: Piece, ground: &mut Ground, effects: &mut Effects) -> Option<Piece> {
+    pub fn serve(
+        &mut self,
+        mut piece: Piece,
+        ground: &mut Ground,
+        effects: &mut Effects,
+    ) -> Option<Piece> {
         while let Some((id, capacity, alone)) = self.pick(ground) {
             let max = if alone { capacity } else { 1 };
             let all = max >= u64::from(piece.run.count);
@@ -371,9 +436,15 @@ impl Queue {
     /// Delivers while something is ready and someone may have it; then keeps the length and arms the head's expiry.
     pub fn settle_down(&mut self, ground: &mut Ground, effects: &mut Effects) {
         while self.ready > 0 {
-            let Some((id, capacity, alone)) = self.pick(ground) else { break };
-            let Some(level) = self.serving(ground, effects) else { break };
-            let Some(piece) = self.take(level, if alone { capacity } else { 1 }, ground) else { break };
+            let Some((id, capacity, alone)) = self.pick(ground) else {
+                break;
+            };
+            let Some(level) = self.serving(ground, effects) else {
+                break;
+            };
+            let Some(piece) = self.take(level, if alone { capacity } else { 1 }, ground) else {
+                break;
+            };
             self.hand(id, piece, ground, effects);
             if !alone {
                 self.rotate(id, ground);
@@ -399,7 +470,9 @@ impl Queue {
             let size = head.map_or(1, |piece| u64::from(piece.run.size)).max(1);
             let over = length.saturating_sub(length_max);
             let over_bytes = bytes.saturating_sub(bytes_max).div_ceil(size);
-            let Some(piece) = self.take(level, over.max(over_bytes).max(1), ground) else { return };
+            let Some(piece) = self.take(level, over.max(over_bytes).max(1), ground) else {
+                return;
+            };
             self.retire(piece, DeathReason::MaxLen, ground, effects);
         }
     }
@@ -408,9 +481,16 @@ impl Queue {
     pub fn room(&self, size: u32) -> u64 {
         let length = self.ready + self.delayed_count;
         let bytes = self.ready_bytes + self.delayed_bytes;
-        let count = self.config.max_length.map_or(u64::MAX, |max| max.saturating_sub(length));
+        let count = self
+            .config
+            .max_length
+            .map_or(u64::MAX, |max| max.saturating_sub(length));
         let by_bytes = self.config.max_length_bytes.map_or(u64::MAX, |max| {
-            if size == 0 && bytes <= max { u64::MAX } else { max.saturating_sub(bytes) / u64::from(size.max(1)) }
+            if size == 0 && bytes <= max {
+                u64::MAX
+            } else {
+                max.saturating_sub(bytes) / u64::from(size.max(1))
+            }
         });
         count.min(by_bytes)
     }
@@ -420,7 +500,12 @@ impl Queue {
             let head = self.levels[level].head(level as u8, ground.store.get_mut());
             if let Some(piece) = head {
                 let at = piece.run.expires_at;
-                Ground::arm(&mut ground.timers, &mut self.heads_armed, at, Timer::Heads(self.id));
+                Ground::arm(
+                    &mut ground.timers,
+                    &mut self.heads_armed,
+                    at,
+                    Timer::Heads(self.id),
+                );
             }
         }
     }
@@ -432,7 +517,12 @@ impl Queue {
             && self.attached.is_empty()
         {
             let at = ground.now.plus(expires);
-            Ground::arm(&mut ground.timers, &mut self.expires_armed, at, Timer::Expires(self.id));
+            Ground::arm(
+                &mut ground.timers,
+                &mut self.expires_armed,
+                at,
+                Timer::Expires(self.id),
+            );
         }
     }
 
@@ -475,7 +565,9 @@ impl Queue {
         if piece.acquired > 0 {
             ground.totals.redelivered += count;
         }
-        let Some(consumer) = ground.consumers.get_mut(&id) else { return delivery };
+        let Some(consumer) = ground.consumers.get_mut(&id) else {
+            return delivery;
+        };
         delivery.first_no = consumer.next_no;
         consumer.next_no += count;
         if let Credit::Window(window) = &mut consumer.credit {
@@ -487,12 +579,23 @@ impl Queue {
         }
         let visibility = consumer.visibility.unwrap_or(self.config.visibility);
         let deadline = ground.now.plus(visibility);
-        let lease = Lease { queue: self.id, piece, deadline };
+        let lease = Lease {
+            queue: self.id,
+            piece,
+            deadline,
+        };
         consumer.leases.push(delivery.first_no, lease);
         consumer.unsettled += count;
-        Ground::arm(&mut ground.timers, &mut consumer.armed, deadline, Timer::Leases(id));
+        Ground::arm(
+            &mut ground.timers,
+            &mut consumer.armed,
+            deadline,
+            Timer::Leases(id),
+        );
         if consumer.limited
-            && let Some(channel) = ground.channels.get_mut(&(consumer.session, consumer.channel))
+            && let Some(channel) = ground
+                .channels
+                .get_mut(&(consumer.session, consumer.channel))
         {
             channel.unsettled += count;
         }
@@ -507,7 +610,13 @@ impl Queue {
     }
 
     /// Takes one message for basic.get.
-    pub fn get(&mut self, id: ConsumerId, no_ack: bool, ground: &mut Ground, effects: &mut Effects) -> Option<Delivery> {
+    pub fn get(
+        &mut self,
+        id: ConsumerId,
+        no_ack: bool,
+        ground: &mut Ground,
+        effects: &mut Effects,
+    ) -> Option<Delivery> {
         let piece = match self.serving(ground, effects) {
             Some(level) => self.take(level, 1, ground)?,
             None => return None,
@@ -527,7 +636,11 @@ impl Queue {
     /// Forgets a lease that has ended.
     pub fn unlease(&mut self, piece: &Piece, ground: &mut Ground) {
         let count = u64::from(piece.run.count);
-        assert!(self.unsettled >= count, "{} unsettled, {count} end", self.unsettled);
+        assert!(
+            self.unsettled >= count,
+            "{} unsettled, {count} end",
+            self.unsettled
+        );
         self.unsettled -= count;
         self.unsettled_bytes -= piece.run.bytes();
         ground.totals.unsettled -= count;
@@ -539,10 +652,14 @@ impl Queue {
         let count = self.ready;
         for level in &mut self.levels {
             for piece in std::mem::take(&mut level.returned).into_values() {
-                ground.live.remove(piece.run.first, u64::from(piece.run.count));
+                ground
+                    .live
+                    .remove(piece.run.first, u64::from(piece.run.count));
             }
             let live = &mut ground.live;
-            level.ready.drain(ground.store.get_mut(), |run| live.remove(run.first, u64::from(run.count)));
+            level.ready.drain(ground.store.get_mut(), |run| {
+                live.remove(run.first, u64::from(run.count))
+            });
         }
         ground.totals.ready -= self.ready;
         ground.totals.ready_bytes -= self.ready_bytes;

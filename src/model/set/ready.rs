@@ -31,7 +31,11 @@ pub(super) struct Store {
 
 impl Store {
     pub fn read(&mut self, id: u64) -> Vec<Run> {
-        match self.pages.read(id).and_then(|bytes| pages::decode(id, &bytes)) {
+        match self
+            .pages
+            .read(id)
+            .and_then(|bytes| pages::decode(id, &bytes))
+        {
             Ok(runs) => runs,
             Err(fault) => {
                 self.fault.get_or_insert(fault);
@@ -135,7 +139,13 @@ impl Ready {
     }
 
     /// Gives the runs of entries `from ..= to` to `each`; reads only pages that may hold some.
-    pub fn visit(&self, from: u64, to: u64, store: &mut Store, mut each: impl FnMut(Position, u32)) {
+    pub fn visit(
+        &self,
+        from: u64,
+        to: u64,
+        store: &mut Store,
+        mut each: impl FnMut(Position, u32),
+    ) {
         let mut one = |run: &Run| {
             if (from..=to).contains(&run.first.index()) {
                 each(run.first, run.count);

@@ -13,6 +13,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::LiveMap;
 use super::command::{Credit, DelayedRetry, Overflow, QueueConfig};
 use super::effect::DeathReason;
 use super::lease::{Channel, Consumer, Lease, Piece, Timer};
@@ -20,7 +21,6 @@ use super::machine::{Pipe, SetMachine, SnapshotError};
 use super::pages::{Pages, Run, get_run, put_run};
 use super::queue::Queue;
 use super::ready::PageRef;
-use super::LiveMap;
 use crate::base::coding::{Reader, Truncated, Writer};
 use crate::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, SessionId};
 
@@ -70,15 +70,50 @@ macro_rules! fields {
     };
 }
 fields!(PipeId { node, incarnation });
-fields!(Pipe { incarnation, last_seq });
+fields!(Pipe {
+    incarnation,
+    last_seq
+});
 fields!(Channel { limit, unsettled });
-fields!(DelayedRetry { failed, returned, min, max });
-fields!(PageRef { id, messages, bytes, index_min, index_max });
-fields!(Piece { run, acquired, failed, level });
-fields!(Lease { queue, piece, deadline });
+fields!(DelayedRetry {
+    failed,
+    returned,
+    min,
+    max
+});
+fields!(PageRef {
+    id,
+    messages,
+    bytes,
+    index_min,
+    index_max
+});
+fields!(Piece {
+    run,
+    acquired,
+    failed,
+    level
+});
+fields!(Lease {
+    queue,
+    piece,
+    deadline
+});
 fields!(QueueConfig {
-    message_ttl, expires, max_length, max_length_bytes, overflow, dead_letters, max_priority, default_priority,
-    single_active, delivery_limit, count_every_return, visibility, auto_delete, delayed_retry
+    message_ttl,
+    expires,
+    max_length,
+    max_length_bytes,
+    overflow,
+    dead_letters,
+    max_priority,
+    default_priority,
+    single_active,
+    delivery_limit,
+    count_every_return,
+    visibility,
+    auto_delete,
+    delayed_retry
 });
 
 impl Stored for bool {
@@ -116,7 +151,11 @@ impl<T: Stored> Stored for Option<T> {
         }
     }
     fn get(from: In<'_, '_>) -> Result<Self, Truncated> {
-        Ok(if from.flag()? { Some(T::get(from)?) } else { None })
+        Ok(if from.flag()? {
+            Some(T::get(from)?)
+        } else {
+            None
+        })
     }
 }
 
@@ -258,14 +297,52 @@ use super::queue::Level;
 use super::ready::Ready;
 fields!(Ready { head, middle, tail });
 fields!(Level { returned, ready });
-fields!(Leases { plain, extended, by_deadline, last_deadline });
+fields!(Leases {
+    plain,
+    extended,
+    by_deadline,
+    last_deadline
+});
 fields!(Consumer {
-    queue, session, channel, pipe, attached, getter, no_ack, priority, credit, visibility, parked, limited, next_no,
-    unsettled, leases, armed
+    queue,
+    session,
+    channel,
+    pipe,
+    attached,
+    getter,
+    no_ack,
+    priority,
+    credit,
+    visibility,
+    parked,
+    limited,
+    next_no,
+    unsettled,
+    leases,
+    armed
 });
 fields!(Queue {
-    id, config, levels, ready, ready_bytes, unsettled, unsettled_bytes, delayed, delayed_count, delayed_bytes, outbox,
-    next_dead, attached, rotation, active, exclusive, holders, last_used, heads_armed, delayed_armed, expires_armed
+    id,
+    config,
+    levels,
+    ready,
+    ready_bytes,
+    unsettled,
+    unsettled_bytes,
+    delayed,
+    delayed_count,
+    delayed_bytes,
+    outbox,
+    next_dead,
+    attached,
+    rotation,
+    active,
+    exclusive,
+    holders,
+    last_used,
+    heads_armed,
+    delayed_armed,
+    expires_armed
 });
 
 impl SetMachine {
@@ -303,7 +380,9 @@ impl SetMachine {
     /// # Errors
     /// [`SnapshotError::Version`] for a version it does not know, [`SnapshotError::Damaged`] for anything else.
     pub fn restore(bytes: &[u8], pages: Box<dyn Pages>) -> Result<Self, SnapshotError> {
-        let (body, crc) = bytes.split_last_chunk::<4>().ok_or(SnapshotError::Damaged)?;
+        let (body, crc) = bytes
+            .split_last_chunk::<4>()
+            .ok_or(SnapshotError::Damaged)?;
         if !body.starts_with(MAGIC) || crc32fast::hash(body) != u32::from_le_bytes(*crc) {
             return Err(SnapshotError::Damaged);
         }
@@ -314,7 +393,11 @@ impl SetMachine {
             Err(Truncated) => return Err(SnapshotError::Damaged),
         }
         let machine = Self::decode(&mut from, pages).map_err(|_| SnapshotError::Damaged)?;
-        if from.is_empty() { Ok(machine) } else { Err(SnapshotError::Damaged) }
+        if from.is_empty() {
+            Ok(machine)
+        } else {
+            Err(SnapshotError::Damaged)
+        }
     }
 
     fn decode(from: In<'_, '_>, pages: Box<dyn Pages>) -> Result<Self, Truncated> {
