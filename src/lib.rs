@@ -8,6 +8,7 @@ pub mod amqp;
 pub mod base;
 pub mod broker;
 pub mod cluster;
+pub mod config;
 pub mod http;
 pub mod identity;
 pub mod log;
@@ -16,5 +17,7 @@ pub mod node;
 pub mod raft;
 pub mod rt;
 pub mod session;
+mod settings;
+pub mod telemetry;
 #[cfg(test)]
 mod tidy;

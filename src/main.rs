@@ -1,34 +1,77 @@
-//! temporary
-use std::path::PathBuf;
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
-    let mut args = std::env::args().skip(1);
-    let dir = PathBuf::from(args.next().unwrap_or_else(|| "data".into()));
-    let port: u16 = args.next().unwrap_or_else(|| "5672".into()).parse()?;
-    let settings = leveret::node::Settings {
-        data_dir: dir,
-        listeners: vec![([127, 0, 0, 1], port).into()],
-        metrics: Some(([127, 0, 0, 1], port + 10000).into()),
-        default_user: "guest".into(),
-        default_pass: "guest".into(),
-        default_tags: vec!["administrator".into()],
-        default_vhost: "/".into(),
-        loopback_users: vec!["guest".into()],
-        connections_max: None,
-        session: Default::default(),
-        queue_defaults: Default::default(),
-        memory_limit_bytes: 12 << 30,
-        disk_free_limit_bytes: 50 << 20,
-        segment_bytes: 64 << 20,
-        snapshot_every_bytes: 256 << 20,
-        names: leveret::http::Names { node: "n".into(), cluster: "c".into(), version: "4.2.1".into(), product: "RabbitMQ".into() },
+//! The broker's binary: read the command line, start the node, wait for a signal.
+
+mod cli;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use leveret::config::Loaded;
+use leveret::node::{Running, Settings};
+use leveret::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+
+use cli::{Cli, Command, ConfigCommand};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Config { command: ConfigCommand::Check { file } }) => {
+            let mut out = String::new();
+            let usable = cli::check(&cli.options, file, &mut out).unwrap_or(false);
+            let shown = std::io::stdout().write_all(out.as_bytes()).is_ok();
+            if usable && shown { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        None | Some(Command::Serve) => match cli.options.load() {
+            Ok(loaded) => start(loaded),
+            Err(problems) => fail(&problems),
+        },
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}
+
+fn start(loaded: Loaded) -> ExitCode {
+    if let Err(error) = telemetry::start(&loaded.config) {
+        return fail(&error);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve(loaded)),
+        Err(error) => fail(&error),
+    }
+}
+
+async fn serve(loaded: Loaded) -> ExitCode {
+    for file in &loaded.files {
+        tracing::info!(file = %file.display(), "configuration read");
+    }
+    for note in &loaded.notes {
+        tracing::info!(key = %note.key, at = %note.place, "{}", note.why);
+    }
+    let signals = signal(SignalKind::terminate())
+        .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let (mut terminate, mut interrupt) = match signals {
+        Ok(signals) => signals,
+        Err(error) => return fail(&error),
     };
-    let rt = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    rt.block_on(async {
-        let running = leveret::node::Running::start(settings).await?;
-        println!("Server startup complete");
-        tokio::signal::ctrl_c().await?;
-        running.stop().await;
-        Ok(())
-    })
+    let running = match Running::start(Settings::from(&loaded.config)).await {
+        Ok(running) => running,
+        Err(error) => {
+            tracing::error!(%error, "the node cannot start");
+            return fail(&error);
+        }
+    };
+    tracing::info!("Server startup complete");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("the node is asked to stop");
+    running.stop().await;
+    tracing::info!("successfully stopped");
+    ExitCode::SUCCESS
 }

@@ -10,11 +10,11 @@ use tokio::sync::watch;
 
 use crate::base::SetId;
 use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
-use crate::cluster::{Cluster, ClusterOptions, StartError};
+use crate::cluster::{Cluster, ClusterOptions, Refusal, StartError};
 use crate::http::{MetricsState, Names, serve};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
-use crate::model::topology::{QueueDefaults, Seed, hash_password};
+use crate::model::topology::{QueueDefaults, Seed, TopologyCommand, hash_password};
 use crate::raft::GroupOptions;
 use crate::rt::Supervisor;
 use crate::session::SessionConfig;
@@ -41,8 +41,12 @@ pub struct Settings {
     pub default_pass: String,
     /// Its tags.
     pub default_tags: Vec<String>,
+    /// Its patterns: configure, write, read.
+    pub default_permissions: [String; 3],
     /// First vhost.
     pub default_vhost: String,
+    /// Type of queues declared without one.
+    pub default_queue_type: String,
     /// Users that may only log in over loopback.
     pub loopback_users: Vec<String>,
     /// Connections the node takes.
@@ -107,6 +111,7 @@ impl Running {
         let (front, core) = (Supervisor::default(), Supervisor::default());
         let options = cluster_options(&settings, &identity);
         let (cluster, effects) = Cluster::start(options, &core).await?;
+        seed(&cluster, &settings).await.map_err(StartError::from)?;
         let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
         let limits = alarm::Limits {
             memory_bytes: settings.memory_limit_bytes,
@@ -149,6 +154,22 @@ impl Running {
         }
         self.cluster.stop().await;
     }
+}
+
+/// What the configuration says beyond the seed of an empty store. There is no other way to say it yet, so it is said
+/// at every start.
+async fn seed(cluster: &Cluster, settings: &Settings) -> Result<(), Refusal> {
+    let vhost = settings.default_vhost.clone();
+    let add = TopologyCommand::AddVhost {
+        name: vhost.clone(),
+        default_queue_type: settings.default_queue_type.clone(),
+    };
+    cluster.ask_topology(&add).await?;
+    let [configure, write, read] = settings.default_permissions.clone();
+    let user = settings.default_user.clone();
+    let rights = TopologyCommand::SetPermissions { user, vhost, configure, write, read };
+    cluster.ask_topology(&rights).await?;
+    Ok(())
 }
 
 fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, NodeError> {

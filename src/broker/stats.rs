@@ -170,7 +170,7 @@ impl Stats {
 
 /// What one connection did since it last reported.
 #[derive(Debug, Default)]
-#[expect(missing_docs, reason = "as in `Stats`")]
+#[allow(missing_docs, reason = "as in `Stats`")]
 pub struct Tally {
     pub received: u64,
     pub received_confirm: u64,

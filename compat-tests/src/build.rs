@@ -1,0 +1,65 @@
+//! Where the binary is, and how it comes to be there.
+//!
+//! Need: the tests run the release binary that people run, not a library.
+//! Shape: `LEVERET_BIN` names it, or one `cargo build --release` per process makes it current.
+//! Invariants: the same target folder as the running test, so nothing is compiled twice.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The folder of this suite.
+#[must_use]
+pub fn suite_dir() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The root of the workspace.
+///
+/// # Panics
+/// When the suite's folder has no parent, which a checkout cannot have.
+#[must_use]
+pub fn workspace_dir() -> PathBuf {
+    suite_dir()
+        .parent()
+        .expect("the suite lies in a workspace")
+        .to_path_buf()
+}
+
+/// The release binary, built at most once per process.
+pub(crate) fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Ok(path) = std::env::var("LEVERET_BIN") {
+            return PathBuf::from(path);
+        }
+        let target = target_dir();
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let status = Command::new(cargo)
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "-p",
+                "leveret",
+                "--bin",
+                "leveret",
+            ])
+            .arg("--target-dir")
+            .arg(&target)
+            .current_dir(workspace_dir())
+            .status()
+            .expect("cargo runs");
+        assert!(status.success(), "the release binary does not build");
+        target.join("release").join("leveret")
+    })
+}
+
+/// The running test is `TARGET/PROFILE/deps/NAME-HASH`: three folders up is the target folder.
+fn target_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    test.ancestors()
+        .nth(3)
+        .expect("a test lies in a target folder")
+        .to_path_buf()
+}

@@ -1,0 +1,183 @@
+//! What the node is told: RabbitMQ's `key = value` files, then the environment, then the command line.
+//!
+//! Need: a folder of configuration written for RabbitMQ starts this broker unchanged, and a mistake in it is told with
+//! its key, file and line before anything listens. Shape: [`keys`] is one table of every key; [`file`] reads lines;
+//! [`value`] reads values; this file puts the sources in order. Later sources win over earlier ones; within a file the
+//! last line wins. All problems are reported together, not only the first.
+//!
+//! Invariants: a [`Config`] that was handed out has only values within the ranges said at its fields.
+//! Not here: applying anything. Nothing here opens a socket or creates a folder.
+
+pub mod file;
+pub mod keys;
+pub mod source;
+pub mod value;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::base::limits;
+
+pub use file::{ConfigError, Place, Problems};
+pub use source::{Loaded, Note, Sources, load};
+
+/// A bound that is a part of memory, or a number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Threshold {
+    /// Part of the memory available, more than 0.
+    Relative(f64),
+    /// Bytes.
+    Absolute(u64),
+}
+
+impl Threshold {
+    /// The bound in bytes, on a machine with `memory_bytes`.
+    #[must_use]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )]
+    pub fn bytes(self, memory_bytes: u64) -> u64 {
+        match self {
+            Self::Relative(part) => (memory_bytes as f64 * part) as u64,
+            Self::Absolute(bytes) => bytes,
+        }
+    }
+}
+
+/// Least severe line that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// The default.
+    Info,
+    /// Warnings and errors (`warning`).
+    Warning,
+    /// Errors (`error`, `critical`).
+    Error,
+    /// Nothing.
+    None,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// RabbitMQ's lines.
+    Plain,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Everything a node can be told, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Folder of all state. Default `./data`.
+    pub data_dir: PathBuf,
+    /// AMQP listeners; empty = none. Default `0.0.0.0:5672`.
+    pub listeners: Vec<SocketAddr>,
+    /// Metrics listener. Default `0.0.0.0:15692`.
+    pub prometheus: Option<SocketAddr>,
+    /// First user, made when the store is empty. Default `guest`.
+    pub default_user: String,
+    /// Its password. Default `guest`.
+    pub default_pass: String,
+    /// Its tags. Default `administrator`.
+    pub default_user_tags: Vec<String>,
+    /// Its permissions: configure, write, read patterns. Default `.*` each.
+    pub default_permissions: [String; 3],
+    /// First vhost. Default `/`.
+    pub default_vhost: String,
+    /// Users that may only log in over loopback. Default `guest`.
+    pub loopback_users: Vec<String>,
+    /// SASL mechanisms offered, in order; never empty. Default `PLAIN`, `AMQPLAIN`.
+    pub auth_mechanisms: Vec<String>,
+    /// Heartbeat offered, seconds, 0 to 65535; 0 = off. Default 60.
+    pub heartbeat_s: u16,
+    /// Largest frame, bytes, 0 (no limit) or from 4096. Default 131072.
+    pub frame_max: u32,
+    /// Channels of a connection, 0 (no limit) to 65535. Default 2047.
+    pub channel_max: u16,
+    /// Consumers of a channel. Default none.
+    pub consumer_max_per_channel: Option<u32>,
+    /// Connections of the node. Default none.
+    pub max_connections: Option<u32>,
+    /// Largest body, bytes, 1 to 536870912. Default 16777216.
+    pub max_message_size: u64,
+    /// Longest lease of a delivery, milliseconds, from 1. Default 1800000.
+    pub consumer_timeout_ms: u64,
+    /// From accept to connection.open, milliseconds, from 1. Default 10000.
+    pub handshake_timeout_ms: u64,
+    /// Memory at which publishers are blocked. Default 0.6 of memory.
+    pub memory_high_watermark: Threshold,
+    /// Memory the node may count on, bytes, in place of what it finds. Default none.
+    pub total_memory_bytes: Option<u64>,
+    /// Free disk below which publishers are blocked. Default 50 MB.
+    pub disk_free_limit: Threshold,
+    /// Type of queues declared without `x-queue-type`: `classic`, `quorum` or `stream`. Default `classic`.
+    pub default_queue_type: String,
+    /// This node's name. Default `rabbit@` and the host's name.
+    pub node_name: String,
+    /// The cluster's name. Default: the node's name.
+    pub cluster_name: String,
+    /// Least severe line logged. Default info.
+    pub log_level: LogLevel,
+    /// Other levels by category (`connection`, `channel`, `queue`…). Default none.
+    pub log_categories: Vec<(String, LogLevel)>,
+    /// How log lines are written. Default plain.
+    pub log_format: LogFormat,
+    /// Product name told to clients. `None` = the broker's own choice.
+    pub product: Option<String>,
+    /// Version told to clients. `None` = the broker's own choice.
+    pub version: Option<String>,
+    /// Bytes of a log segment, 1 MiB to 1 GiB. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// Log bytes after which a snapshot is taken, from 1 MiB. Default 256 MiB.
+    pub snapshot_every_bytes: u64,
+}
+
+/// Where listeners listen when only a port is given.
+pub const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// AMQP's port.
+pub const AMQP_PORT: u16 = 5672;
+/// The metrics port.
+pub const PROMETHEUS_PORT: u16 = 15692;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./data"),
+            listeners: vec![SocketAddr::new(ANY, AMQP_PORT)],
+            prometheus: Some(SocketAddr::new(ANY, PROMETHEUS_PORT)),
+            default_user: "guest".to_owned(),
+            default_pass: "guest".to_owned(),
+            default_user_tags: vec!["administrator".to_owned()],
+            default_permissions: [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
+            default_vhost: "/".to_owned(),
+            loopback_users: vec!["guest".to_owned()],
+            auth_mechanisms: vec!["PLAIN".to_owned(), "AMQPLAIN".to_owned()],
+            heartbeat_s: 60,
+            frame_max: 131_072,
+            channel_max: 2047,
+            consumer_max_per_channel: None,
+            max_connections: None,
+            max_message_size: limits::MESSAGE_SIZE_MAX_BYTES_DEFAULT,
+            consumer_timeout_ms: 1_800_000,
+            handshake_timeout_ms: 10_000,
+            memory_high_watermark: Threshold::Relative(0.6),
+            total_memory_bytes: None,
+            disk_free_limit: Threshold::Absolute(50_000_000),
+            default_queue_type: "classic".to_owned(),
+            node_name: "rabbit@localhost".to_owned(),
+            cluster_name: "rabbit@localhost".to_owned(),
+            log_level: LogLevel::Info,
+            log_categories: Vec::new(),
+            log_format: LogFormat::Plain,
+            product: None,
+            version: None,
+            segment_bytes: 64 << 20,
+            snapshot_every_bytes: 256 << 20,
+        }
+    }
+}
