@@ -53,7 +53,12 @@ fn word(level: LogLevel) -> &'static str {
 
 /// RabbitMQ's categories by the modules that speak of them.
 fn filter(config: &Config) -> Result<EnvFilter, TelemetryError> {
-    let mut directives = word(config.log_level).to_owned();
+    let level = word(config.log_level);
+    // openraft tells of every vote at info; that is our debug.
+    let mut directives = match config.log_level {
+        LogLevel::Debug => format!("{level},openraft=info"),
+        _ => format!("{level},openraft=error"),
+    };
     for (category, level) in &config.log_categories {
         let wrong = || TelemetryError::Category(category.clone());
         if !category
@@ -66,7 +71,7 @@ fn filter(config: &Config) -> Result<EnvFilter, TelemetryError> {
             "connection" => "leveret::broker::connection",
             "channel" => "leveret::session",
             "queue" => "leveret::model",
-            "ra" => "leveret::raft",
+            "ra" => "openraft",
             "prometheus" => "leveret::http",
             other => other,
         };

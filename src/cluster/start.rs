@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::base::limits::SET_EFFECTS_MAX;
-use crate::base::{Millis, PipeId, SetId};
+use crate::base::{Millis, PipeId, QueueId, SetId};
 use crate::log::{LogError, PageFiles};
 use crate::model::batch::BufferPool;
 use crate::model::set::{Command, MemoryPages, Reply, SetMachine};
@@ -109,13 +109,13 @@ impl Cluster {
         let mut opened = Vec::new();
         for set in &options.sets {
             let outbox = Arc::new(Outbox::new(*set, pipe, pool.clone()));
-            opened.push(outbox.ask(&Command::OpenPipe));
+            opened.push(open_pipe(&outbox));
             let handle =
                 start_set(&options, outbox, &registry, &effects, supervisor).await?;
             sets.insert(*set, handle);
         }
         let outbox = Arc::new(Outbox::new(SetId::LOCAL, pipe, pool));
-        opened.push(outbox.ask(&Command::OpenPipe));
+        opened.push(open_pipe(&outbox));
         let replica = SetReplica::new(
             SetMachine::new(Box::new(MemoryPages::default())),
             Arc::clone(&outbox),
@@ -232,6 +232,12 @@ impl Cluster {
             }
         }
     }
+}
+
+/// The answer to the command behind it tells that a pipe is open.
+fn open_pipe(outbox: &Outbox<Reply>) -> oneshot::Receiver<Reply> {
+    outbox.push(&Command::OpenPipe);
+    outbox.ask(&Command::Inspect { queue: QueueId(0), touch: false })
 }
 
 fn set_dir(options: &ClusterOptions, set: SetId) -> PathBuf {
