@@ -226,6 +226,7 @@ fn method(payload: &[u8]) -> Result<Parts, ProtocolError> {
 /// The hot methods of class 60; `None` for the others.
 fn hot(method_id: u16, arguments: &[u8]) -> Option<Parsed<'_, Parts>> {
     match method_id {
+        10 => Some(qos(arguments)),
         40 => Some(publish(arguments)),
         70 => Some(get(arguments)),
         80 => Some(settle(arguments, |delivery_tag, bits| Method::Ack {
@@ -264,6 +265,14 @@ fn get(input: &[u8]) -> Parsed<'_, Parts> {
     let (input, bits) = be_u8(input)?;
     let queue = queue.len();
     Ok((input, Parts::Get { queue, bits }))
+}
+
+fn qos(input: &[u8]) -> Parsed<'_, Parts> {
+    let (input, prefetch_size) = be_u32(input)?;
+    let (input, prefetch_count) = be_u16(input)?;
+    let (input, bits) = be_u8(input)?;
+    let global = bits & 1 != 0;
+    Ok((input, Parts::Done(Method::Qos { prefetch_size, prefetch_count, global })))
 }
 
 fn settle(input: &[u8], method: impl Fn(u64, u8) -> Method) -> Parsed<'_, Parts> {

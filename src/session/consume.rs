@@ -3,7 +3,7 @@
 
 use amq_protocol::protocol::access::{AMQPMethod as Access, RequestOk};
 use amq_protocol::protocol::basic::{
-    AMQPMethod as Basic, Cancel, CancelOk, Consume, Qos, QosOk, RecoverOk,
+    AMQPMethod as Basic, Cancel, CancelOk, Consume, QosOk, RecoverOk,
 };
 use amq_protocol::protocol::confirm::{AMQPMethod as Confirm, SelectOk};
 
@@ -22,10 +22,6 @@ impl Channel {
         ids: (u16, u16),
     ) -> Result<(), ProtocolError> {
         match method {
-            Basic::Qos(qos) => {
-                self.qos(core, &qos);
-                Ok(())
-            }
             Basic::Consume(consume) => self.consume(core, consume),
             Basic::Cancel(cancel) => {
                 self.cancel(core, cancel);
@@ -43,6 +39,7 @@ impl Channel {
             Basic::Ack(m) => self.ack(core, m.delivery_tag, m.multiple),
             Basic::Nack(m) => self.nack(core, m.delivery_tag, m.multiple, m.requeue),
             Basic::Reject(m) => self.reject(core, m.delivery_tag, m.requeue),
+            Basic::Qos(m) => self.qos(core, 0, m.prefetch_count, m.global),
             Basic::Get(m) => self.get(core, m.queue.as_str().as_bytes(), m.no_ack),
             Basic::Publish(_)
             | Basic::QosOk(_)
@@ -59,11 +56,24 @@ impl Channel {
     }
 
     /// global=false sets what later consumers get and lifts the channel's limit; global=true sets that limit (§17.1).
-    fn qos(&mut self, core: &mut Core, qos: &Qos) {
+    ///
+    /// # Errors
+    /// 540 for any prefetch size.
+    pub(super) fn qos(
+        &mut self,
+        core: &mut Core,
+        prefetch_size: u32,
+        prefetch_count: u16,
+        global: bool,
+    ) -> Result<(), ProtocolError> {
+        if prefetch_size != 0 {
+            let text = format!("prefetch_size!=0 ({prefetch_size})");
+            return Err(error(ReplyCode::NotImplemented, text));
+        }
         let ok = Basic::QosOk(QosOk {}).class();
-        let limit = if qos.global { qos.prefetch_count } else { 0 };
-        if !qos.global {
-            self.prefetch = qos.prefetch_count;
+        let limit = if global { prefetch_count } else { 0 };
+        if !global {
+            self.prefetch = prefetch_count;
         }
         if limit == self.limit {
             core.send(self.id, &ok);
@@ -72,6 +82,7 @@ impl Channel {
             let request = ChannelRequest::LimitChannel { prefetch: limit };
             self.ask(core, request, Then::Reply(Some(ok)), (60, 10));
         }
+        Ok(())
     }
 
     fn consume(&mut self, core: &mut Core, consume: Consume) -> Result<(), ProtocolError> {

@@ -156,6 +156,7 @@ pub(super) fn error(code: ReplyCode, text: impl Into<String>) -> ProtocolError {
 pub(super) fn ids(method: &Method) -> (u16, u16) {
     match method {
         Method::Publish(_) => (60, 40),
+        Method::Qos { .. } => (60, 10),
         Method::Get { .. } => (60, 70),
         Method::Ack { .. } => (60, 80),
         Method::Reject { .. } => (60, 90),

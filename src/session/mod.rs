@@ -15,7 +15,7 @@
 //!
 //! Not here: sockets, clocks, queues, permissions, routing. What differs from RabbitMQ on purpose: frame-max may be
 //! chosen down to 4096; methods behind an unanswered tx.commit wait instead of failing; unknown methods are answered
-//! 503; basic.qos ignores prefetch-size, which the codec does not show.
+//! 503.
 
 mod answer;
 mod channel;
