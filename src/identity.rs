@@ -13,6 +13,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::BufMut;
 
@@ -23,6 +24,7 @@ const MAGIC: &[u8; 8] = b"LVRTNODE";
 const VERSION: u32 = 1;
 /// The first node of a cluster.
 const FIRST_NODE: NodeId = NodeId(1);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +54,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Makes or opens a data folder and begins a new incarnation.
+    /// Makes or opens a data folder and begins a new incarnation. A process that was just killed may hold the folder for
+    /// a moment: that is waited for, at most `patience`.
     ///
     /// # Errors
     /// [`IdentityError`].
-    pub fn open(dir: &Path) -> Result<Self, IdentityError> {
+    pub fn open(dir: &Path, patience: Duration) -> Result<Self, IdentityError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| IdentityError::Io { path, error }
@@ -66,11 +69,7 @@ impl Identity {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
         let lock = options.open(&lock_path).map_err(at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(IdentityError::InUse(dir.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(at(&lock_path)(error)),
-        }
+        take(&lock, &lock_path, patience)?;
         let path = dir.join("node.meta");
         let last = match fs::read(&path) {
             Ok(bytes) => decode(&bytes).ok_or_else(|| IdentityError::Unknown(path.clone()))?,
@@ -90,6 +89,26 @@ impl Identity {
         };
         write().map_err(at(&path))?;
         Ok(Self { pipe, _lock: lock })
+    }
+}
+
+fn take(lock: &File, path: &Path, patience: Duration) -> Result<(), IdentityError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if waited < patience => {
+                std::thread::sleep(LOCK_RETRY);
+                waited += LOCK_RETRY;
+            }
+            Err(TryLockError::WouldBlock) => {
+                let dir = path.parent().unwrap_or(path);
+                return Err(IdentityError::InUse(dir.to_owned()));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(IdentityError::Io { path: path.to_owned(), error });
+            }
+        }
     }
 }
 
@@ -136,12 +155,12 @@ mod test {
     #[test]
     fn every_start_is_a_new_incarnation_and_one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Identity::open(dir.path()).unwrap();
+        let first = Identity::open(dir.path(), Duration::ZERO).unwrap();
         assert_eq!(first.pipe.incarnation, 1);
-        assert!(matches!(Identity::open(dir.path()), Err(IdentityError::InUse(_))));
+        assert!(matches!(Identity::open(dir.path(), Duration::ZERO), Err(IdentityError::InUse(_))));
         drop(first);
-        assert_eq!(Identity::open(dir.path()).unwrap().pipe.incarnation, 2);
+        assert_eq!(Identity::open(dir.path(), Duration::ZERO).unwrap().pipe.incarnation, 2);
         fs::write(dir.path().join("node.meta"), b"something else").unwrap();
-        assert!(matches!(Identity::open(dir.path()), Err(IdentityError::Unknown(_))));
+        assert!(matches!(Identity::open(dir.path(), Duration::ZERO), Err(IdentityError::Unknown(_))));
     }
 }

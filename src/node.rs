@@ -23,6 +23,8 @@ use crate::session::SessionConfig;
 const FIRST_SET: SetId = SetId(1);
 /// The topology's log is small: its segments are too.
 const TOPOLOGY_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+/// A killed process may hold the data folder until the system has taken it apart.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Connections get this long to close after they were asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -102,7 +104,7 @@ impl Running {
     /// # Errors
     /// [`NodeError`].
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
-        let identity = Identity::open(&settings.data_dir)?;
+        let identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
         let mut sockets = Vec::new();
         for address in &settings.listeners {
             sockets.push((*address, bind(*address)?));
