@@ -34,6 +34,8 @@ pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 const PAYLOAD_SIZE_MAX: usize = 1 << 30;
 /// A read of one record begins with so many bytes.
 const GUESS: usize = 4096;
+/// A read of several records that are not in memory brings so many bytes.
+const READ_AHEAD: usize = 1024 * 1024;
 /// One read of many records is at most so many bytes.
 const READ_AHEAD_MAX: usize = 4 * 1024 * 1024;
 
@@ -334,9 +336,10 @@ impl Log {
             return Err(LogError::Missing { index: from });
         }
         while index < to_exclusive && (out.is_empty() || bytes < bytes_max) {
-            let more = match self.cached(index) {
+            // Raft asks for a few entries at a time: what one disk read brought serves the next calls too.
+            let more = match self.cached(index).or_else(|| self.read_cached(index)) {
                 Some(record) => vec![record],
-                None => self.read_ahead(index, (bytes_max - bytes.min(bytes_max)).max(GUESS))?,
+                None => self.read_ahead(index, READ_AHEAD)?,
             };
             for record in more {
                 let fits = out.is_empty() || bytes + record.payload.len() <= bytes_max;
