@@ -73,12 +73,16 @@ impl Identity {
         let path = dir.join("node.meta");
         let last = match fs::read(&path) {
             Ok(bytes) => decode(&bytes).ok_or_else(|| IdentityError::Unknown(path.clone()))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                PipeId { node: FIRST_NODE, incarnation: 0 }
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => PipeId {
+                node: FIRST_NODE,
+                incarnation: 0,
+            },
             Err(error) => return Err(at(&path)(error)),
         };
-        let pipe = PipeId { incarnation: last.incarnation + 1, ..last };
+        let pipe = PipeId {
+            incarnation: last.incarnation + 1,
+            ..last
+        };
         let aside = dir.join("node.meta.new");
         let write = || -> io::Result<()> {
             let mut file = File::create(&aside)?;
@@ -106,7 +110,10 @@ fn take(lock: &File, path: &Path, patience: Duration) -> Result<(), IdentityErro
                 return Err(IdentityError::InUse(dir.to_owned()));
             }
             Err(TryLockError::Error(error)) => {
-                return Err(IdentityError::Io { path: path.to_owned(), error });
+                return Err(IdentityError::Io {
+                    path: path.to_owned(),
+                    error,
+                });
             }
         }
     }
@@ -127,7 +134,10 @@ fn decode(bytes: &[u8]) -> Option<PipeId> {
     let read = || -> Result<Option<PipeId>, Truncated> {
         let mut reader = Reader::new(bytes);
         let known = reader.bytes(8)? == MAGIC && reader.u32()? == VERSION;
-        let pipe = PipeId { node: NodeId(reader.u64()?), incarnation: reader.u64()? };
+        let pipe = PipeId {
+            node: NodeId(reader.u64()?),
+            incarnation: reader.u64()?,
+        };
         let whole = crc32fast::hash(bytes.get(..28).unwrap_or_default()) == reader.u32()?;
         Ok((known && whole && reader.is_empty()).then_some(pipe))
     };
@@ -140,9 +150,15 @@ mod test {
 
     #[test]
     fn the_bytes_of_node_meta_stay() {
-        let pipe = PipeId { node: NodeId(1), incarnation: 2 };
+        let pipe = PipeId {
+            node: NodeId(1),
+            incarnation: 2,
+        };
         let bytes = encode(pipe);
-        assert_eq!(&bytes[..28], b"LVRTNODE\x01\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0");
+        assert_eq!(
+            &bytes[..28],
+            b"LVRTNODE\x01\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0"
+        );
         assert_eq!(decode(&bytes), Some(pipe));
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
@@ -157,10 +173,22 @@ mod test {
         let dir = tempfile::tempdir().unwrap();
         let first = Identity::open(dir.path(), Duration::ZERO).unwrap();
         assert_eq!(first.pipe.incarnation, 1);
-        assert!(matches!(Identity::open(dir.path(), Duration::ZERO), Err(IdentityError::InUse(_))));
+        assert!(matches!(
+            Identity::open(dir.path(), Duration::ZERO),
+            Err(IdentityError::InUse(_))
+        ));
         drop(first);
-        assert_eq!(Identity::open(dir.path(), Duration::ZERO).unwrap().pipe.incarnation, 2);
+        assert_eq!(
+            Identity::open(dir.path(), Duration::ZERO)
+                .unwrap()
+                .pipe
+                .incarnation,
+            2
+        );
         fs::write(dir.path().join("node.meta"), b"something else").unwrap();
-        assert!(matches!(Identity::open(dir.path(), Duration::ZERO), Err(IdentityError::Unknown(_))));
+        assert!(matches!(
+            Identity::open(dir.path(), Duration::ZERO),
+            Err(IdentityError::Unknown(_))
+        ));
     }
 }

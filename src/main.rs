@@ -16,11 +16,17 @@ use cli::{Cli, Command, ConfigCommand};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Some(Command::Config { command: ConfigCommand::Check { file } }) => {
+        Some(Command::Config {
+            command: ConfigCommand::Check { file },
+        }) => {
             let mut out = String::new();
             let usable = cli::check(&cli.options, file, &mut out).unwrap_or(false);
             let shown = std::io::stdout().write_all(out.as_bytes()).is_ok();
-            if usable && shown { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if usable && shown {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         None | Some(Command::Serve) => match cli.options.load() {
             Ok(loaded) => start(loaded),
@@ -38,7 +44,9 @@ fn start(loaded: Loaded) -> ExitCode {
     if let Err(error) = telemetry::start(&loaded.config) {
         return fail(&error);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => runtime.block_on(serve(loaded)),
         Err(error) => fail(&error),

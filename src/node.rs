@@ -120,7 +120,10 @@ impl Running {
             disk_free_bytes: settings.disk_free_limit_bytes,
             data_dir: settings.data_dir.clone(),
         };
-        core.spawn("alarms", alarm::watch(limits.clone(), alarm_tx, core.clone()));
+        core.spawn(
+            "alarms",
+            alarm::watch(limits.clone(), alarm_tx, core.clone()),
+        );
         let node = Node::new(
             Arc::clone(&cluster),
             NodeOptions {
@@ -143,7 +146,12 @@ impl Running {
             tracing::info!(%address, "started TCP listener");
             front.spawn("listener", listener::accept(Arc::clone(&node), socket));
         }
-        Ok(Self { front, core, cluster, _identity: identity })
+        Ok(Self {
+            front,
+            core,
+            cluster,
+            _identity: identity,
+        })
     }
 
     /// Closes every connection (320), then the sets.
@@ -169,7 +177,13 @@ async fn seed(cluster: &Cluster, settings: &Settings) -> Result<(), Refusal> {
     cluster.ask_topology(&add).await?;
     let [configure, write, read] = settings.default_permissions.clone();
     let user = settings.default_user.clone();
-    let rights = TopologyCommand::SetPermissions { user, vhost, configure, write, read };
+    let rights = TopologyCommand::SetPermissions {
+        user,
+        vhost,
+        configure,
+        write,
+        read,
+    };
     cluster.ask_topology(&rights).await?;
     Ok(())
 }
@@ -185,7 +199,11 @@ fn cluster_options(settings: &Settings, identity: &Identity) -> ClusterOptions {
         let mut options = GroupOptions::new(set, node, dir, Arc::new(OsDisk));
         let topology = set == SetId::TOPOLOGY;
         options.log = LogOptions {
-            segment_size_bytes: if topology { segment.min(TOPOLOGY_SEGMENT_BYTES) } else { segment },
+            segment_size_bytes: if topology {
+                segment.min(TOPOLOGY_SEGMENT_BYTES)
+            } else {
+                segment
+            },
             ..LogOptions::default()
         };
         options.snapshot_every_bytes = snapshot;

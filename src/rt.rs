@@ -39,6 +39,8 @@ impl Supervisor {
     pub async fn stop(&self, limit: std::time::Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();
-        tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
+        tokio::time::timeout(limit, self.tracker.wait())
+            .await
+            .is_ok()
     }
 }

@@ -12,16 +12,29 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("log", &["base"]),
     ("raft", &["base", "model", "log", "rt"]),
     ("cluster", &["base", "model", "log", "raft", "rt"]),
-    ("broker", &["base", "amqp", "session", "model", "cluster", "rt"]),
+    (
+        "broker",
+        &["base", "amqp", "session", "model", "cluster", "rt"],
+    ),
     ("http", &["base", "model", "cluster", "broker", "rt"]),
 ];
 
 /// Words that may stand only in the folders named.
 const WORDS: &[(&str, &[&str])] = &[
     ("openraft::", &["raft"]),
-    ("tokio::", &["raft", "cluster", "broker", "http", "rt.rs", "node.rs", "main.rs"]),
+    (
+        "tokio::",
+        &[
+            "raft", "cluster", "broker", "http", "rt.rs", "node.rs", "main.rs",
+        ],
+    ),
     ("SystemTime::", &["base/clock.rs", "telemetry.rs"]),
-    ("async fn", &["raft", "cluster", "broker", "http", "rt.rs", "node.rs", "main.rs"]),
+    (
+        "async fn",
+        &[
+            "raft", "cluster", "broker", "http", "rt.rs", "node.rs", "main.rs",
+        ],
+    ),
     ("tokio::spawn(", &["rt.rs"]),
 ];
 
@@ -44,7 +57,12 @@ fn sources() -> Vec<(String, String)> {
     walk(&root, &mut files);
     files.sort();
     let read = |path: PathBuf| {
-        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        let name = path
+            .strip_prefix(&root)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         (name, fs::read_to_string(&path).unwrap())
     };
     files.into_iter().map(read).collect()
@@ -53,7 +71,8 @@ fn sources() -> Vec<(String, String)> {
 /// The code of a file without its test module and comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    code.lines().filter(|line| !line.trim_start().starts_with("//"))
+    code.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
 }
 
 fn is_test(name: &str) -> bool {
@@ -65,10 +84,14 @@ fn a_floor_imports_only_floors_below_it() {
     let mut faults = Vec::new();
     for (name, text) in sources().iter().filter(|(name, _)| !is_test(name)) {
         let floor = name.split('/').next().unwrap_or_default();
-        let Some((_, below)) = FLOORS.iter().find(|(known, _)| *known == floor) else { continue };
+        let Some((_, below)) = FLOORS.iter().find(|(known, _)| *known == floor) else {
+            continue;
+        };
         for line in code(text) {
             for part in line.split("crate::").skip(1) {
-                let end = part.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(part.len());
+                let end = part
+                    .find(|c: char| !c.is_alphanumeric() && c != '_')
+                    .unwrap_or(part.len());
                 let target = &part[..end];
                 let known = FLOORS.iter().any(|(known, _)| *known == target) || target == "rt";
                 if known && target != floor && !below.contains(&target) {
@@ -77,7 +100,11 @@ fn a_floor_imports_only_floors_below_it() {
             }
         }
     }
-    assert!(faults.is_empty(), "imports that look up or sideways:\n{}", faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "imports that look up or sideways:\n{}",
+        faults.join("\n")
+    );
 }
 
 #[test]
@@ -92,7 +119,11 @@ fn a_word_stands_only_where_it_belongs() {
             }
         }
     }
-    assert!(faults.is_empty(), "words out of place:\n{}", faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "words out of place:\n{}",
+        faults.join("\n")
+    );
 }
 
 #[test]
@@ -103,8 +134,14 @@ fn no_file_grows_into_a_hall() {
         if lines > LINES_MAX && !is_test(&name) {
             faults.push(format!("{name}: {lines} lines"));
         }
-        if let Some(line) = text.lines().find(|line| line.chars().count() > LINE_WIDTH_MAX) {
-            faults.push(format!("{name}: line too wide: {}", &line.trim()[..40.min(line.trim().len())]));
+        if let Some(line) = text
+            .lines()
+            .find(|line| line.chars().count() > LINE_WIDTH_MAX)
+        {
+            faults.push(format!(
+                "{name}: line too wide: {}",
+                &line.trim()[..40.min(line.trim().len())]
+            ));
         }
         if !text.starts_with("//!") && !is_test(&name) {
             faults.push(format!("{name}: no module head"));
@@ -117,7 +154,13 @@ fn no_file_grows_into_a_hall() {
 fn every_format_on_disk_has_its_row_in_the_docs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = fs::read_to_string(root.join("docs/formats.md")).unwrap();
-    for named in docs.split('`').filter(|part| part.starts_with("src/") && part.ends_with(".rs")) {
-        assert!(root.join(named).exists(), "docs/formats.md names {named}, which is not there");
+    for named in docs
+        .split('`')
+        .filter(|part| part.starts_with("src/") && part.ends_with(".rs"))
+    {
+        assert!(
+            root.join(named).exists(),
+            "docs/formats.md names {named}, which is not there"
+        );
     }
 }

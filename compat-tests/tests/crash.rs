@@ -148,7 +148,10 @@ async fn consumer(channel: Channel, queue: String, ledger: Shared) -> lapin::Res
         acked.push(message);
         if acked.len() == ACKS_PER_CHECK {
             // A passive declare goes the way of the acks, behind them: its answer says that they are committed.
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+            let passive = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::durable()
+            };
             channel
                 .queue_declare(queue.as_str().into(), passive, FieldTable::default())
                 .await?;

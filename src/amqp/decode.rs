@@ -272,7 +272,14 @@ fn qos(input: &[u8]) -> Parsed<'_, Parts> {
     let (input, prefetch_count) = be_u16(input)?;
     let (input, bits) = be_u8(input)?;
     let global = bits & 1 != 0;
-    Ok((input, Parts::Done(Method::Qos { prefetch_size, prefetch_count, global })))
+    Ok((
+        input,
+        Parts::Done(Method::Qos {
+            prefetch_size,
+            prefetch_count,
+            global,
+        }),
+    ))
 }
 
 fn settle(input: &[u8], method: impl Fn(u64, u8) -> Method) -> Parsed<'_, Parts> {

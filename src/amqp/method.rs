@@ -22,7 +22,11 @@ pub enum Method {
     /// 60,70.
     Get { queue: Bytes, no_ack: bool },
     /// 60,10: not hot, but `amq-protocol` does not show the size, which must be refused (540).
-    Qos { prefetch_size: u32, prefetch_count: u16, global: bool },
+    Qos {
+        prefetch_size: u32,
+        prefetch_count: u16,
+        global: bool,
+    },
     /// Everything else.
     Other(Box<AMQPClass>),
     /// A class and method id nobody knows: 503 COMMAND_INVALID, decided by the session.

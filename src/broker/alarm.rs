@@ -106,7 +106,9 @@ pub fn measure(data_dir: &Path) -> Usage {
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -114,13 +116,31 @@ pub fn resident_bytes() -> Option<u64> {
 /// Memory the process may have: the machine's, or its control group's if that is less.
 #[must_use]
 pub fn total_memory_bytes() -> u64 {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|info| {
-        let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    let machine = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|info| {
+            let line = info
+                .lines()
+                .find_map(|line| line.strip_prefix("MemTotal:"))?;
+            line.trim()
+                .strip_suffix("kB")?
+                .trim()
+                .parse::<u64>()
+                .ok()
+                .map(|kib| kib * 1024)
+        });
+    let group = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ]
+    .iter()
+    .find_map(|path| {
+        std::fs::read_to_string(path)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
     });
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
     let machine = machine.unwrap_or(1 << 30);
     group.map_or(machine, |group| group.min(machine))
 }
@@ -131,8 +151,11 @@ mod test {
 
     #[test]
     fn an_alarm_names_what_is_short() {
-        let limits =
-            Limits { memory_bytes: 100, disk_free_bytes: 50, data_dir: PathBuf::from(".") };
+        let limits = Limits {
+            memory_bytes: 100,
+            disk_free_bytes: 50,
+            data_dir: PathBuf::from("."),
+        };
         let rows = [
             (100, 50, None),
             (101, 50, Some("low on memory")),
@@ -140,7 +163,10 @@ mod test {
             (101, 49, Some("low on memory & disk")),
         ];
         for (memory_bytes, disk_free_bytes, reason) in rows {
-            let usage = Usage { memory_bytes, disk_free_bytes };
+            let usage = Usage {
+                memory_bytes,
+                disk_free_bytes,
+            };
             assert_eq!(judge(usage, &limits).reason(), reason, "{usage:?}");
         }
     }

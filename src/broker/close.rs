@@ -29,7 +29,10 @@ impl Connection {
     pub(super) fn close_channel(&mut self, channel: ChannelId) {
         self.confirms.forget(channel);
         self.tx_refused.remove(&channel);
-        let close = Command::CloseSession { session: self.id, channel: Some(channel.0) };
+        let close = Command::CloseSession {
+            session: self.id,
+            channel: Some(channel.0),
+        };
         let answers: Vec<_> = self
             .sets_of(Some(channel))
             .into_iter()
@@ -42,7 +45,9 @@ impl Connection {
         let asker = self.asker();
         self.task(async move {
             for answer in answers {
-                let Ok(Reply::Closed { deleted }) = answer.await else { continue };
+                let Ok(Reply::Closed { deleted }) = answer.await else {
+                    continue;
+                };
                 asker.forget_queues(deleted).await;
             }
             Some(Posted::ChannelClosed(channel))
@@ -66,7 +71,8 @@ impl Connection {
         );
         self.node.stats.channels.dec();
         self.node.stats.channels_closed.inc();
-        self.session.answer_channel(channel, crate::session::ChannelAnswer::Done);
+        self.session
+            .answer_channel(channel, crate::session::ChannelAnswer::Done);
     }
 
     /// The session wants everything gone; its close or close-ok goes out after it.
@@ -81,7 +87,10 @@ impl Connection {
 
     /// Sends what ends the session in each set, now; the rest when the returned future is awaited.
     fn release(&mut self) -> impl Future<Output = ()> + Send + 'static {
-        let close = Command::CloseSession { session: self.id, channel: None };
+        let close = Command::CloseSession {
+            session: self.id,
+            channel: None,
+        };
         let answers: Vec<_> = self
             .sets_of(None)
             .into_iter()
@@ -108,7 +117,11 @@ impl Connection {
     pub(super) async fn clean_up(mut self) {
         while self.tasks.join_next().await.is_some() {}
         while let Ok(posted) = self.posted_now() {
-            if let Posted::Declared { exclusive: Some(queue), .. } = posted {
+            if let Posted::Declared {
+                exclusive: Some(queue),
+                ..
+            } = posted
+            {
                 self.exclusive.insert(queue);
             }
         }
@@ -117,7 +130,10 @@ impl Connection {
         let channels = i64::try_from(self.session.channel_count()).unwrap_or_default();
         if !self.closing {
             self.node.stats.channels.sub(channels);
-            self.node.stats.channels_closed.inc_by(channels.unsigned_abs());
+            self.node
+                .stats
+                .channels_closed
+                .inc_by(channels.unsigned_abs());
         }
         let consumers: Vec<_> = self.consumers.keys().copied().collect();
         for consumer in consumers {

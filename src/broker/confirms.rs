@@ -64,7 +64,9 @@ impl Confirms {
                 self.sets.len() - 1
             }
         };
-        let Some((_, items)) = self.sets.get_mut(index) else { return };
+        let Some((_, items)) = self.sets.get_mut(index) else {
+            return;
+        };
         if let Some(last) = items.back_mut() {
             let count = last.last_seq - last.first_seq + 1;
             if last.channel == Some(channel)
@@ -103,12 +105,16 @@ impl Confirms {
         };
         while items.front().is_some_and(|item| item.last_seq <= seq) {
             let Some(item) = items.pop_front() else { break };
-            let Some(channel) = item.channel else { continue };
+            let Some(channel) = item.channel else {
+                continue;
+            };
             for (offset, at) in (item.first_seq..=item.last_seq).enumerate() {
                 let number = item.first_number + offset as u64;
                 let mut accepted = self.refused.is_empty() || !self.refused.contains(&(set, at));
                 if item.shared {
-                    let Some((left, all)) = self.shared.get_mut(&(channel, number)) else { continue };
+                    let Some((left, all)) = self.shared.get_mut(&(channel, number)) else {
+                        continue;
+                    };
                     *left -= 1;
                     *all &= accepted;
                     if *left > 0 {
@@ -117,7 +123,12 @@ impl Confirms {
                     accepted = *all;
                     self.shared.remove(&(channel, number));
                 }
-                verdict(Verdict { channel, number, accepted, tx: item.tx });
+                verdict(Verdict {
+                    channel,
+                    number,
+                    accepted,
+                    tx: item.tx,
+                });
             }
         }
         if !self.refused.is_empty() {
@@ -161,7 +172,10 @@ mod test {
             confirms.wait(SET, pushed(10 + number, 1), ONE, number, false, false);
         }
         confirms.wait(SET, pushed(20, 2), ONE, 4, false, false);
-        assert_eq!(settle(&mut confirms, SET, 13), [(1, true), (2, true), (3, true)]);
+        assert_eq!(
+            settle(&mut confirms, SET, 13),
+            [(1, true), (2, true), (3, true)]
+        );
         assert_eq!(settle(&mut confirms, SET, 13), []);
         assert_eq!(settle(&mut confirms, SET, 20), [(4, true)]);
     }
@@ -173,7 +187,10 @@ mod test {
             confirms.wait(SET, pushed(number, 1), ONE, number, false, false);
         }
         confirms.refused(SET, 2);
-        assert_eq!(settle(&mut confirms, SET, 3), [(1, true), (2, false), (3, true)]);
+        assert_eq!(
+            settle(&mut confirms, SET, 3),
+            [(1, true), (2, false), (3, true)]
+        );
         assert!(confirms.refused.is_empty());
     }
 

@@ -43,11 +43,22 @@ pub(super) enum Posted {
     /// The end of a request.
     Answer(ChannelId, ChannelAnswer),
     /// consume-ok, or why not.
-    Consuming { channel: ChannelId, consumer: ConsumerId, answer: ChannelAnswer },
+    Consuming {
+        channel: ChannelId,
+        consumer: ConsumerId,
+        answer: ChannelAnswer,
+    },
     /// The consumer is detached.
-    Unsubscribed { channel: ChannelId, consumer: ConsumerId },
+    Unsubscribed {
+        channel: ChannelId,
+        consumer: ConsumerId,
+    },
     /// A queue was declared, exclusively for this connection if `exclusive`.
-    Declared { channel: ChannelId, answer: ChannelAnswer, exclusive: Option<QueueId> },
+    Declared {
+        channel: ChannelId,
+        answer: ChannelAnswer,
+        exclusive: Option<QueueId>,
+    },
     /// The transaction is through.
     Committed(ChannelId),
     /// The channel's leftovers are gone.
@@ -187,11 +198,15 @@ impl Connection {
             if due != armed {
                 armed = due;
                 let wait = due.map_or(3_600_000, |due| due.since(SystemClock.now()).0);
-                timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(wait));
+                timer
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + Duration::from_millis(wait));
             }
             let full = self.full_outbox();
-            let may_read =
-                full.is_none() && self.session.wants_input() && !self.session.is_closed() && self.output_low();
+            let may_read = full.is_none()
+                && self.session.wants_input()
+                && !self.session.is_closed()
+                && self.output_low();
             let interest = match (may_read, output_empty) {
                 (true, true) => Some(Interest::READABLE),
                 (true, false) => Some(Interest::READABLE | Interest::WRITABLE),
@@ -291,7 +306,11 @@ impl Connection {
         if !self.publishes {
             return None;
         }
-        let full = self.node.cluster.sets().find(|(_, handle)| !handle.outbox().has_room());
+        let full = self
+            .node
+            .cluster
+            .sets()
+            .find(|(_, handle)| !handle.outbox().has_room());
         full.map(|(_, handle)| Arc::clone(handle.outbox()))
     }
 
@@ -386,7 +405,9 @@ impl Connection {
         let (peer, user, vhost) = (self.peer, &*self.user, &*self.vhost);
         match end {
             End::Closed => tracing::info!(%peer, user, vhost, name, "closing AMQP connection"),
-            End::Lost(_) if user.is_empty() => tracing::debug!(%peer, "client left before it logged in"),
+            End::Lost(_) if user.is_empty() => {
+                tracing::debug!(%peer, "client left before it logged in")
+            }
             End::Lost(None) => {
                 tracing::warn!(%peer, user, vhost, name, "client unexpectedly closed TCP connection");
             }

@@ -45,8 +45,15 @@ impl Connection {
     /// Settles what the client settled.
     pub(super) fn settle(&mut self, settlements: Vec<Settlement>) {
         for settlement in settlements {
-            let Settlement { consumer, first, last, outcome } = settlement;
-            let Some(entry) = self.consumers.get_mut(&consumer) else { continue };
+            let Settlement {
+                consumer,
+                first,
+                last,
+                outcome,
+            } = settlement;
+            let Some(entry) = self.consumers.get_mut(&consumer) else {
+                continue;
+            };
             let count = last - first + 1;
             entry.unsettled = entry.unsettled.saturating_sub(count);
             let set = entry.set;
@@ -60,7 +67,15 @@ impl Connection {
                 SettleOutcome::RequeueFailed => Outcome::Requeue { failed: true },
                 SettleOutcome::Reject => Outcome::Reject,
             };
-            self.push(set, &Command::Settle { consumer, first, last, outcome });
+            self.push(
+                set,
+                &Command::Settle {
+                    consumer,
+                    first,
+                    last,
+                    outcome,
+                },
+            );
             if done {
                 self.forget_consumer(consumer);
             }
@@ -80,12 +95,22 @@ impl Connection {
         let last = delivery.first_no + u64::from(delivery.count) - 1;
         let outcome = Outcome::Requeue { failed: false };
         let (consumer, first) = (delivery.consumer, delivery.first_no);
-        self.push(set, &Command::Settle { consumer, first, last, outcome });
+        self.push(
+            set,
+            &Command::Settle {
+                consumer,
+                first,
+                last,
+                outcome,
+            },
+        );
     }
 
     /// Counts a sent message against the window, and renews it by halves.
     pub(super) fn sent(&mut self, consumer: ConsumerId) {
-        let Some(entry) = self.consumers.get_mut(&consumer) else { return };
+        let Some(entry) = self.consumers.get_mut(&consumer) else {
+            return;
+        };
         if !entry.no_ack {
             entry.unsettled += 1;
         }
@@ -102,7 +127,9 @@ impl Connection {
 
     /// The set has ended a consumer.
     pub(super) fn cancelled(&mut self, consumer: ConsumerId) {
-        let Some(entry) = self.consumers.get(&consumer) else { return };
+        let Some(entry) = self.consumers.get(&consumer) else {
+            return;
+        };
         let channel = entry.channel;
         if entry.kind == Kind::Holder {
             self.holders.retain(|_, holder| *holder != consumer);

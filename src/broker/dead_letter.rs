@@ -13,8 +13,8 @@ use crate::amqp::{ProtocolError, RawProperties};
 use crate::base::{Clock, QueueId, SetId, SystemClock};
 use crate::cluster::{Event, Mailbox, SetEffect};
 use crate::model::batch::{self, Message, MessageFlags, MessageParts, PublishOptions};
-use crate::model::set::{Command, DeadLetter, DeathReason};
 use crate::model::route::{QueueTarget, RouteInput};
+use crate::model::set::{Command, DeadLetter, DeathReason};
 use crate::model::topology::{QueueRecord, TopologyCommand};
 
 use crate::rt::Supervisor;
@@ -116,7 +116,12 @@ impl Worker {
             Some(ready) => self.publish(&ready),
             None => Vec::new(),
         };
-        let flight = Flight { seq: 0, set, queue: letter.queue, id: letter.id };
+        let flight = Flight {
+            seq: 0,
+            set,
+            queue: letter.queue,
+            id: letter.id,
+        };
         self.wait(flight, sent);
     }
 
@@ -125,12 +130,18 @@ impl Worker {
         match sent.pop() {
             Some((target, seq)) => {
                 flight.seq = seq;
-                self.waiting.entry(target).or_default().push_back((flight, sent));
+                self.waiting
+                    .entry(target)
+                    .or_default()
+                    .push_back((flight, sent));
             }
             None => {
                 self.known.remove(&(flight.set, flight.queue, flight.id));
                 if let Some(handle) = self.node.cluster.set(flight.set) {
-                    handle.push(&Command::DeadLettered { queue: flight.queue, id: flight.id });
+                    handle.push(&Command::DeadLettered {
+                        queue: flight.queue,
+                        id: flight.id,
+                    });
                     handle.kick();
                 }
             }
@@ -141,7 +152,9 @@ impl Worker {
         let mut events = std::mem::take(&mut self.events);
         self.mailbox.take(&mut events);
         for event in events.drain(..) {
-            let Event::Applied(set, seq) = event else { continue };
+            let Event::Applied(set, seq) = event else {
+                continue;
+            };
             let mut done = Vec::new();
             if let Some(waiting) = self.waiting.get_mut(&set) {
                 while waiting.front().is_some_and(|(flight, _)| flight.seq <= seq) {
@@ -163,8 +176,11 @@ impl Worker {
             properties: &letter.properties.0,
             body: std::slice::from_ref(&letter.message.body),
         };
-        let options =
-            PublishOptions { ttl: None, priority: letter.properties.priority(), delay: None };
+        let options = PublishOptions {
+            ttl: None,
+            priority: letter.properties.priority(),
+            delay: None,
+        };
         let mut sent = Vec::new();
         for (set, queues) in &letter.sets {
             if let Some(handle) = self.node.cluster.set(*set) {
@@ -179,7 +195,9 @@ impl Worker {
     /// Reads a dead letter and finds where it goes. `None`: nowhere, it is dropped.
     async fn prepare(&self, set: SetId, letter: &DeadLetter) -> Option<Letter> {
         let cluster = &self.node.cluster;
-        let record = cluster.topology.read(|t| t.queue_by_id(letter.queue).cloned())?;
+        let record = cluster
+            .topology
+            .read(|t| t.queue_by_id(letter.queue).cloned())?;
         let target = record.dead_letter.clone()?;
         let position = letter.position;
         let payload = match cluster.set(set)?.load(position.index()).await {
@@ -191,7 +209,11 @@ impl Worker {
             Err(error) => return self.unreadable(set, &record, &error),
         };
         let now = SystemClock.now();
-        let death = Death { queue: &record.name, reason: letter.reason, now };
+        let death = Death {
+            queue: &record.name,
+            reason: letter.reason,
+            now,
+        };
         let obituary = Obituary::write(&message, &death);
         let headers = RawProperties(message.properties.clone()).headers();
         let keys = match &target.routing_key {
@@ -199,16 +221,26 @@ impl Worker {
             None => routing_keys(&message, headers.as_ref()),
         };
         let exchange = target.exchange.to_string();
-        let sets = self.route(&record, &exchange, &keys, &obituary, letter.reason).unwrap_or_default();
+        let sets = self
+            .route(&record, &exchange, &keys, &obituary, letter.reason)
+            .unwrap_or_default();
         let routing_key = keys.into_iter().next().unwrap_or_default();
         let exchange = Bytes::from(exchange);
         if exchange.is_empty() && routing_key.starts_with(ADDRESS_PREFIX) {
             let properties = &obituary.properties.0;
             let body = std::slice::from_ref(&message.body);
-            self.node.replies.send(&record.vhost, &routing_key, properties, body);
+            self.node
+                .replies
+                .send(&record.vhost, &routing_key, properties, body);
             return None;
         }
-        Some(Letter { message, properties: obituary.properties, exchange, routing_key, sets })
+        Some(Letter {
+            message,
+            properties: obituary.properties,
+            exchange,
+            routing_key,
+            sets,
+        })
     }
 
     fn unreadable(
@@ -241,7 +273,9 @@ impl Worker {
             };
             topology.route(&input, &mut targets)?;
             targets.retain(|target| {
-                let name = topology.queue_by_id(target.queue).map(|record| &*record.name);
+                let name = topology
+                    .queue_by_id(target.queue)
+                    .map(|record| &*record.name);
                 name.is_some_and(|name| !obituary.cycles(name, reason))
             });
             Ok::<_, ProtocolError>(())

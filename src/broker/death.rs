@@ -38,7 +38,11 @@ fn text(value: impl AsRef<[u8]>) -> AMQPValue {
 }
 
 fn get<'a>(table: &'a FieldTable, key: &str) -> Option<&'a AMQPValue> {
-    table.inner().iter().find(|(name, _)| name.as_str() == key).map(|(_, value)| value)
+    table
+        .inner()
+        .iter()
+        .find(|(name, _)| name.as_str() == key)
+        .map(|(_, value)| value)
 }
 
 fn is(table: &FieldTable, key: &str, wanted: &str) -> bool {
@@ -50,7 +54,11 @@ impl Obituary {
     pub fn write(message: &Message, death: &Death<'_>) -> Self {
         let mut properties: Properties = RawProperties(message.properties.clone()).decode();
         let mut headers = properties.headers.take().unwrap_or_default();
-        let mut history = if message.flags.died { history(&headers) } else { Vec::new() };
+        let mut history = if message.flags.died {
+            history(&headers)
+        } else {
+            Vec::new()
+        };
         let reason = reason_name(death.reason);
         let known = history
             .iter()
@@ -70,10 +78,16 @@ impl Obituary {
         headers.insert("x-last-death-queue".into(), text(death.queue));
         headers.insert("x-last-death-exchange".into(), text(&exchange));
         let values: Vec<_> = history.iter().cloned().map(AMQPValue::FieldTable).collect();
-        headers.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::from(values)));
+        headers.insert(
+            "x-death".into(),
+            AMQPValue::FieldArray(FieldArray::from(values)),
+        );
         properties.headers = Some(headers);
         properties.expiration = None;
-        Self { properties: properties.encode(), history }
+        Self {
+            properties: properties.encode(),
+            history,
+        }
     }
 
     /// Whether a target queue would begin a cycle without a reject in it: it is skipped then.
@@ -81,8 +95,16 @@ impl Obituary {
         if reason == DeathReason::Rejected {
             return false;
         }
-        match self.history.iter().position(|entry| is(entry, "queue", target)) {
-            Some(at) => !self.history.iter().take(at + 1).any(|entry| is(entry, "reason", "rejected")),
+        match self
+            .history
+            .iter()
+            .position(|entry| is(entry, "queue", target))
+        {
+            Some(at) => !self
+                .history
+                .iter()
+                .take(at + 1)
+                .any(|entry| is(entry, "reason", "rejected")),
             None => false,
         }
     }
@@ -102,7 +124,9 @@ pub(super) fn routing_keys(message: &Message, headers: Option<&FieldTable>) -> V
 }
 
 fn history(headers: &FieldTable) -> Vec<FieldTable> {
-    let Some(AMQPValue::FieldArray(entries)) = get(headers, "x-death") else { return Vec::new() };
+    let Some(AMQPValue::FieldArray(entries)) = get(headers, "x-death") else {
+        return Vec::new();
+    };
     let tables = entries.as_slice().iter().filter_map(|entry| match entry {
         AMQPValue::FieldTable(table) => Some(table.clone()),
         _ => None,
@@ -116,7 +140,10 @@ fn again(mut entry: FieldTable) -> FieldTable {
         Some(AMQPValue::LongLongInt(count)) => *count,
         _ => 0,
     };
-    entry.insert("count".into(), AMQPValue::LongLongInt(count.saturating_add(1)));
+    entry.insert(
+        "count".into(),
+        AMQPValue::LongLongInt(count.saturating_add(1)),
+    );
     entry
 }
 
@@ -132,8 +159,14 @@ fn first(
     entry.insert("queue".into(), text(death.queue));
     entry.insert("time".into(), AMQPValue::Timestamp(death.now.0 / 1_000));
     entry.insert("exchange".into(), text(&message.exchange));
-    let keys: Vec<_> = routing_keys(message, Some(headers)).iter().map(text).collect();
-    entry.insert("routing-keys".into(), AMQPValue::FieldArray(FieldArray::from(keys)));
+    let keys: Vec<_> = routing_keys(message, Some(headers))
+        .iter()
+        .map(text)
+        .collect();
+    entry.insert(
+        "routing-keys".into(),
+        AMQPValue::FieldArray(FieldArray::from(keys)),
+    );
     if let Some(expiration) = expiration {
         entry.insert("original-expiration".into(), text(expiration));
     }

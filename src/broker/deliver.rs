@@ -36,11 +36,19 @@ impl Connection {
     fn posted(&mut self, posted: Posted) {
         match posted {
             Posted::Answer(channel, answer) => self.session.answer_channel(channel, answer),
-            Posted::Declared { channel, answer, exclusive } => {
+            Posted::Declared {
+                channel,
+                answer,
+                exclusive,
+            } => {
                 self.exclusive.extend(exclusive);
                 self.session.answer_channel(channel, answer);
             }
-            Posted::Consuming { channel, consumer, answer } => {
+            Posted::Consuming {
+                channel,
+                consumer,
+                answer,
+            } => {
                 let refused = matches!(answer, ChannelAnswer::Failed(_));
                 self.session.answer_channel(channel, answer);
                 if refused {
@@ -51,7 +59,10 @@ impl Connection {
             }
             Posted::Unsubscribed { channel, consumer } => {
                 self.session.answer_channel(channel, ChannelAnswer::Done);
-                let holds = self.consumers.get(&consumer).is_some_and(|entry| entry.unsettled > 0);
+                let holds = self
+                    .consumers
+                    .get(&consumer)
+                    .is_some_and(|entry| entry.unsettled > 0);
                 if !holds {
                     self.forget_consumer(consumer);
                 } else if let Some(entry) = self.consumers.get_mut(&consumer) {
@@ -68,7 +79,9 @@ impl Connection {
     }
 
     fn open_consumer(&mut self, consumer: crate::base::ConsumerId) {
-        let Some(entry) = self.consumers.get_mut(&consumer) else { return };
+        let Some(entry) = self.consumers.get_mut(&consumer) else {
+            return;
+        };
         entry.kind = Kind::Open;
         let set = entry.set;
         for delivery in std::mem::take(&mut entry.early).into_iter().rev() {
@@ -147,12 +160,7 @@ impl Connection {
     }
 
     /// The entry the head of the line waits for has come, or cannot be had.
-    pub(super) fn loading_done(
-        &mut self,
-        set: SetId,
-        index: u64,
-        read: Result<Bytes, ReadError>,
-    ) {
+    pub(super) fn loading_done(&mut self, set: SetId, index: u64, read: Result<Bytes, ReadError>) {
         match (read, self.work.front()) {
             (Ok(payload), _) => self.loaded = Some((set, index, payload)),
             (Err(error), Some(Work::Deliver(of, delivery)))
@@ -202,10 +210,17 @@ pub(super) fn with_counts(message: &Message, counts: bool, delivery: &Delivery) 
     if !counts || delivery.acquired == 0 {
         return message.properties.clone();
     }
-    let mut headers =
-        vec![("x-acquired-count", AMQPValue::LongLongInt(i64::from(delivery.acquired)))];
+    let mut headers = vec![(
+        "x-acquired-count",
+        AMQPValue::LongLongInt(i64::from(delivery.acquired)),
+    )];
     if delivery.failed > 0 {
-        headers.push(("x-delivery-count", AMQPValue::LongLongInt(i64::from(delivery.failed))));
+        headers.push((
+            "x-delivery-count",
+            AMQPValue::LongLongInt(i64::from(delivery.failed)),
+        ));
     }
-    RawProperties(message.properties.clone()).with_headers_set(&headers).0
+    RawProperties(message.properties.clone())
+        .with_headers_set(&headers)
+        .0
 }

@@ -49,13 +49,17 @@ impl Connection {
         let limit = self.node.options.connections_max;
         let answer = if limit.is_some_and(|limit| self.node.connection_count() > limit) {
             let limit = limit.unwrap_or_default();
-            refuse(format!("connection refused: node connection limit ({limit}) is reached"))
+            refuse(format!(
+                "connection refused: node connection limit ({limit}) is reached"
+            ))
         } else {
             self.node.cluster.topology.read(|topology| {
                 if !topology.has_vhost(&vhost) {
                     refuse(format!("vhost {vhost} not found"))
                 } else if !topology.vhost_access(&user, &vhost) {
-                    refuse(format!("access to vhost '{vhost}' refused for user '{user}'"))
+                    refuse(format!(
+                        "access to vhost '{vhost}' refused for user '{user}'"
+                    ))
                 } else {
                     Answer::Opened
                 }
@@ -77,6 +81,8 @@ impl Connection {
 fn loopback(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
+        IpAddr::V6(ip) => {
+            ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback())
+        }
     }
 }

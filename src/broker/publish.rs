@@ -31,7 +31,8 @@ impl Connection {
         tx: bool,
     ) -> Result<(), ProtocolError> {
         self.publishes = true;
-        self.tally.received(publish.body.size, number.is_some() && !tx);
+        self.tally
+            .received(publish.body.size, number.is_some() && !tx);
         if publish.exchange.is_empty() && self.reply_to_requester(publish) {
             self.accepted(channel, number, tx);
             return Ok(());
@@ -68,7 +69,14 @@ impl Connection {
             self.confirms.share(channel, number, route.sets.len());
         }
         for (set, queues) in &route.sets {
-            self.append(*set, queues, options, &parts, channel, number.map(|n| (n, shared, tx)));
+            self.append(
+                *set,
+                queues,
+                options,
+                &parts,
+                channel,
+                number.map(|n| (n, shared, tx)),
+            );
         }
         Ok(())
     }
@@ -82,7 +90,9 @@ impl Connection {
         channel: ChannelId,
         wait: Option<(u64, bool, bool)>,
     ) {
-        let Some(handle) = self.node.cluster.set(set) else { return };
+        let Some(handle) = self.node.cluster.set(set) else {
+            return;
+        };
         let pushed = handle.publish(&self.mailbox, queues, options, parts);
         if let Some((number, shared, tx)) = wait {
             self.confirms.wait(set, pushed, channel, number, shared, tx);
@@ -130,8 +140,7 @@ impl Connection {
 
     /// A pipe of this connection has been applied up to `seq`.
     pub(super) fn applied(&mut self, set: SetId, seq: u64) {
-        let (session, tally, refused) =
-            (&mut self.session, &mut self.tally, &mut self.tx_refused);
+        let (session, tally, refused) = (&mut self.session, &mut self.tally, &mut self.tx_refused);
         self.confirms.applied(set, seq, |verdict| {
             let channel = verdict.channel;
             match (verdict.tx, verdict.accepted) {
@@ -158,13 +167,17 @@ impl Connection {
         self.tx_refused.remove(&channel);
         for (number, publish) in publishes.iter().enumerate() {
             if let Err(error) = self.send(channel, publish, Some(number as u64), true) {
-                self.session.answer_channel(channel, ChannelAnswer::Failed(error));
+                self.session
+                    .answer_channel(channel, ChannelAnswer::Failed(error));
                 return;
             }
         }
         self.settle(settlements);
         // A command that changes nothing comes back once all before it is applied.
-        let barrier = Command::Inspect { queue: QueueId(0), touch: false };
+        let barrier = Command::Inspect {
+            queue: QueueId(0),
+            touch: false,
+        };
         let sets = self.touched.clone();
         let answers: Vec<_> = sets
             .iter()

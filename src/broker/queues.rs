@@ -37,7 +37,10 @@ fn soft(code: ReplyCode, text: String) -> ProtocolError {
 }
 
 fn no_queue(queue: &str, vhost: &str) -> ProtocolError {
-    soft(ReplyCode::NotFound, format!("no queue '{queue}' in vhost '{vhost}'"))
+    soft(
+        ReplyCode::NotFound,
+        format!("no queue '{queue}' in vhost '{vhost}'"),
+    )
 }
 
 fn count(value: u64) -> u32 {
@@ -74,7 +77,9 @@ impl Asker {
             let record = self.node.cluster.topology.read(|topology| {
                 let (vhost, queue) = (&self.vhost, &request.queue);
                 topology.check_any_permission(&self.user, vhost, Resource::Queue(queue))?;
-                topology.check_queue_passive(vhost, queue, self.session).cloned()
+                topology
+                    .check_queue_passive(vhost, queue, self.session)
+                    .cloned()
             })?;
             return Ok((self.counts(&record).await?, None));
         }
@@ -85,12 +90,24 @@ impl Asker {
         }
         self.node.stats.queues_created.inc();
         self.create(&record).await?;
-        Ok((ChannelAnswer::QueueDeclared { queue: record.name, messages: 0, consumers: 0 }, own))
+        Ok((
+            ChannelAnswer::QueueDeclared {
+                queue: record.name,
+                messages: 0,
+                consumers: 0,
+            },
+            own,
+        ))
     }
 
     async fn create(&self, record: &QueueRecord) -> Result<(), ProtocolError> {
         let config = Box::new(record.config(&self.node.options.queue_defaults));
-        self.set(record.set())?.ask(&Command::Create { queue: record.id, config }).await?;
+        self.set(record.set())?
+            .ask(&Command::Create {
+                queue: record.id,
+                config,
+            })
+            .await?;
         Ok(())
     }
 
@@ -99,15 +116,22 @@ impl Asker {
         request: session::DeclareQueue,
     ) -> Result<(QueueRecord, bool), ProtocolError> {
         let server_named = request.queue.is_empty();
-        let name =
-            if server_named { format!("amq.gen-{}", random_name()) } else { request.queue };
+        let name = if server_named {
+            format!("amq.gen-{}", random_name())
+        } else {
+            request.queue
+        };
         self.node.cluster.topology.read(|topology| {
             let resource = Resource::Queue(&name);
             topology.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
         })?;
         let cluster = &self.node.cluster;
         let transient = request.exclusive || !request.durable;
-        let set = if transient { SetId::LOCAL } else { cluster.place() };
+        let set = if transient {
+            SetId::LOCAL
+        } else {
+            cluster.place()
+        };
         let command = TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: self.vhost.to_string(),
             name,
@@ -135,17 +159,26 @@ impl Asker {
     fn declare_reply_to(&self, queue: String) -> Result<ChannelAnswer, ProtocolError> {
         let alive = queue == REPLY_TO || self.node.replies.is_open(&self.vhost, queue.as_bytes());
         if alive {
-            Ok(ChannelAnswer::QueueDeclared { queue, messages: 0, consumers: 1 })
+            Ok(ChannelAnswer::QueueDeclared {
+                queue,
+                messages: 0,
+                consumers: 1,
+            })
         } else {
             Err(no_queue(&queue, &self.vhost))
         }
     }
 
     async fn counts(&self, record: &QueueRecord) -> Result<ChannelAnswer, ProtocolError> {
-        let inspect = Command::Inspect { queue: record.id, touch: true };
+        let inspect = Command::Inspect {
+            queue: record.id,
+            touch: true,
+        };
         let reply = self.set(record.set())?.ask(&inspect).await?;
         let (messages, consumers) = match reply {
-            Reply::Counts { ready, consumers, .. } => (count(ready), consumers),
+            Reply::Counts {
+                ready, consumers, ..
+            } => (count(ready), consumers),
             Reply::NoQueue => {
                 // A declare that lost its connection between its two steps: the second is made up for here.
                 self.create(record).await?;
@@ -153,13 +186,21 @@ impl Asker {
             }
             _ => (0, 0),
         };
-        Ok(ChannelAnswer::QueueDeclared { queue: record.name.clone(), messages, consumers })
+        Ok(ChannelAnswer::QueueDeclared {
+            queue: record.name.clone(),
+            messages,
+            consumers,
+        })
     }
 
     /// queue.purge.
     pub async fn purge(&self, queue: &str) -> Result<ChannelAnswer, ProtocolError> {
         let record = self.find(queue, Permission::Read)?;
-        match self.set(record.set())?.ask(&Command::Purge { queue: record.id }).await? {
+        match self
+            .set(record.set())?
+            .ask(&Command::Purge { queue: record.id })
+            .await?
+        {
             Reply::Count(messages) => Ok(ChannelAnswer::Count(count(messages))),
             _ => Err(no_queue(queue, &self.vhost)),
         }
@@ -185,7 +226,11 @@ impl Asker {
             );
             return Err(soft(ReplyCode::NotImplemented, text));
         }
-        let delete = Command::Delete { queue: record.id, if_unused, if_empty };
+        let delete = Command::Delete {
+            queue: record.id,
+            if_unused,
+            if_empty,
+        };
         let messages = match self.set(record.set())?.ask(&delete).await? {
             Reply::Count(messages) => messages,
             Reply::InUse => {
@@ -199,7 +244,8 @@ impl Asker {
             _ => 0,
         };
         self.node.stats.queues_deleted.inc();
-        self.change(TopologyCommand::DeleteQueue { id: record.id }).await?;
+        self.change(TopologyCommand::DeleteQueue { id: record.id })
+            .await?;
         Ok(ChannelAnswer::Count(count(messages)))
     }
 }
@@ -212,7 +258,11 @@ impl Connection {
                 Ok((answer, exclusive)) => (answer, exclusive),
                 Err(error) => (ChannelAnswer::Failed(error), None),
             };
-            Some(Posted::Declared { channel, answer, exclusive })
+            Some(Posted::Declared {
+                channel,
+                answer,
+                exclusive,
+            })
         });
     }
 
@@ -235,18 +285,23 @@ impl Connection {
     }
 
     pub(super) fn consume(&mut self, channel: ChannelId, request: &ConsumeRequest) {
-        let checked = self.asker().find(&request.queue, Permission::Read).and_then(|record| {
-            let arguments = ConsumerArguments::parse(&record, &request.arguments)?;
-            if record.kind == QueueKind::Quorum && request.channel_limited {
-                let text = format!("{} does not support global qos", record.title());
-                return Err(soft(ReplyCode::NotImplemented, text));
-            }
-            Ok((record, arguments))
-        });
+        let checked = self
+            .asker()
+            .find(&request.queue, Permission::Read)
+            .and_then(|record| {
+                let arguments = ConsumerArguments::parse(&record, &request.arguments)?;
+                if record.kind == QueueKind::Quorum && request.channel_limited {
+                    let text = format!("{} does not support global qos", record.title());
+                    return Err(soft(ReplyCode::NotImplemented, text));
+                }
+                Ok((record, arguments))
+            });
         let (record, arguments) = match checked {
             Ok(checked) => checked,
             Err(error) => {
-                return self.session.answer_channel(channel, ChannelAnswer::Failed(error));
+                return self
+                    .session
+                    .answer_channel(channel, ChannelAnswer::Failed(error));
             }
         };
         let consumer = self.add_consumer(channel, &record, Kind::Opening);
@@ -275,14 +330,22 @@ impl Connection {
             request.tag.clone()
         };
         let (set, no_ack) = (record.set(), request.no_ack);
-        let Some(handle) = self.node.cluster.set(set) else { return };
-        let reply =
-            handle.asking(&Command::Subscribe { consumer, queue: record.id, config });
+        let Some(handle) = self.node.cluster.set(set) else {
+            return;
+        };
+        let reply = handle.asking(&Command::Subscribe {
+            consumer,
+            queue: record.id,
+            config,
+        });
         self.task(async move {
             let answer = match reply.await {
-                Ok(Reply::Subscribed) => {
-                    ChannelAnswer::Consuming { consumer, tag, no_ack, token: None }
-                }
+                Ok(Reply::Subscribed) => ChannelAnswer::Consuming {
+                    consumer,
+                    tag,
+                    no_ack,
+                    token: None,
+                },
                 Ok(Reply::ExclusiveUse) => {
                     let text = format!("{} in exclusive use", record.title());
                     ChannelAnswer::Failed(soft(ReplyCode::AccessRefused, text))
@@ -290,7 +353,11 @@ impl Connection {
                 Ok(_) => ChannelAnswer::Failed(no_queue(&record.name, &record.vhost)),
                 Err(_) => ChannelAnswer::Failed(stopping()),
             };
-            Some(Posted::Consuming { channel, consumer, answer })
+            Some(Posted::Consuming {
+                channel,
+                consumer,
+                answer,
+            })
         });
     }
 
@@ -317,14 +384,26 @@ impl Connection {
             Arc::clone(&self.reply_bytes),
         );
         self.reply_tokens.insert(consumer, token.clone());
-        let tag = if tag.is_empty() { format!("amq.ctag-{}", random_name()) } else { tag };
+        let tag = if tag.is_empty() {
+            format!("amq.ctag-{}", random_name())
+        } else {
+            tag
+        };
         let token = Some(token);
-        let answer = ChannelAnswer::Consuming { consumer, tag, no_ack: true, token };
+        let answer = ChannelAnswer::Consuming {
+            consumer,
+            tag,
+            no_ack: true,
+            token,
+        };
         self.session.answer_channel(channel, answer);
     }
 
     pub(super) fn cancel(&mut self, channel: ChannelId, consumer: ConsumerId) {
-        let known = self.consumers.get(&consumer).filter(|entry| entry.kind != Kind::Replies);
+        let known = self
+            .consumers
+            .get(&consumer)
+            .filter(|entry| entry.kind != Kind::Replies);
         let set = known.map(|entry| entry.set);
         let Some(handle) = set.and_then(|set| self.node.cluster.set(set)) else {
             self.forget_consumer(consumer);
@@ -333,7 +412,10 @@ impl Connection {
         let reply = handle.asking(&Command::Unsubscribe { consumer });
         let asker = self.asker();
         self.task(async move {
-            if let Ok(Reply::Unsubscribed { deleted: Some(queue) }) = reply.await {
+            if let Ok(Reply::Unsubscribed {
+                deleted: Some(queue),
+            }) = reply.await
+            {
                 let delete = TopologyCommand::DeleteQueue { id: queue };
                 if let Err(error) = asker.change(delete).await {
                     return Some(Posted::Answer(channel, ChannelAnswer::Failed(error)));
@@ -347,16 +429,24 @@ impl Connection {
         let record = match self.asker().find(queue, Permission::Read) {
             Ok(record) => record,
             Err(error) => {
-                return self.session.answer_channel(channel, ChannelAnswer::Failed(error));
+                return self
+                    .session
+                    .answer_channel(channel, ChannelAnswer::Failed(error));
             }
         };
-        if record.kind == QueueKind::Quorum && record.config(&self.node.options.queue_defaults).single_active {
+        if record.kind == QueueKind::Quorum
+            && record
+                .config(&self.node.options.queue_defaults)
+                .single_active
+        {
             let text = format!(
                 "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with single active consumer",
                 record.title()
             );
             let error = soft(ReplyCode::ResourceLocked, text);
-            return self.session.answer_channel(channel, ChannelAnswer::Failed(error));
+            return self
+                .session
+                .answer_channel(channel, ChannelAnswer::Failed(error));
         }
         let key = (channel, record.id);
         let holder = match self.holders.get(&key) {
@@ -367,9 +457,17 @@ impl Connection {
                 holder
             }
         };
-        let Some(handle) = self.node.cluster.set(record.set()).cloned() else { return };
+        let Some(handle) = self.node.cluster.set(record.set()).cloned() else {
+            return;
+        };
         let (session, queue) = (self.id, record.id);
-        let get = Command::Get { queue, holder, session, channel: channel.0, no_ack };
+        let get = Command::Get {
+            queue,
+            holder,
+            session,
+            channel: channel.0,
+            no_ack,
+        };
         let reply = handle.asking(&get);
         let asker = self.asker();
         self.task(async move {
@@ -404,13 +502,19 @@ impl Asker {
             let text = format!("failed to read a message of {}", record.title());
             soft(ReplyCode::InternalError, text)
         };
-        let payload = handle.load(position.index()).await.map_err(|error| unreadable(&error))?;
+        let payload = handle
+            .load(position.index())
+            .await
+            .map_err(|error| unreadable(&error))?;
         let message =
             batch::message(&payload, position.slot()).map_err(|error| unreadable(&error))?;
         stats.got(no_ack, delivery.redelivered);
         let counts = record.kind == QueueKind::Quorum;
         let properties = crate::amqp::RawProperties(with_counts(&message, counts, &delivery));
-        let lease = Lease { consumer: delivery.consumer, no: delivery.first_no };
+        let lease = Lease {
+            consumer: delivery.consumer,
+            no: delivery.first_no,
+        };
         Ok(ChannelAnswer::Got {
             lease: (!no_ack).then_some(lease),
             redelivered: delivery.redelivered,

@@ -57,7 +57,13 @@ impl Replies {
     ) -> String {
         let token = format!("{}.{}", random_name(), random_name());
         let vhost = Arc::clone(vhost);
-        let requester = Requester { vhost, channel, consumer, post, pending_bytes };
+        let requester = Requester {
+            vhost,
+            channel,
+            consumer,
+            post,
+            pending_bytes,
+        };
         self.0.write().insert(token.clone().into_bytes(), requester);
         token
     }
@@ -69,9 +75,14 @@ impl Replies {
 
     /// Whether somebody waits at this routing key.
     pub(super) fn is_open(&self, vhost: &str, routing_key: &[u8]) -> bool {
-        routing_key.strip_prefix(ADDRESS_PREFIX).is_some_and(|token| {
-            self.0.read().get(token).is_some_and(|requester| &*requester.vhost == vhost)
-        })
+        routing_key
+            .strip_prefix(ADDRESS_PREFIX)
+            .is_some_and(|token| {
+                self.0
+                    .read()
+                    .get(token)
+                    .is_some_and(|requester| &*requester.vhost == vhost)
+            })
     }
 
     /// Sends a reply to the address a routing key names. Returns whether it is an address at all; a requester that is
@@ -83,8 +94,12 @@ impl Replies {
         properties: &Bytes,
         body: &[Bytes],
     ) -> bool {
-        let Some(token) = routing_key.strip_prefix(ADDRESS_PREFIX) else { return false };
-        let Some(requester) = self.0.read().get(token).cloned() else { return true };
+        let Some(token) = routing_key.strip_prefix(ADDRESS_PREFIX) else {
+            return false;
+        };
+        let Some(requester) = self.0.read().get(token).cloned() else {
+            return true;
+        };
         let size: usize = body.iter().map(Bytes::len).sum();
         let pending = requester.pending_bytes.load(Ordering::Relaxed);
         if *requester.vhost != *vhost || pending > PENDING_BYTES_MAX {

@@ -65,7 +65,10 @@ impl Connection {
     /// The one match over requests.
     pub(super) fn handle(&mut self, request: Request) {
         match request {
-            Request::Login { mechanism, credentials } => self.login(mechanism, credentials),
+            Request::Login {
+                mechanism,
+                credentials,
+            } => self.login(mechanism, credentials),
             Request::Open { vhost } => self.open(vhost),
             Request::UpdateSecret { .. } => self.session.answer(session::Answer::Done),
             Request::CloseConnection => self.close_all(),
@@ -83,7 +86,10 @@ impl Connection {
                 self.session.answer_channel(channel, ChannelAnswer::Done);
             }
             ChannelRequest::Close => self.close_channel(channel),
-            ChannelRequest::Commit { publishes, settlements } => {
+            ChannelRequest::Commit {
+                publishes,
+                settlements,
+            } => {
                 self.commit(channel, &publishes, settlements);
             }
             ChannelRequest::LimitChannel { prefetch } => self.limit_channel(channel, prefetch),
@@ -96,16 +102,26 @@ impl Connection {
                 let asker = self.asker();
                 self.answer_later(channel, async move { asker.purge(&queue).await });
             }
-            ChannelRequest::DeleteQueue { queue, if_unused, if_empty } => {
+            ChannelRequest::DeleteQueue {
+                queue,
+                if_unused,
+                if_empty,
+            } => {
                 let asker = self.asker();
                 let delete = async move { asker.delete_queue(&queue, if_unused, if_empty).await };
                 self.answer_later(channel, delete);
             }
             ChannelRequest::DeclareExchange(request) => {
                 let asker = self.asker();
-                self.answer_later(channel, async move { asker.declare_exchange(request).await });
+                self.answer_later(
+                    channel,
+                    async move { asker.declare_exchange(request).await },
+                );
             }
-            ChannelRequest::DeleteExchange { exchange, if_unused } => {
+            ChannelRequest::DeleteExchange {
+                exchange,
+                if_unused,
+            } => {
                 let asker = self.asker();
                 let delete = async move { asker.delete_exchange(exchange, if_unused).await };
                 self.answer_later(channel, delete);
@@ -119,7 +135,10 @@ impl Connection {
 
     fn bind(&mut self, channel: ChannelId, request: BindingRequest, queue: bool, bind: bool) {
         let asker = self.asker();
-        self.answer_later(channel, async move { asker.bind(request, queue, bind).await });
+        self.answer_later(
+            channel,
+            async move { asker.bind(request, queue, bind).await },
+        );
     }
 
     /// The limit holds per set: a channel that consumes from two sets may hold it twice.
@@ -184,7 +203,12 @@ impl Asker {
             t.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
         })?;
         let vhost = self.vhost.to_string();
-        self.change(TopologyCommand::DeleteExchange { vhost, name, if_unused }).await?;
+        self.change(TopologyCommand::DeleteExchange {
+            vhost,
+            name,
+            if_unused,
+        })
+        .await?;
         Ok(ChannelAnswer::Done)
     }
 
@@ -208,8 +232,11 @@ impl Asker {
             session: self.session,
         };
         self.check_bind(&command)?;
-        let command =
-            if bind { TopologyCommand::Bind(command) } else { TopologyCommand::Unbind(command) };
+        let command = if bind {
+            TopologyCommand::Bind(command)
+        } else {
+            TopologyCommand::Unbind(command)
+        };
         self.change(command).await?;
         Ok(ChannelAnswer::Done)
     }
@@ -251,7 +278,11 @@ impl Asker {
         queue: QueueId,
     ) -> Result<(), Refusal> {
         if let Some(handle) = self.node.cluster.set(set) {
-            let delete = Command::Delete { queue, if_unused: false, if_empty: false };
+            let delete = Command::Delete {
+                queue,
+                if_unused: false,
+                if_empty: false,
+            };
             handle.ask(&delete).await?;
         }
         Ok(())

@@ -124,7 +124,8 @@ impl Routes {
                 self.known.clear();
             }
             let key = Bytes::copy_from_slice(publish.routing_key);
-            self.known.insert((exchange.clone(), key.clone()), Arc::clone(&route));
+            self.known
+                .insert((exchange.clone(), key.clone()), Arc::clone(&route));
             self.last = Some((exchange, key, Arc::clone(&route)));
         }
         Ok(route)

@@ -2,9 +2,7 @@
 //! adds it up once per turn of its loop.
 
 use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -47,7 +45,14 @@ pub struct Stats {
 
 /// RabbitMQ's bounds of rabbitmq_message_size_bytes.
 const SIZE_BOUNDS: [f64; 9] = [
-    100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0, 50_000_000.0, 100_000_000.0,
+    100.0,
+    1_000.0,
+    10_000.0,
+    100_000.0,
+    1_000_000.0,
+    10_000_000.0,
+    50_000_000.0,
+    100_000_000.0,
     536_870_912.0,
 ];
 
@@ -81,7 +86,8 @@ impl Maker {
 
     fn queue_type(&self, name: &str, help: &str) -> IntCounter {
         let family = IntCounterVec::new(Opts::new(name, help), &["protocol", "queue_type"]);
-        self.add(family).with_label_values(&["amqp091", "rabbit_quorum_queue"])
+        self.add(family)
+            .with_label_values(&["amqp091", "rabbit_quorum_queue"])
     }
 }
 
@@ -95,27 +101,38 @@ impl Default for Stats {
             connections: make.gauge("rabbitmq_connections", "Connections currently open"),
             channels: make.gauge("rabbitmq_channels", "Channels currently open"),
             consumers: make.gauge("rabbitmq_consumers", "Consumers currently connected"),
-            connections_opened: make.counter("rabbitmq_connections_opened_total", "Connections opened"),
-            connections_closed: make.counter("rabbitmq_connections_closed_total", "Connections closed"),
+            connections_opened: make
+                .counter("rabbitmq_connections_opened_total", "Connections opened"),
+            connections_closed: make
+                .counter("rabbitmq_connections_closed_total", "Connections closed"),
             channels_opened: make.counter("rabbitmq_channels_opened_total", "Channels opened"),
             channels_closed: make.counter("rabbitmq_channels_closed_total", "Channels closed"),
             queues_declared: make.counter("rabbitmq_queues_declared_total", "Queues declared"),
             queues_created: make.counter("rabbitmq_queues_created_total", "Queues created"),
             queues_deleted: make.counter("rabbitmq_queues_deleted_total", "Queues deleted"),
             auth_attempts: make.protocol("rabbitmq_auth_attempts_total", "Login attempts"),
-            auth_attempts_succeeded: make
-                .protocol("rabbitmq_auth_attempts_succeeded_total", "Logins that succeeded"),
+            auth_attempts_succeeded: make.protocol(
+                "rabbitmq_auth_attempts_succeeded_total",
+                "Logins that succeeded",
+            ),
             auth_attempts_failed: make
                 .protocol("rabbitmq_auth_attempts_failed_total", "Logins that failed"),
-            received: make
-                .protocol("rabbitmq_global_messages_received_total", "Messages from publishers"),
+            received: make.protocol(
+                "rabbitmq_global_messages_received_total",
+                "Messages from publishers",
+            ),
             received_confirm: make.protocol(
                 "rabbitmq_global_messages_received_confirm_total",
                 "Messages from publishers that want confirms",
             ),
-            routed: make.protocol("rabbitmq_global_messages_routed_total", "Messages routed to queues"),
-            confirmed: make
-                .protocol("rabbitmq_global_messages_confirmed_total", "Messages confirmed"),
+            routed: make.protocol(
+                "rabbitmq_global_messages_routed_total",
+                "Messages routed to queues",
+            ),
+            confirmed: make.protocol(
+                "rabbitmq_global_messages_confirmed_total",
+                "Messages confirmed",
+            ),
             unroutable_dropped: make.protocol(
                 "rabbitmq_global_messages_unroutable_dropped_total",
                 "Messages without a queue, dropped",
@@ -124,8 +141,10 @@ impl Default for Stats {
                 "rabbitmq_global_messages_unroutable_returned_total",
                 "Messages without a queue, returned",
             ),
-            delivered: make
-                .queue_type("rabbitmq_global_messages_delivered_total", "Messages sent to consumers"),
+            delivered: make.queue_type(
+                "rabbitmq_global_messages_delivered_total",
+                "Messages sent to consumers",
+            ),
             delivered_manual: make.queue_type(
                 "rabbitmq_global_messages_delivered_consume_manual_ack_total",
                 "Messages sent to consumers that acknowledge",
@@ -142,17 +161,25 @@ impl Default for Stats {
                 "rabbitmq_global_messages_delivered_get_auto_ack_total",
                 "Messages got, not to be acknowledged",
             ),
-            get_empty: make
-                .queue_type("rabbitmq_global_messages_get_empty_total", "basic.get on an empty queue"),
-            redelivered: make
-                .queue_type("rabbitmq_global_messages_redelivered_total", "Messages sent again"),
-            acknowledged: make
-                .queue_type("rabbitmq_global_messages_acknowledged_total", "Messages acknowledged"),
+            get_empty: make.queue_type(
+                "rabbitmq_global_messages_get_empty_total",
+                "basic.get on an empty queue",
+            ),
+            redelivered: make.queue_type(
+                "rabbitmq_global_messages_redelivered_total",
+                "Messages sent again",
+            ),
+            acknowledged: make.queue_type(
+                "rabbitmq_global_messages_acknowledged_total",
+                "Messages acknowledged",
+            ),
             bytes_in: make.counter("rabbitmq_connection_incoming_bytes_total", "Bytes received"),
             bytes_out: make.counter("rabbitmq_connection_outgoing_bytes_total", "Bytes sent"),
             message_size: make.add(Histogram::with_opts(size)),
-            unreadable: make
-                .counter("leveret_messages_unreadable_total", "Messages that could not be read back"),
+            unreadable: make.counter(
+                "leveret_messages_unreadable_total",
+                "Messages that could not be read back",
+            ),
             registry: make.0,
         }
     }
@@ -161,7 +188,11 @@ impl Default for Stats {
 impl Stats {
     pub(super) fn got(&self, no_ack: bool, redelivered: bool) {
         self.delivered.inc();
-        if no_ack { self.get_auto.inc() } else { self.get_manual.inc() }
+        if no_ack {
+            self.get_auto.inc()
+        } else {
+            self.get_manual.inc()
+        }
         if redelivered {
             self.redelivered.inc();
         }

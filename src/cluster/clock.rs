@@ -24,7 +24,12 @@ impl<C: Clock> LeaderClock<C> {
     /// Continues from the machine's last stamp.
     pub fn new(wall: C, last: Millis) -> Self {
         let base = wall.now().max(last);
-        Self { wall, base, since: Instant::now(), last }
+        Self {
+            wall,
+            base,
+            since: Instant::now(),
+            last,
+        }
     }
 
     /// The stamp for an entry sealed at this moment.

@@ -55,7 +55,12 @@ impl LocalSet {
             sweep_at_bytes: SWEEP_BYTES,
             sweep_at_entries: SWEEP_ENTRIES,
         };
-        Self { outbox, deadline, inner: Mutex::new(inner), store: Mutex::default() }
+        Self {
+            outbox,
+            deadline,
+            inner: Mutex::new(inner),
+            store: Mutex::default(),
+        }
     }
 
     /// Applies what waits in the outbox.

@@ -36,7 +36,11 @@ pub struct Mailbox {
 
 impl Default for Mailbox {
     fn default() -> Self {
-        Self { events: Mutex::default(), wake: Notify::new(), mark: AtomicU64::new(u64::MAX) }
+        Self {
+            events: Mutex::default(),
+            wake: Notify::new(),
+            mark: AtomicU64::new(u64::MAX),
+        }
     }
 }
 

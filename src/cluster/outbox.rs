@@ -153,15 +153,22 @@ impl<R> Outbox<R> {
         let seq = inner.next_seq;
         inner.next_seq += 1;
         if let Some(from) = from {
-            let last = inner.contributors.last().is_some_and(|last| Arc::ptr_eq(last, from));
+            let last = inner
+                .contributors
+                .last()
+                .is_some_and(|last| Arc::ptr_eq(last, from));
             // The mark tells batches of different sets apart by their id, which is never 0 in its high half.
             let id = u64::from(self.set.0) << 40 ^ inner.batch;
             if !last && !from.marked(id) {
                 inner.contributors.push(Arc::clone(from));
             }
         }
-        self.waiting_bytes.store(inner.builder.size(), Ordering::Relaxed);
-        let pushed = Pushed { seq, batch: inner.batch };
+        self.waiting_bytes
+            .store(inner.builder.size(), Ordering::Relaxed);
+        let pushed = Pushed {
+            seq,
+            batch: inner.batch,
+        };
         if inner.builder.size() >= limits::ENTRY_BYTES_MAX
             || inner.builder.commands() as usize >= limits::ENTRY_COMMANDS_MAX
         {
@@ -214,7 +221,11 @@ impl<R> Outbox<R> {
         inner.first_seq = inner.next_seq;
         inner.batch += 1;
         let contributors = std::mem::take(&mut inner.contributors);
-        inner.flights.push_back(Flight { last_seq, payload: payload.clone(), contributors });
+        inner.flights.push_back(Flight {
+            last_seq,
+            payload: payload.clone(),
+            contributors,
+        });
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.waiting_bytes.store(0, Ordering::Relaxed);
         drop(inner);
@@ -225,7 +236,12 @@ impl<R> Outbox<R> {
     /// Payloads in flight, oldest first, to be proposed again after a leader change.
     #[must_use]
     pub fn unapplied(&self) -> Vec<Bytes> {
-        self.inner.lock().flights.iter().map(|flight| flight.payload.clone()).collect()
+        self.inner
+            .lock()
+            .flights
+            .iter()
+            .map(|flight| flight.payload.clone())
+            .collect()
     }
 
     /// Asks the proposer to propose everything in flight again.
@@ -262,7 +278,11 @@ impl<R> Outbox<R> {
         self.applied.fetch_max(seq, Ordering::AcqRel);
         let mut done = 0;
         let mut inner = self.inner.lock();
-        while inner.flights.front().is_some_and(|flight| flight.last_seq <= seq) {
+        while inner
+            .flights
+            .front()
+            .is_some_and(|flight| flight.last_seq <= seq)
+        {
             if let Some(flight) = inner.flights.pop_front() {
                 for mailbox in flight.contributors {
                     mailbox.post(Event::Applied(self.set, flight.last_seq));

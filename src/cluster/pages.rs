@@ -37,10 +37,13 @@ impl Pages for SetPages {
     }
 
     fn read(&mut self, id: u64) -> Result<Vec<u8>, PageError> {
-        self.0.read(id).map(|bytes| bytes.to_vec()).map_err(|error| {
-            tracing::error!(page = id, %error, "an index page cannot be read");
-            PageError::Damaged { id }
-        })
+        self.0
+            .read(id)
+            .map(|bytes| bytes.to_vec())
+            .map_err(|error| {
+                tracing::error!(page = id, %error, "an index page cannot be read");
+                PageError::Damaged { id }
+            })
     }
 
     fn discard(&mut self, id: u64) {

@@ -48,7 +48,9 @@ pub async fn run<R: Send>(
                 tick(&outbox);
                 continue;
             }
-            let wait = deadline.get().map(|at| at.since(clock.stamp()).0.clamp(1, 60_000));
+            let wait = deadline
+                .get()
+                .map(|at| at.since(clock.stamp()).0.clamp(1, 60_000));
             tokio::select! {
                 () = outbox.kick.notified() => {}
                 () = sleep(wait) => {}
@@ -86,7 +88,9 @@ fn propose<R>(outbox: &Outbox<R>, group: &Group, clock: &mut LeaderClock<SystemC
         }
     }
     while outbox.in_flight() < ENTRIES_IN_FLIGHT_MAX {
-        let Some(payload) = outbox.seal(clock.stamp()) else { return };
+        let Some(payload) = outbox.seal(clock.stamp()) else {
+            return;
+        };
         if group.propose(payload).is_err() {
             outbox.resend();
             return;

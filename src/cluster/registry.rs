@@ -28,7 +28,11 @@ impl Registry {
     pub fn new(pipe: PipeId) -> Self {
         let incarnation = pipe.incarnation & ((1 << INCARNATION_BITS) - 1);
         let prefix = (pipe.node.0 << INCARNATION_BITS | incarnation) << COUNT_BITS;
-        Self { consumers: RwLock::default(), prefix, next: AtomicU64::new(1) }
+        Self {
+            consumers: RwLock::default(),
+            prefix,
+            next: AtomicU64::new(1),
+        }
     }
 
     fn mint(&self) -> u64 {

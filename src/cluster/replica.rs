@@ -46,7 +46,13 @@ impl SetEffects {
     #[must_use]
     pub fn channel(capacity: usize) -> (Self, mpsc::Receiver<SetEffect>) {
         let (tx, rx) = mpsc::channel(capacity);
-        (Self { tx, missed: Arc::default() }, rx)
+        (
+            Self {
+                tx,
+                missed: Arc::default(),
+            },
+            rx,
+        )
     }
 
     fn send(&self, effect: SetEffect) {
@@ -71,7 +77,10 @@ pub struct Deadline {
 
 impl Default for Deadline {
     fn default() -> Self {
-        Self { at: AtomicU64::new(u64::MAX), earlier: Notify::new() }
+        Self {
+            at: AtomicU64::new(u64::MAX),
+            earlier: Notify::new(),
+        }
     }
 }
 
@@ -172,13 +181,19 @@ impl SetReplica {
 
     fn apply_batch(&mut self, index: u64, payload: &Bytes) -> Result<(), BatchError> {
         let mut batch = Batch::new(payload)?;
-        let meta = Meta { index, now: batch.stamp };
+        let meta = Meta {
+            index,
+            now: batch.stamp,
+        };
         self.machine.begin(meta, &mut self.effects);
         while let Some((chunk, mut items)) = batch.next_chunk()? {
             let mut run: Option<(Source, Enqueue)> = None;
             let mut seq = chunk.first_seq;
             while let Some(item) = items.next_item()? {
-                let source = Source { pipe: chunk.pipe, seq };
+                let source = Source {
+                    pipe: chunk.pipe,
+                    seq,
+                };
                 seq += 1;
                 match item {
                     Item::Publish(publish) => self.publish(index, source, &publish, &mut run),
@@ -221,7 +236,11 @@ impl SetReplica {
         };
         if publish.queue_count() == 1 {
             if let Some((_, open)) = run {
-                let next = Enqueue { first: open.first.plus(open.count), count: 1, ..*open };
+                let next = Enqueue {
+                    first: open.first.plus(open.count),
+                    count: 1,
+                    ..*open
+                };
                 if next == enqueue {
                     open.count += 1;
                     return;
@@ -232,11 +251,14 @@ impl SetReplica {
             return;
         }
         self.flush(run);
-        let applied = self.machine.apply(source, Command::Enqueue(enqueue), &mut self.effects);
+        let applied = self
+            .machine
+            .apply(source, Command::Enqueue(enqueue), &mut self.effects);
         if applied == Applied::Done {
             for queue in queues {
                 let enqueue = Enqueue { queue, ..enqueue };
-                self.machine.enqueue_also(source, enqueue, &mut self.effects);
+                self.machine
+                    .enqueue_also(source, enqueue, &mut self.effects);
             }
         }
     }
@@ -288,9 +310,15 @@ impl SetReplica {
 
     /// Neighbouring deliveries mostly go to the same connection: it is looked up and woken once.
     fn deliver(&mut self, delivery: Delivery) {
-        let known = self.last_mailbox.as_ref().is_some_and(|(last, _)| *last == delivery.consumer);
+        let known = self
+            .last_mailbox
+            .as_ref()
+            .is_some_and(|(last, _)| *last == delivery.consumer);
         if !known {
-            let next = self.registry.mailbox(delivery.consumer).map(|m| (delivery.consumer, m));
+            let next = self
+                .registry
+                .mailbox(delivery.consumer)
+                .map(|m| (delivery.consumer, m));
             let before = std::mem::replace(&mut self.last_mailbox, next);
             let same = match (&before, &self.last_mailbox) {
                 (Some((_, before)), Some((_, next))) => Arc::ptr_eq(before, next),
@@ -342,7 +370,10 @@ impl Machine for SetReplica {
             let slots = position.slot()..position.slot() + count;
             match entries.last_mut() {
                 Some(entry) if entry.index == position.index() => entry.slots.push(slots),
-                _ => entries.push(LiveEntry { index: position.index(), slots: vec![slots] }),
+                _ => entries.push(LiveEntry {
+                    index: position.index(),
+                    slots: vec![slots],
+                }),
             }
         }
         entries

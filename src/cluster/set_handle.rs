@@ -108,9 +108,10 @@ impl SetHandle {
     #[must_use]
     pub fn cached(&self, index: u64) -> Option<Bytes> {
         match self {
-            Self::Replica { log, .. } => {
-                log.cached(index).or_else(|| log.read_cached(index)).map(|record| record.payload)
-            }
+            Self::Replica { log, .. } => log
+                .cached(index)
+                .or_else(|| log.read_cached(index))
+                .map(|record| record.payload),
             Self::Local { set, .. } => set.payload(index),
         }
     }
@@ -123,11 +124,15 @@ impl SetHandle {
         if let Some(payload) = self.cached(index) {
             return Ok(payload);
         }
-        let Self::Replica { log, .. } = self else { return Err(ReadError::Gone) };
+        let Self::Replica { log, .. } = self else {
+            return Err(ReadError::Gone);
+        };
         let log = log.clone();
         let read = tokio::task::spawn_blocking(move || -> Result<Bytes, LogError> {
-            if let Some(record) =
-                log.read_ahead(index, READ_AHEAD_BYTES)?.into_iter().find(|r| r.index == index)
+            if let Some(record) = log
+                .read_ahead(index, READ_AHEAD_BYTES)?
+                .into_iter()
+                .find(|r| r.index == index)
             {
                 return Ok(record.payload);
             }

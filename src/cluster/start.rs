@@ -100,8 +100,7 @@ impl Cluster {
         let registry = Arc::new(Registry::new(pipe));
         let (effects, receiver) = SetEffects::channel(SET_EFFECTS_MAX);
         let topology = Arc::new(SharedTopology::default());
-        let topology_outbox =
-            Arc::new(Outbox::new(SetId::TOPOLOGY, pipe, pool.clone()));
+        let topology_outbox = Arc::new(Outbox::new(SetId::TOPOLOGY, pipe, pool.clone()));
         let topology_group =
             start_topology(&options, &topology, &topology_outbox, supervisor).await?;
         let mut sets = BTreeMap::new();
@@ -110,8 +109,7 @@ impl Cluster {
         for set in &options.sets {
             let outbox = Arc::new(Outbox::new(*set, pipe, pool.clone()));
             opened.push(open_pipe(&outbox));
-            let handle =
-                start_set(&options, outbox, &registry, &effects, supervisor).await?;
+            let handle = start_set(&options, outbox, &registry, &effects, supervisor).await?;
             sets.insert(*set, handle);
         }
         let outbox = Arc::new(Outbox::new(SetId::LOCAL, pipe, pool));
@@ -148,7 +146,12 @@ impl Cluster {
     ) -> Result<(), StartError> {
         let PipeId { node, incarnation } = self.pipe;
         let seed = Some(seed);
-        self.ask_topology(&TopologyCommand::OpenNode { node, incarnation, first: seed }).await?;
+        self.ask_topology(&TopologyCommand::OpenNode {
+            node,
+            incarnation,
+            first: seed,
+        })
+        .await?;
         for (handle, opened) in self.sets.values().zip(opened) {
             handle.kick();
             opened.await.map_err(|_| Refusal)?;
@@ -160,21 +163,38 @@ impl Cluster {
     /// A crash between the two steps of a declare or a delete leaves a record without a queue, or a queue without a
     /// record: the record is what counts.
     async fn reconcile(&self) -> Result<(), Refusal> {
-        let records: Vec<QueueRecord> =
-            self.topology.read(|topology| topology.queues().cloned().collect());
+        let records: Vec<QueueRecord> = self
+            .topology
+            .read(|topology| topology.queues().cloned().collect());
         let mut last = Vec::new();
         for (set, handle) in &self.sets {
-            let known = handle.with(|replica| replica.machine().queues().map(|(id, _)| id).collect::<Vec<_>>());
+            let known = handle.with(|replica| {
+                replica
+                    .machine()
+                    .queues()
+                    .map(|(id, _)| id)
+                    .collect::<Vec<_>>()
+            });
             for id in known {
-                if self.topology.read(|topology| topology.queue_by_id(id).is_none()) {
-                    let delete = Command::Delete { queue: id, if_unused: false, if_empty: false };
+                if self
+                    .topology
+                    .read(|topology| topology.queue_by_id(id).is_none())
+                {
+                    let delete = Command::Delete {
+                        queue: id,
+                        if_unused: false,
+                        if_empty: false,
+                    };
                     last.push(handle.asking(&delete));
                 }
             }
             for record in records.iter().filter(|r| r.set() == *set) {
                 if handle.with(|replica| !replica.machine().has_queue(record.id)) {
                     let config = Box::new(record.config(&self.queue_defaults));
-                    last.push(handle.asking(&Command::Create { queue: record.id, config }));
+                    last.push(handle.asking(&Command::Create {
+                        queue: record.id,
+                        config,
+                    }));
                 }
             }
         }
@@ -199,9 +219,15 @@ impl Cluster {
     #[must_use]
     pub fn place(&self) -> SetId {
         let queues = |set: &SetId| {
-            self.sets.get(set).map_or(0, |handle| handle.with(|r| r.machine().totals().queues))
+            self.sets
+                .get(set)
+                .map_or(0, |handle| handle.with(|r| r.machine().totals().queues))
         };
-        self.placement.iter().copied().min_by_key(queues).unwrap_or(SetId::LOCAL)
+        self.placement
+            .iter()
+            .copied()
+            .min_by_key(queues)
+            .unwrap_or(SetId::LOCAL)
     }
 
     /// Changes the topology; the answer comes when this node's copy has changed.
@@ -211,7 +237,10 @@ impl Cluster {
     pub async fn ask_topology(&self, command: &TopologyCommand) -> Result<TopologyReply, Refusal> {
         let mut bytes = BytesMut::new();
         command.encode(&mut bytes);
-        self.topology_outbox.ask_opaque(&bytes).await.map_err(|_| Refusal)
+        self.topology_outbox
+            .ask_opaque(&bytes)
+            .await
+            .map_err(|_| Refusal)
     }
 
     /// The topology's Raft group, for metrics.
@@ -237,7 +266,10 @@ impl Cluster {
 /// The answer to the command behind it tells that a pipe is open.
 fn open_pipe(outbox: &Outbox<Reply>) -> oneshot::Receiver<Reply> {
     outbox.push(&Command::OpenPipe);
-    outbox.ask(&Command::Inspect { queue: QueueId(0), touch: false })
+    outbox.ask(&Command::Inspect {
+        queue: QueueId(0),
+        touch: false,
+    })
 }
 
 fn set_dir(options: &ClusterOptions, set: SetId) -> PathBuf {
@@ -266,7 +298,10 @@ async fn start_topology(
         supervisor.clone(),
     );
     supervisor.spawn("topology proposer", run);
-    group.ready().await.map_err(|error| StartError::Replica { set, error })?;
+    group
+        .ready()
+        .await
+        .map_err(|error| StartError::Replica { set, error })?;
     Ok(group)
 }
 
@@ -306,7 +341,15 @@ async fn start_set(
         supervisor.clone(),
     );
     supervisor.spawn("set proposer", run);
-    group.ready().await.map_err(|error| StartError::Replica { set, error })?;
+    group
+        .ready()
+        .await
+        .map_err(|error| StartError::Replica { set, error })?;
     let log = group.log().clone();
-    Ok(SetHandle::Replica { outbox, log, group, replica })
+    Ok(SetHandle::Replica {
+        outbox,
+        log,
+        group,
+        replica,
+    })
 }

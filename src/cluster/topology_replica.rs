@@ -53,7 +53,12 @@ impl TopologyReplica {
     /// An empty replica.
     #[must_use]
     pub fn new(shared: Arc<SharedTopology>, outbox: Arc<Outbox<TopologyReply>>) -> Self {
-        Self { shared, outbox, pipes: BTreeMap::new(), last: Millis(0) }
+        Self {
+            shared,
+            outbox,
+            pipes: BTreeMap::new(),
+            last: Millis(0),
+        }
     }
 
     /// The machine's clock.
@@ -65,12 +70,17 @@ impl TopologyReplica {
     fn apply_batch(&mut self, index: u64, payload: &Bytes) -> Result<(), BatchError> {
         let mut batch = Batch::new(payload)?;
         self.last = self.last.max(batch.stamp);
-        let meta = Meta { index, now: self.last };
+        let meta = Meta {
+            index,
+            now: self.last,
+        };
         while let Some((chunk, mut items)) = batch.next_chunk()? {
             let pipe = chunk.pipe;
             let mut seq = chunk.first_seq;
             while let Some(item) = items.next_item()? {
-                let Item::Opaque(bytes) = item else { return Err(BatchError::Unknown) };
+                let Item::Opaque(bytes) = item else {
+                    return Err(BatchError::Unknown);
+                };
                 let last = self.pipes.entry(pipe.node).or_default();
                 if (pipe.incarnation, seq) > *last {
                     *last = (pipe.incarnation, seq);
@@ -79,7 +89,9 @@ impl TopologyReplica {
                     let reply = {
                         let mut topology = self.shared.topology.write();
                         let reply = topology.apply(meta, command);
-                        self.shared.version.store(topology.version(), Ordering::Release);
+                        self.shared
+                            .version
+                            .store(topology.version(), Ordering::Release);
                         reply
                     };
                     if pipe == self.outbox.pipe() {
@@ -104,11 +116,14 @@ impl TopologyReplica {
         self.pipes.clear();
         for _ in 0..reader.varint()? {
             let node = NodeId(reader.varint()?);
-            self.pipes.insert(node, (reader.varint()?, reader.varint()?));
+            self.pipes
+                .insert(node, (reader.varint()?, reader.varint()?));
         }
         let mut topology = Topology::new();
         topology.restore(reader.rest()).map_err(|_| Truncated)?;
-        self.shared.version.store(topology.version(), Ordering::Release);
+        self.shared
+            .version
+            .store(topology.version(), Ordering::Release);
         *self.shared.topology.write() = topology;
         Ok(())
     }
@@ -137,6 +152,7 @@ impl Machine for TopologyReplica {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
-        self.restore_from(bytes).map_err(|_| MachineError::new("the topology's snapshot is damaged"))
+        self.restore_from(bytes)
+            .map_err(|_| MachineError::new("the topology's snapshot is damaged"))
     }
 }

@@ -41,16 +41,26 @@ impl MetricsState {
     /// Over a started node.
     #[must_use]
     pub fn new(node: Arc<Node>, names: Names, limits: alarm::Limits) -> Arc<Self> {
-        Arc::new(Self { node, names, limits, started: Instant::now() })
+        Arc::new(Self {
+            node,
+            names,
+            limits,
+            started: Instant::now(),
+        })
     }
 }
 
 /// Serves until the node stops.
 pub async fn serve(state: Arc<MetricsState>, listener: TcpListener) {
     let supervisor = state.node.supervisor.clone();
-    let app = Router::new().route("/metrics", get(scrape)).with_state(state);
+    let app = Router::new()
+        .route("/metrics", get(scrape))
+        .with_state(state);
     let stopping = async move { supervisor.stopping().await };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stopping).await {
+    if let Err(error) = axum::serve(listener, app)
+        .with_graceful_shutdown(stopping)
+        .await
+    {
         tracing::error!(%error, "the metrics listener ended");
     }
 }
@@ -65,9 +75,14 @@ async fn scrape(State(state): State<Arc<MetricsState>>) -> Response {
         Ok(out)
     });
     match text {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
-        }
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -133,18 +148,46 @@ fn node_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
     let usage = alarm::measure(&state.limits.data_dir);
     let alarms = *state.node.alarm.borrow();
     let rows = [
-        ("rabbitmq_process_resident_memory_bytes", "Memory used", usage.memory_bytes),
-        ("rabbitmq_resident_memory_limit_bytes", "Memory high watermark", state.limits.memory_bytes),
-        ("rabbitmq_disk_space_available_bytes", "Disk space available", usage.disk_free_bytes),
+        (
+            "rabbitmq_process_resident_memory_bytes",
+            "Memory used",
+            usage.memory_bytes,
+        ),
+        (
+            "rabbitmq_resident_memory_limit_bytes",
+            "Memory high watermark",
+            state.limits.memory_bytes,
+        ),
+        (
+            "rabbitmq_disk_space_available_bytes",
+            "Disk space available",
+            usage.disk_free_bytes,
+        ),
         (
             "rabbitmq_disk_space_available_limit_bytes",
             "Free disk space low watermark",
             state.limits.disk_free_bytes,
         ),
-        ("rabbitmq_process_open_fds", "Open file descriptors", open_fds()),
-        ("rabbitmq_process_max_fds", "Open file descriptors limit", max_fds()),
-        ("rabbitmq_alarms_memory_used_watermark", "Memory alarm", u64::from(alarms.memory)),
-        ("rabbitmq_alarms_free_disk_space_watermark", "Disk alarm", u64::from(alarms.disk)),
+        (
+            "rabbitmq_process_open_fds",
+            "Open file descriptors",
+            open_fds(),
+        ),
+        (
+            "rabbitmq_process_max_fds",
+            "Open file descriptors limit",
+            max_fds(),
+        ),
+        (
+            "rabbitmq_alarms_memory_used_watermark",
+            "Memory alarm",
+            u64::from(alarms.memory),
+        ),
+        (
+            "rabbitmq_alarms_free_disk_space_watermark",
+            "Disk alarm",
+            u64::from(alarms.disk),
+        ),
     ];
     for (name, help, value) in rows {
         scrape.gauge(name, help, value)?;
@@ -162,12 +205,28 @@ fn queue_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()>
             unsettled += totals.unsettled;
         });
     }
-    let queues = state.node.cluster.topology.read(|topology| topology.queue_count());
+    let queues = state
+        .node
+        .cluster
+        .topology
+        .read(|topology| topology.queue_count());
     let rows = [
         ("rabbitmq_queues", "Queues available", queues),
-        ("rabbitmq_queue_messages_ready", "Messages ready to be delivered", ready),
-        ("rabbitmq_queue_messages_unacked", "Messages delivered and not settled", unsettled),
-        ("rabbitmq_queue_messages", "Sum of ready and unacknowledged messages", ready + unsettled),
+        (
+            "rabbitmq_queue_messages_ready",
+            "Messages ready to be delivered",
+            ready,
+        ),
+        (
+            "rabbitmq_queue_messages_unacked",
+            "Messages delivered and not settled",
+            unsettled,
+        ),
+        (
+            "rabbitmq_queue_messages",
+            "Sum of ready and unacknowledged messages",
+            ready + unsettled,
+        ),
     ];
     for (name, help, value) in rows {
         scrape.gauge(name, help, value)?;
@@ -179,18 +238,30 @@ fn raft_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
     let make = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["set"]);
     let term = make("rabbitmq_raft_term_total", "Current Raft term")?;
     let commit = make("rabbitmq_raft_log_commit_index", "Raft commit index")?;
-    let last = make("rabbitmq_raft_log_last_written_index", "Raft last written index")?;
+    let last = make(
+        "rabbitmq_raft_log_last_written_index",
+        "Raft last written index",
+    )?;
     let snapshot = make("rabbitmq_raft_log_snapshot_index", "Raft snapshot index")?;
     let leading = make("leveret_set_leading", "Whether this node leads the set")?;
-    let waiting = make("leveret_pipe_waiting_bytes", "Bytes waiting in the pipe to the set")?;
+    let waiting = make(
+        "leveret_pipe_waiting_bytes",
+        "Bytes waiting in the pipe to the set",
+    )?;
     let in_flight = make("leveret_pipe_in_flight", "Entries proposed and not applied")?;
     let int = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let mut groups = vec![("0".to_owned(), state.node.cluster.topology_group().clone())];
     for (set, handle) in state.node.cluster.sets() {
-        let label = if set == crate::base::SetId::LOCAL { "local".to_owned() } else { set.to_string() };
+        let label = if set == crate::base::SetId::LOCAL {
+            "local".to_owned()
+        } else {
+            set.to_string()
+        };
         let (bytes, entries) = handle.outbox().depth();
         waiting.with_label_values(&[&label]).set(int(bytes as u64));
-        in_flight.with_label_values(&[&label]).set(int(entries as u64));
+        in_flight
+            .with_label_values(&[&label])
+            .set(int(entries as u64));
         if let SetHandle::Replica { group, .. } = handle {
             groups.push((label, group.clone()));
         }
@@ -199,10 +270,17 @@ fn raft_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
         let metrics = group.metrics();
         let label = &[label.as_str()];
         term.with_label_values(label).set(int(metrics.term));
-        commit.with_label_values(label).set(int(metrics.committed.unwrap_or(0)));
-        last.with_label_values(label).set(int(metrics.last_log.unwrap_or(0)));
-        snapshot.with_label_values(label).set(int(metrics.snapshot.unwrap_or(0)));
-        leading.with_label_values(label).set(i64::from(group.is_leader()));
+        commit
+            .with_label_values(label)
+            .set(int(metrics.committed.unwrap_or(0)));
+        last.with_label_values(label)
+            .set(int(metrics.last_log.unwrap_or(0)));
+        snapshot
+            .with_label_values(label)
+            .set(int(metrics.snapshot.unwrap_or(0)));
+        leading
+            .with_label_values(label)
+            .set(i64::from(group.is_leader()));
     }
     for family in [term, commit, last, snapshot, leading, waiting, in_flight] {
         scrape.0.register(Box::new(family))?;
@@ -216,6 +294,9 @@ fn open_fds() -> u64 {
 
 fn max_fds() -> u64 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
 }

@@ -43,7 +43,12 @@ impl Appender {
     }
 
     /// Goes on in `file` at `end`, reading back the block it is in.
-    pub(super) fn resume(&mut self, file: Arc<dyn DiskFile>, reader: &dyn DiskFile, end: u64) -> io::Result<()> {
+    pub(super) fn resume(
+        &mut self,
+        file: Arc<dyn DiskFile>,
+        reader: &dyn DiskFile,
+        end: u64,
+    ) -> io::Result<()> {
         let rest = (end % BLOCK as u64) as usize;
         self.file = file;
         self.base = end - rest as u64;

@@ -9,17 +9,18 @@ use std::sync::atomic::AtomicBool;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+use super::LogError;
 use super::appender::Appender;
 use super::cache::ReadCache;
 use super::disk::{Disk, OpenMode};
+use super::read_buffers::ReadBuffers;
 use super::record::{Frame, Header, Kind};
 use super::recovery::{Found, Recovered};
 use super::segment::{Segment, Segments, segment_path};
 use super::segment_file::{GONE, START, SegmentHead};
 use super::spare::Spares;
 use super::stats::Counters;
-use super::wal::{Log, LogOptions, Shared, Tail};
-use super::LogError;
+use super::wal::{Log, LogOptions, READ_AHEAD, Shared, Tail};
 
 /// What becomes of a record when its segment is compacted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +55,18 @@ pub(super) fn open(
     options: LogOptions,
 ) -> Result<(Arc<Shared>, Recovered), LogError> {
     let probe = dir.join("lock");
-    let file = disk.open(&probe, OpenMode::Write).map_err(|error| LogError::io(&probe, error))?;
-    let none = Segment { number: 0, salt: 0, first: 0, count: 0, end: START, cut: None, file };
+    let file = disk
+        .open(&probe, OpenMode::Write)
+        .map_err(|error| LogError::io(&probe, error))?;
+    let none = Segment {
+        number: 0,
+        salt: 0,
+        first: 0,
+        count: 0,
+        end: START,
+        cut: None,
+        file,
+    };
     let mut segments = Segments {
         disk: Arc::clone(&disk),
         dir: dir.clone(),
@@ -88,6 +99,7 @@ pub(super) fn open(
         options,
         tail: RwLock::new(tail),
         segments: Mutex::new(segments),
+        buffers: ReadBuffers::new(READ_AHEAD),
         counters: Counters::default(),
         poisoned: AtomicBool::new(false),
         spare,
@@ -158,10 +170,16 @@ impl Log {
         let nonce = rand::random();
         let mut out = Appender::new(Arc::clone(&file));
         out.put(&head.encode()).map_err(failed)?;
-        let frame = Frame { nonce, durable: START };
+        let frame = Frame {
+            nonce,
+            durable: START,
+        };
         out.put(&frame.encode(head.salt, START)).map_err(failed)?;
         let mut offsets = Vec::new();
-        let mut outcome = CompactOutcome { bytes_before: old.end, ..CompactOutcome::default() };
+        let mut outcome = CompactOutcome {
+            bytes_before: old.end,
+            ..CompactOutcome::default()
+        };
         for index in old.first..old.first + old.count {
             let record = match self.get(index) {
                 Err(LogError::Gone { .. }) => None,
@@ -191,13 +209,22 @@ impl Log {
         file.write_at(&head.encode(), 0).map_err(failed)?;
         file.sync().map_err(failed)?;
         let reader = shared.disk.open(&aside, OpenMode::Read).map_err(failed)?;
-        let new = Segment { salt: head.salt, end: head.end, file: reader, ..old };
+        let new = Segment {
+            salt: head.salt,
+            end: head.end,
+            file: reader,
+            ..old
+        };
         let mut segments = shared.segments.lock();
         shared.disk.rename(&aside, &path).map_err(failed)?;
         shared.disk.sync_dir(&shared.dir).map_err(failed)?;
         segments.write_index(&new, &offsets, false)?;
         segments.remember(new.number, Arc::new(offsets));
-        if let Some(place) = segments.sealed.iter_mut().find(|one| one.number == new.number) {
+        if let Some(place) = segments
+            .sealed
+            .iter_mut()
+            .find(|one| one.number == new.number)
+        {
             *place = new;
         }
         shared.cache.lock().clear();
@@ -210,6 +237,9 @@ impl Log {
     /// [`LogError::DiskFull`], [`LogError::Io`].
     pub fn fill_spares(&self) -> Result<(), LogError> {
         let shared = self.shared();
-        shared.spare.fill().map_err(|error| LogError::io(&shared.dir, error))
+        shared
+            .spare
+            .fill()
+            .map_err(|error| LogError::io(&shared.dir, error))
     }
 }

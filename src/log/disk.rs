@@ -92,11 +92,7 @@ pub(super) fn read_exact(file: &dyn DiskFile, len: usize, offset: u64) -> io::Re
 }
 
 /// Reads until `buffer` is full or the file ends.
-pub(super) fn read_full(
-    file: &dyn DiskFile,
-    buffer: &mut [u8],
-    offset: u64,
-) -> io::Result<usize> {
+pub(super) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], offset + done as u64)? {
@@ -108,7 +104,12 @@ pub(super) fn read_full(
 }
 
 /// Writes a whole file aside and renames it into place. `sync` makes bytes and name durable.
-pub(super) fn write_aside(disk: &dyn Disk, path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
+pub(super) fn write_aside(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+    sync: bool,
+) -> io::Result<()> {
     let aside = path.with_extension("aside");
     match disk.remove(&aside) {
         Ok(()) => {}

@@ -33,7 +33,10 @@ fn append(log: &Log, range: std::ops::Range<u64>) {
 fn what_was_appended_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = Log::open(Arc::new(OsDisk), dir.path(), options()).unwrap();
-    log.save_hard_state(Bytes::from_static(b"vote"), Box::new(|result| result.unwrap()));
+    log.save_hard_state(
+        Bytes::from_static(b"vote"),
+        Box::new(|result| result.unwrap()),
+    );
     append(&log, 1..200);
     log.truncate_after(Some(150)).unwrap();
     append(&log, 151..180);
@@ -48,7 +51,13 @@ fn what_was_appended_is_there_after_a_restart() {
     }
     assert_eq!(log.read(61, 180, usize::MAX).unwrap().len(), 119);
     let first = log.segments()[0];
-    let outcome = log.compact_segment(first.first, &mut |index, _| if index % 2 == 0 { Fate::Keep } else { Fate::Drop });
+    let outcome = log.compact_segment(first.first, &mut |index, _| {
+        if index % 2 == 0 {
+            Fate::Keep
+        } else {
+            Fate::Drop
+        }
+    });
     assert!(outcome.unwrap().kept > 0);
     assert!(matches!(log.get(1), Err(LogError::Gone { .. })));
     assert_eq!(log.get(2).unwrap(), record(2));

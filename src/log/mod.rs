@@ -17,6 +17,7 @@ mod disk;
 mod disk_os;
 mod error;
 pub mod page_file;
+mod read_buffers;
 mod record;
 mod recovery;
 mod segment;

@@ -37,8 +37,13 @@ impl PageFiles {
     /// # Errors
     /// [`LogError::Io`].
     pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<Self, LogError> {
-        disk.create_dir(&dir).map_err(|error| LogError::io(&dir, error))?;
-        Ok(Self { disk, dir, state: Mutex::default() })
+        disk.create_dir(&dir)
+            .map_err(|error| LogError::io(&dir, error))?;
+        Ok(Self {
+            disk,
+            dir,
+            state: Mutex::default(),
+        })
     }
 
     fn path(&self, id: u64) -> PathBuf {
@@ -100,7 +105,9 @@ impl PageFiles {
             let file = self.disk.open(&path, OpenMode::Read).map_err(failed)?;
             file.sync().map_err(failed)?;
         }
-        self.disk.sync_dir(&self.dir).map_err(|error| LogError::io(&self.dir, error))
+        self.disk
+            .sync_dir(&self.dir)
+            .map_err(|error| LogError::io(&self.dir, error))
     }
 
     /// The snapshot is durable: removes what was discarded before it began.
@@ -111,7 +118,9 @@ impl PageFiles {
         let leaving = std::mem::take(&mut self.state.lock().leaving);
         for id in leaving {
             let path = self.path(id);
-            self.disk.remove(&path).map_err(|error| LogError::io(&path, error))?;
+            self.disk
+                .remove(&path)
+                .map_err(|error| LogError::io(&path, error))?;
         }
         Ok(())
     }

@@ -121,8 +121,8 @@ impl Frame {
     /// The frame at the front of `bytes`, if there is one and it checks out.
     pub(super) fn decode(bytes: &[u8], salt: u32, offset: u64) -> Option<Self> {
         let head = bytes.get(..16)?;
-        let sound = head.starts_with(&FRAME_MAGIC)
-            && word(bytes, 16)? == frame_crc(salt, offset, head);
+        let sound =
+            head.starts_with(&FRAME_MAGIC) && word(bytes, 16)? == frame_crc(salt, offset, head);
         sound.then_some(Self {
             nonce: word(bytes, 4)?,
             durable: long(bytes, 8)?,
@@ -207,7 +207,10 @@ mod test {
         assert_eq!(Frame::decode(&bytes, 8, 4096), None, "another life");
         assert_eq!(Frame::decode(&bytes, 9, 4097), None, "another place");
         let mut record = Header::encode(Kind::Entry, 3, b"m", b"pay", 7, 9).to_vec();
-        assert_eq!(record[..20], *b"\x01\x01\0\0\x03\0\0\0\x03\0\0\0\0\0\0\0\x07\0\0\0");
+        assert_eq!(
+            record[..20],
+            *b"\x01\x01\0\0\x03\0\0\0\x03\0\0\0\0\0\0\0\x07\0\0\0"
+        );
         record.extend_from_slice(b"mpay");
         let header = Header::decode(&record).unwrap();
         assert!(header.sound(&record, 9));

@@ -144,14 +144,16 @@ impl Scan {
                 if skip > 0 && !sparse && (self.damages.is_empty() || skip > room) {
                     return;
                 }
-                self.offsets.resize(self.offsets.len() + skip as usize, hole);
+                self.offsets
+                    .resize(self.offsets.len() + skip as usize, hole);
                 self.offsets.push(at as u32);
             }
             Kind::HardState => self.hard_state = Some(Bytes::copy_from_slice(payload)),
             Kind::Purge => self.purged = Some((header.index, Bytes::copy_from_slice(meta))),
             Kind::Truncate => {
                 let keep = header.index.saturating_sub(self.first);
-                self.offsets.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+                self.offsets
+                    .truncate(usize::try_from(keep).unwrap_or(usize::MAX));
                 if self.offsets.is_empty() {
                     self.first = header.index;
                     self.cut = Some(self.cut.map_or(header.index, |cut| cut.min(header.index)));
@@ -207,13 +209,16 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
         let path = segment_path(dir, *number);
         let head = head.ok_or_else(|| damaged(&path, 0, 0))?;
         let newest = at + 1 == heads.len();
-        let next = heads.get(at + 1).and_then(|next| next.1.as_ref().map(|head| (next.0, head)));
+        let next = heads
+            .get(at + 1)
+            .and_then(|next| next.1.as_ref().map(|head| (next.0, head)));
         let known_end = match next {
             _ if head.compacted => Some(head.end),
             Some((next, after)) if next == number + 1 => Some(after.previous_end),
             _ => None,
         };
-        let side = side_index(disk, dir, &head, known_end).filter(|_| !newest && state_from.is_some());
+        let side =
+            side_index(disk, dir, &head, known_end).filter(|_| !newest && state_from.is_some());
         let segment = |first, count, end, cut| Segment {
             number: *number,
             salt: head.salt,
@@ -232,12 +237,23 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
         let seen = scan(&bytes, &head, known_end);
         if newest {
             let tail = bytes.get(seen.end as usize..).unwrap_or_default();
-            let used = tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let used = tail
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |last| last + 1);
             found.recovered.cut_bytes = used as u64;
         }
         let last = seen.next().saturating_sub(1);
         for (offset, first) in &seen.damages {
-            damages.push((Damage { segment: *number, offset: *offset, first: *first }, last, seen.end));
+            damages.push((
+                Damage {
+                    segment: *number,
+                    offset: *offset,
+                    first: *first,
+                },
+                last,
+                seen.end,
+            ));
         }
         if state_from.is_none() && seen.framed && !head.compacted {
             state_from = Some(*number);
@@ -245,7 +261,10 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
             found.recovered.purged = seen.purged;
         }
         let count = seen.offsets.len() as u64;
-        found.segments.push((segment(seen.first, count, seen.end, seen.cut), Some(seen.offsets)));
+        found.segments.push((
+            segment(seen.first, count, seen.end, seen.cut),
+            Some(seen.offsets),
+        ));
     }
     found.segments.reverse();
     judge(dir, &found, damages).map(|damages| found.recovered.damages = damages)?;
@@ -253,11 +272,18 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
 }
 
 /// Refuses damage that Raft may need.
-fn judge(dir: &Path, found: &Found, damages: Vec<(Damage, u64, u64)>) -> Result<Vec<Damage>, LogError> {
+fn judge(
+    dir: &Path,
+    found: &Found,
+    damages: Vec<(Damage, u64, u64)>,
+) -> Result<Vec<Damage>, LogError> {
     let purged = found.recovered.purged.as_ref().map(|(index, _)| *index);
     let newest = found.segments.last().map(|(one, _)| one.number);
     for (damage, last, _) in &damages {
-        let after = found.segments.iter().find(|(one, _)| one.number > damage.segment && one.count > 0);
+        let after = found
+            .segments
+            .iter()
+            .find(|(one, _)| one.number > damage.segment && one.count > 0);
         let last = after.map_or(*last, |(one, _)| one.first.saturating_sub(1).max(*last));
         if Some(damage.segment) == newest || purged.is_none_or(|purged| last > purged) {
             return Err(LogError::Damaged {
@@ -288,7 +314,11 @@ fn heads(disk: &dyn Disk, dir: &Path) -> Result<Vec<Head>, LogError> {
         let foreign = head.is_some_and(|head| head.number != number);
         let unborn = foreign || block.iter().all(|byte| *byte == 0);
         // Kept apart from damage by the order of the rows: an unborn file has no head, and number 0 marks it.
-        heads.push((number, head.filter(|_| !unborn).or(unborn.then(unborn_head)), file));
+        heads.push((
+            number,
+            head.filter(|_| !unborn).or(unborn.then(unborn_head)),
+            file,
+        ));
     }
     Ok(heads)
 }
@@ -310,17 +340,28 @@ fn drop_unborn(disk: &dyn Disk, dir: &Path, heads: &mut Vec<Head>) -> Result<(),
         && head.number == 0
     {
         let path = segment_path(dir, *number);
-        disk.remove(&path).map_err(|error| LogError::io(&path, error))?;
+        disk.remove(&path)
+            .map_err(|error| LogError::io(&path, error))?;
         heads.pop();
     }
-    match heads.iter().find(|(_, head, _)| head.is_none_or(|head| head.number == 0)) {
+    match heads
+        .iter()
+        .find(|(_, head, _)| head.is_none_or(|head| head.number == 0))
+    {
         Some((number, ..)) => Err(damaged(&segment_path(dir, *number), 0, 0)),
         None => Ok(()),
     }
 }
 
-fn side_index(disk: &dyn Disk, dir: &Path, head: &SegmentHead, end: Option<u64>) -> Option<IndexHead> {
-    let file = disk.open(&index_path(dir, head.number), OpenMode::Read).ok()?;
+fn side_index(
+    disk: &dyn Disk,
+    dir: &Path,
+    head: &SegmentHead,
+    end: Option<u64>,
+) -> Option<IndexHead> {
+    let file = disk
+        .open(&index_path(dir, head.number), OpenMode::Read)
+        .ok()?;
     let bytes = read_exact(&*file, INDEX_HEAD, 0).ok()?;
     let side = IndexHead::decode(&bytes)?;
     let same = side.number == head.number && side.salt == head.salt;

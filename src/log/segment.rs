@@ -114,7 +114,13 @@ impl Segments {
                 number: active.number,
                 file: Arc::clone(&active.file),
                 salt: active.salt,
-                offsets: self.active_offsets.iter().skip(skip).take(count).copied().collect(),
+                offsets: self
+                    .active_offsets
+                    .iter()
+                    .skip(skip)
+                    .take(count)
+                    .copied()
+                    .collect(),
                 end: active.end,
             });
         }
@@ -230,7 +236,10 @@ impl Segments {
 
     pub(super) fn remove_files(&mut self, number: u64) -> Result<(), LogError> {
         self.loaded.retain(|(one, _)| *one != number);
-        for path in [index_path(&self.dir, number), segment_path(&self.dir, number)] {
+        for path in [
+            index_path(&self.dir, number),
+            segment_path(&self.dir, number),
+        ] {
             match self.disk.remove(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(LogError::io(&path, error));

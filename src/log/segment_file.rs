@@ -158,7 +158,10 @@ mod test {
         };
         let mut bytes = head.encode();
         assert_eq!(bytes.len() as u64, START);
-        assert_eq!(bytes[..24], *b"LVRTSEG\x01\x03\0\0\0\0\0\0\0\x4d\0\0\0\x01\0\0\0");
+        assert_eq!(
+            bytes[..24],
+            *b"LVRTSEG\x01\x03\0\0\0\0\0\0\0\x4d\0\0\0\x01\0\0\0"
+        );
         assert_eq!(SegmentHead::decode(&bytes), Some(head));
         for at in 0..60 {
             bytes[at] ^= 4;

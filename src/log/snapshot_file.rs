@@ -39,7 +39,12 @@ pub(super) fn unseal(disk: &dyn Disk, path: &Path, magic: &[u8; 8]) -> Result<By
         && bytes.starts_with(magic)
         && bytes[8..HEAD] == crc32fast::hash(&bytes[HEAD..]).to_le_bytes();
     if !sound {
-        return Err(LogError::Damaged { path: path.to_owned(), offset: 0, first: 0, last: u64::MAX });
+        return Err(LogError::Damaged {
+            path: path.to_owned(),
+            offset: 0,
+            first: 0,
+            last: u64::MAX,
+        });
     }
     Ok(bytes.slice(HEAD..))
 }
@@ -50,11 +55,16 @@ pub(super) fn unseal(disk: &dyn Disk, path: &Path, magic: &[u8; 8]) -> Result<By
 /// [`LogError::Io`], [`LogError::DiskFull`].
 pub fn write(disk: &dyn Disk, dir: &Path, name: u64, bytes: &[u8]) -> Result<(), LogError> {
     let path = path(dir, name);
-    write_aside(disk, &path, &seal(MAGIC, bytes), true).map_err(|error| LogError::io(&path, error))?;
-    let older: Vec<u64> = names(disk, dir)?.into_iter().filter(|one| *one < name).collect();
+    write_aside(disk, &path, &seal(MAGIC, bytes), true)
+        .map_err(|error| LogError::io(&path, error))?;
+    let older: Vec<u64> = names(disk, dir)?
+        .into_iter()
+        .filter(|one| *one < name)
+        .collect();
     for old in older.iter().rev().skip(1) {
         let old = self::path(dir, *old);
-        disk.remove(&old).map_err(|error| LogError::io(&old, error))?;
+        disk.remove(&old)
+            .map_err(|error| LogError::io(&old, error))?;
     }
     Ok(())
 }

@@ -22,7 +22,12 @@ pub(super) struct Spares {
 
 impl Spares {
     /// Takes over the spares in `dir`.
-    pub(super) fn open(disk: Arc<dyn Disk>, dir: PathBuf, size: u64, wanted: usize) -> io::Result<Self> {
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        size: u64,
+        wanted: usize,
+    ) -> io::Result<Self> {
         let mut ready = Vec::new();
         let mut minted = 0;
         for name in disk.list(&dir)? {
@@ -38,7 +43,14 @@ impl Spares {
                 }
             }
         }
-        Ok(Self { disk, dir, size, wanted, ready: Mutex::new(ready), minted: Mutex::new(minted) })
+        Ok(Self {
+            disk,
+            dir,
+            size,
+            wanted,
+            ready: Mutex::new(ready),
+            minted: Mutex::new(minted),
+        })
     }
 
     fn name(&self) -> PathBuf {

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Upper bounds in microseconds of the classes commits are counted in; the last class has none.
-pub const COMMIT_MICROS_BOUNDS: [u64; 9] = [100, 200, 500, 1000, 2000, 5000, 10_000, 100_000, 1_000_000];
+pub const COMMIT_MICROS_BOUNDS: [u64; 9] =
+    [100, 200, 500, 1000, 2000, 5000, 10_000, 100_000, 1_000_000];
 
 /// Figures since the log was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

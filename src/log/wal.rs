@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use super::appender::Appender;
 use super::cache::ReadCache;
 use super::disk::{Disk, OpenMode, read_full};
+use super::read_buffers::ReadBuffers;
 use super::record::{HEADER_SIZE, Header, Kind, META_SIZE_MAX, Record};
 use super::recovery::{Recovered, recover};
 use super::segment::{Place, SegmentInfo, Segments, segment_path};
@@ -34,10 +35,8 @@ pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 const PAYLOAD_SIZE_MAX: usize = 1 << 30;
 /// A read of one record begins with so many bytes.
 const GUESS: usize = 4096;
-/// A read of several records that are not in memory brings so many bytes.
-const READ_AHEAD: usize = 1024 * 1024;
-/// One read of many records is at most so many bytes.
-const READ_AHEAD_MAX: usize = 4 * 1024 * 1024;
+/// A read of several records that are not in memory brings at most so many bytes.
+pub(super) const READ_AHEAD: usize = 1024 * 1024;
 
 /// How a log works.
 #[derive(Clone, Debug)]
@@ -89,7 +88,11 @@ impl Tail {
     }
 
     fn push(&mut self, record: Record) {
-        if self.records.back().is_some_and(|last| last.index + 1 != record.index) {
+        if self
+            .records
+            .back()
+            .is_some_and(|last| last.index + 1 != record.index)
+        {
             self.records.clear();
             self.bytes = 0;
         }
@@ -115,7 +118,10 @@ impl Tail {
     fn last(&self) -> Option<(u64, Bytes)> {
         let meta = self.last_meta.clone()?;
         let index = self.next.checked_sub(1)?;
-        let purged = self.purged.as_ref().is_some_and(|(purged, _)| *purged >= index);
+        let purged = self
+            .purged
+            .as_ref()
+            .is_some_and(|(purged, _)| *purged >= index);
         (!purged).then_some((index, meta))
     }
 }
@@ -127,6 +133,7 @@ pub(super) struct Shared {
     pub(super) tail: RwLock<Tail>,
     pub(super) segments: Mutex<Segments>,
     pub(super) cache: Mutex<ReadCache>,
+    pub(super) buffers: ReadBuffers,
     pub(super) counters: Counters,
     pub(super) poisoned: AtomicBool,
     pub(super) spare: Spares,
@@ -156,31 +163,48 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::Damaged`] if a record that Raft may need is lost; [`LogError::Io`].
-    pub fn open(disk: Arc<dyn Disk>, dir: impl Into<PathBuf>, options: LogOptions) -> Result<(Self, Recovered), LogError> {
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: impl Into<PathBuf>,
+        options: LogOptions,
+    ) -> Result<(Self, Recovered), LogError> {
         let dir = dir.into();
         let failed = |error| LogError::io(&dir, error);
         disk.create_dir(&dir).map_err(failed)?;
         let found = recover(&*disk, &dir)?;
-        let spare = Spares::open(Arc::clone(&disk), dir.clone(), options.segment_size_bytes, options.spare_segments);
+        let spare = Spares::open(
+            Arc::clone(&disk),
+            dir.clone(),
+            options.segment_size_bytes,
+            options.spare_segments,
+        );
         let spare = spare.map_err(failed)?;
         super::compaction::open(found, spare, disk, dir, options).and_then(Self::start)
     }
 
-    pub(super) fn start((shared, mut recovered): (Arc<Shared>, Recovered)) -> Result<(Self, Recovered), LogError> {
+    pub(super) fn start(
+        (shared, mut recovered): (Arc<Shared>, Recovered),
+    ) -> Result<(Self, Recovered), LogError> {
         let (number, end) = {
             let segments = shared.segments.lock();
             (segments.active.number, segments.active.end)
         };
         let path = segment_path(&shared.dir, number);
         let failed = |error| LogError::io(&path, error);
-        let mode = if shared.options.direct { OpenMode::Direct } else { OpenMode::Write };
+        let mode = if shared.options.direct {
+            OpenMode::Direct
+        } else {
+            OpenMode::Write
+        };
         let file = shared.disk.open(&path, mode).map_err(failed)?;
         // What was read may so far be in the page cache only.
         file.sync().map_err(failed)?;
         shared.disk.sync_dir(&shared.dir).map_err(failed)?;
         let reader = Arc::clone(&shared.segments.lock().active.file);
         let mut appender = Appender::new(Arc::clone(&file));
-        appender.resume(file, &*reader, end.max(START)).map_err(failed)?;
+        appender
+            .resume(file, &*reader, end.max(START))
+            .map_err(failed)?;
         let mut writer = Writer::new(Arc::clone(&shared), appender);
         writer.hard_state.clone_from(&recovered.hard_state);
         writer.purged.clone_from(&recovered.purged);
@@ -200,7 +224,14 @@ impl Log {
 
     /// Learns the last record's meta from disk.
     fn find_last(&self) -> Result<(), LogError> {
-        let Some(last) = self.shared().segments.lock().infos().last().map(|one| one.last) else {
+        let Some(last) = self
+            .shared()
+            .segments
+            .lock()
+            .infos()
+            .last()
+            .map(|one| one.last)
+        else {
             return Ok(());
         };
         if self.purged().is_none_or(|(purged, _)| purged < last) {
@@ -220,14 +251,19 @@ impl Log {
     fn send(&self, job: Job) {
         let weight = job.weight() as u64;
         let jobs = self.0.jobs.lock();
-        self.shared().counters.queued_bytes.fetch_add(weight, Relaxed);
+        self.shared()
+            .counters
+            .queued_bytes
+            .fetch_add(weight, Relaxed);
         let refused = match jobs.as_ref() {
             Some(jobs) => jobs.send(job).err().map(|error| error.0),
             None => Some(job),
         };
         drop(jobs);
         match refused {
-            Some(Job::Append { done, .. } | Job::HardState(_, done) | Job::Barrier(done)) => done(Err(LogError::Closed)),
+            Some(Job::Append { done, .. } | Job::HardState(_, done) | Job::Barrier(done)) => {
+                done(Err(LogError::Closed))
+            }
             Some(_) | None => {}
         }
     }
@@ -241,7 +277,9 @@ impl Log {
         let mut tail = self.shared().tail.write();
         let base = tail.last().map(|(last, _)| last + 1);
         let base = base.or_else(|| tail.purged.as_ref().map(|(purged, _)| purged + 1));
-        let mut expected = base.or_else(|| records.first().map(|one| one.index)).unwrap_or(0);
+        let mut expected = base
+            .or_else(|| records.first().map(|one| one.index))
+            .unwrap_or(0);
         for record in &records {
             let index = record.index;
             if record.meta.len() > META_SIZE_MAX || record.payload.len() > PAYLOAD_SIZE_MAX {
@@ -259,7 +297,11 @@ impl Log {
         }
         let epoch = tail.epoch;
         // Sent under the lock, so that the queue has the order memory has.
-        self.send(Job::Append { records, epoch, done });
+        self.send(Job::Append {
+            records,
+            epoch,
+            done,
+        });
     }
 
     /// Stores a small state (a vote) in the order of the appends; the latest wins.
@@ -291,7 +333,11 @@ impl Log {
         if next >= self.shared().tail.read().next {
             return Ok(());
         }
-        let meta = if next > floor { Some(self.get(next - 1)?.meta) } else { None };
+        let meta = if next > floor {
+            Some(self.get(next - 1)?.meta)
+        } else {
+            None
+        };
         let mut tail = self.shared().tail.write();
         while tail.records.back().is_some_and(|last| last.index >= next) {
             let weight = tail.records.pop_back().map_or(0, |last| last.weight());
@@ -318,7 +364,11 @@ impl Log {
             return Err(LogError::TooLarge { index: upto });
         }
         let mut tail = self.shared().tail.write();
-        if tail.purged.as_ref().is_none_or(|(purged, _)| *purged < upto) {
+        if tail
+            .purged
+            .as_ref()
+            .is_none_or(|(purged, _)| *purged < upto)
+        {
             tail.purged = Some((upto, meta.clone()));
             self.send(Job::Purge(upto, meta));
         }
@@ -329,7 +379,12 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::Missing`] if one of them was never there or is purged.
-    pub fn read(&self, from: u64, to_exclusive: u64, bytes_max: usize) -> Result<Vec<Record>, LogError> {
+    pub fn read(
+        &self,
+        from: u64,
+        to_exclusive: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
         let (mut out, mut bytes, mut index) = (Vec::new(), 0, from);
         let first = self.purged().map_or(0, |(purged, _)| purged + 1);
         if from < first && from < to_exclusive {
@@ -398,7 +453,11 @@ impl Log {
 
     fn from_disk(&self, index: u64) -> Result<Record, LogError> {
         let place = self.place(index, 1)?;
-        let at = place.offsets.first().copied().ok_or(LogError::Gone { index })?;
+        let at = place
+            .offsets
+            .first()
+            .copied()
+            .ok_or(LogError::Gone { index })?;
         let path = segment_path(&self.shared().dir, place.number);
         let failed = |error| LogError::io(&path, error);
         self.shared().counters.disk_reads.fetch_add(1, Relaxed);
@@ -413,7 +472,8 @@ impl Log {
             let rest = &mut bytes[read..];
             read_full(&*place.file, rest, u64::from(at) + read as u64).map_err(failed)?;
         }
-        parse(&Bytes::from(bytes), 0, index, place.salt).map_err(|()| self.unsound(index, &path, at))
+        parse(&Bytes::from(bytes), 0, index, place.salt)
+            .map_err(|()| self.unsound(index, &path, at))
     }
 
     /// A record that does not check out was overwritten because its segment went, or it is damaged.
@@ -421,7 +481,12 @@ impl Log {
         if let Err(LogError::Gone { index }) = self.place(index, 1) {
             return LogError::Gone { index };
         }
-        LogError::Damaged { path: path.to_owned(), offset: u64::from(at), first: index, last: index }
+        LogError::Damaged {
+            path: path.to_owned(),
+            offset: u64::from(at),
+            first: index,
+            last: index,
+        }
     }
 
     /// Reads records from `index` on with one disk read of about `bytes`, into the read cache too.
@@ -429,19 +494,29 @@ impl Log {
     /// # Errors
     /// As [`Log::get`], for the first record.
     pub fn read_ahead(&self, index: u64, bytes: usize) -> Result<Vec<Record>, LogError> {
-        let bytes = bytes.clamp(GUESS, READ_AHEAD_MAX);
+        let bytes = bytes.clamp(GUESS, READ_AHEAD);
         let place = self.place(index, bytes / HEADER_SIZE)?;
-        let at = place.offsets.first().copied().ok_or(LogError::Gone { index })?;
-        let len = usize::try_from(place.end.saturating_sub(u64::from(at))).unwrap_or(bytes).min(bytes);
-        let mut buffer = vec![0; len];
+        let at = place
+            .offsets
+            .first()
+            .copied()
+            .ok_or(LogError::Gone { index })?;
+        let len = usize::try_from(place.end.saturating_sub(u64::from(at)))
+            .unwrap_or(bytes)
+            .min(bytes);
         let path = segment_path(&self.shared().dir, place.number);
-        let read = read_full(&*place.file, &mut buffer, u64::from(at));
-        buffer.truncate(read.map_err(|error| LogError::io(&path, error))?);
+        let read = self.shared().buffers.fill(|buffer| {
+            let len = len.min(buffer.len());
+            let into = buffer.get_mut(..len).unwrap_or_default();
+            read_full(&*place.file, into, u64::from(at))
+        });
+        let buffer = read.map_err(|error| LogError::io(&path, error))?;
         self.shared().counters.disk_reads.fetch_add(1, Relaxed);
-        let buffer = Bytes::from(buffer);
         let mut out = Vec::new();
         for (skip, offset) in place.offsets.iter().enumerate() {
-            let Some(from) = offset.checked_sub(at) else { continue };
+            let Some(from) = offset.checked_sub(at) else {
+                continue;
+            };
             match parse(&buffer, from as usize, index + skip as u64, place.salt) {
                 Ok(record) => out.push(record),
                 Err(()) => break,
@@ -477,7 +552,13 @@ impl Log {
         let after = tail.purged.as_ref().map(|(purged, _)| purged + 1);
         let oldest = tail.records.front().map(|one| one.index);
         drop(tail);
-        let on_disk = self.shared().segments.lock().infos().first().map(|one| one.first);
+        let on_disk = self
+            .shared()
+            .segments
+            .lock()
+            .infos()
+            .first()
+            .map(|one| one.first);
         after.or(on_disk).or(oldest).map(|first| first.min(last))
     }
 

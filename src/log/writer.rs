@@ -23,7 +23,11 @@ const GROUP_BYTES: usize = 4 * 1024 * 1024;
 
 /// One wish, in the order of its caller.
 pub(super) enum Job {
-    Append { records: Vec<Record>, epoch: u64, done: Done },
+    Append {
+        records: Vec<Record>,
+        epoch: u64,
+        done: Done,
+    },
     HardState(Bytes, Done),
     Truncate(u64),
     Purge(u64, Bytes),
@@ -88,7 +92,11 @@ impl Writer {
                 if let Err(error) = self.take(one, &result, &mut answers) {
                     result = Err(error);
                 }
-                job = if weight < GROUP_BYTES && !closing { jobs.try_recv().ok() } else { None };
+                job = if weight < GROUP_BYTES && !closing {
+                    jobs.try_recv().ok()
+                } else {
+                    None
+                };
             }
             if result.is_ok() {
                 result = self.commit();
@@ -96,7 +104,10 @@ impl Writer {
             if result.is_err() {
                 self.shared.poisoned.store(true, Relaxed);
             }
-            self.shared.counters.queued_bytes.fetch_sub(weight as u64, Relaxed);
+            self.shared
+                .counters
+                .queued_bytes
+                .fetch_sub(weight as u64, Relaxed);
             for done in answers.drain(..) {
                 done(result.clone());
             }
@@ -113,10 +124,19 @@ impl Writer {
         Ok(())
     }
 
-    fn take(&mut self, job: Job, so_far: &Result<(), LogError>, answers: &mut Vec<Done>) -> Result<(), LogError> {
+    fn take(
+        &mut self,
+        job: Job,
+        so_far: &Result<(), LogError>,
+        answers: &mut Vec<Done>,
+    ) -> Result<(), LogError> {
         let sound = so_far.is_ok();
         match job {
-            Job::Append { records, epoch, done } => {
+            Job::Append {
+                records,
+                epoch,
+                done,
+            } => {
                 answers.push(done);
                 if sound {
                     for record in &records {
@@ -166,11 +186,20 @@ impl Writer {
         Ok(())
     }
 
-    fn put(&mut self, kind: Kind, index: u64, meta: &[u8], payload: &[u8]) -> Result<u32, LogError> {
+    fn put(
+        &mut self,
+        kind: Kind,
+        index: u64,
+        meta: &[u8],
+        payload: &[u8],
+    ) -> Result<u32, LogError> {
         let (number, salt) = self.active();
         let failed = |error| LogError::io(&segment_path(&self.shared.dir, number), error);
         if !self.framed {
-            let frame = Frame { nonce: self.nonce, durable: self.durable };
+            let frame = Frame {
+                nonce: self.nonce,
+                durable: self.durable,
+            };
             let bytes = frame.encode(salt, self.appender.end());
             self.appender.put(&bytes).map_err(failed)?;
             self.framed = true;
@@ -198,7 +227,9 @@ impl Writer {
             let counters = &self.shared.counters;
             counters.committed(begun.elapsed());
             counters.writes.store(self.appender.writes, Relaxed);
-            counters.bytes_written.store(self.appender.bytes_written, Relaxed);
+            counters
+                .bytes_written
+                .store(self.appender.bytes_written, Relaxed);
             self.durable = self.appender.end();
             self.framed = false;
         }
@@ -264,15 +295,35 @@ pub(super) fn begin(
     let failed = |error| LogError::io(&path, error);
     let disk = &shared.disk;
     shared.spare.take(&path).map_err(failed)?;
-    let mode = if shared.options.direct { OpenMode::Direct } else { OpenMode::Write };
+    let mode = if shared.options.direct {
+        OpenMode::Direct
+    } else {
+        OpenMode::Write
+    };
     let file = disk.open(&path, mode).map_err(failed)?;
     let salt = rand::random();
-    let head = SegmentHead { number, salt, compacted: false, previous_end, first: 0, count: 0, end: 0 };
+    let head = SegmentHead {
+        number,
+        salt,
+        compacted: false,
+        previous_end,
+        first: 0,
+        count: 0,
+        end: 0,
+    };
     let mut first_block = Appender::new(Arc::clone(&file));
     first_block.put(&head.encode()).map_err(failed)?;
     first_block.commit().map_err(failed)?;
     disk.sync_dir(&shared.dir).map_err(failed)?;
     let reader = disk.open(&path, OpenMode::Read).map_err(failed)?;
-    let segment = Segment { number, salt, first: 0, count: 0, end: START, cut: None, file: reader };
+    let segment = Segment {
+        number,
+        salt,
+        first: 0,
+        count: 0,
+        end: START,
+        cut: None,
+        file: reader,
+    };
     Ok((segment, file))
 }

@@ -220,9 +220,11 @@ impl Channel {
                 requeue,
             } => self.reject(core, delivery_tag, requeue),
             Method::Get { queue, no_ack } => self.get(core, &queue, no_ack),
-            Method::Qos { prefetch_size, prefetch_count, global } => {
-                self.qos(core, prefetch_size, prefetch_count, global)
-            }
+            Method::Qos {
+                prefetch_size,
+                prefetch_count,
+                global,
+            } => self.qos(core, prefetch_size, prefetch_count, global),
             Method::Publish(_) => Err(error(ReplyCode::InternalError, "")),
             Method::Unknown { .. } => Err(error(ReplyCode::CommandInvalid, "unknown method")),
             Method::Other(class) => match *class {
