@@ -10,6 +10,7 @@
 
 pub mod file;
 pub mod keys;
+pub mod lookup;
 pub mod source;
 pub mod value;
 

@@ -303,10 +303,7 @@ mod tests {
         config
             .log_categories
             .push(("ra".to_owned(), LogLevel::Debug));
-        assert_eq!(
-            filter(&config).unwrap().to_string(),
-            "leveret::raft=debug,info"
-        );
+        assert_eq!(filter(&config).unwrap().to_string(), "openraft=debug,info");
         config
             .log_categories
             .push(("a,b=x".to_owned(), LogLevel::Debug));

@@ -35,7 +35,8 @@ const WORDS: &[(&str, &[&str])] = &[
             "raft", "cluster", "broker", "http", "rt.rs", "node.rs", "main.rs",
         ],
     ),
-    ("tokio::spawn(", &["rt.rs"]),
+    // A replica owns its two tasks and joins them at shutdown.
+    ("tokio::spawn(", &["rt.rs", "raft/group.rs"]),
 ];
 
 const LINES_MAX: usize = 600;
@@ -136,7 +137,7 @@ fn no_file_grows_into_a_hall() {
         }
         if let Some(line) = text
             .lines()
-            .find(|line| line.chars().count() > LINE_WIDTH_MAX)
+            .find(|line| line.chars().count() > LINE_WIDTH_MAX && !is_test(&name))
         {
             faults.push(format!(
                 "{name}: line too wide: {}",

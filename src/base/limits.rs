@@ -17,7 +17,7 @@ pub const TABLE_DEPTH_MAX: usize = 32;
 /// Deadlines one apply may fire; the leader proposes further ticks for the rest.
 pub const DEADLINES_PER_APPLY_MAX: usize = 512;
 /// Messages delivered ahead of the socket to a consumer without a prefetch of its own.
-pub const WINDOW_MESSAGES: u32 = 4096;
+pub const WINDOW_MESSAGES: u32 = 16 * 1024;
 /// Unsettled messages one consumer may hold; past it, it gets no more until it settles some.
 pub const LEASES_PER_CONSUMER_MAX: u64 = 4_000_000;
 /// Shortest and longest `x-visibility-timeout`, in milliseconds (CMQ: 1 s to 12 h).

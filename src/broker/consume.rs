@@ -106,7 +106,7 @@ impl Connection {
         );
     }
 
-    /// Counts a sent message against the window, and renews it by halves.
+    /// Counts a sent message against the window, and renews it by quarters.
     pub(super) fn sent(&mut self, consumer: ConsumerId) {
         let Some(entry) = self.consumers.get_mut(&consumer) else {
             return;
@@ -118,7 +118,7 @@ impl Connection {
             return;
         }
         entry.sent += 1;
-        if entry.sent >= WINDOW_MESSAGES / 2 {
+        if entry.sent >= WINDOW_MESSAGES / 4 {
             let add = std::mem::take(&mut entry.sent);
             let set = entry.set;
             self.push(set, &Command::Grant { consumer, add });

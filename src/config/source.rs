@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::file::{Assignment, ConfigError, Place, Problems, assignments};
-use super::keys::{Draft, Effect, find, nearest};
+use super::keys::{Draft, Effect};
+use super::lookup::{find, nearest};
 use super::{Config, LogLevel, value};
 
 const FILE: &str = "/etc/rabbitmq/rabbitmq.conf";

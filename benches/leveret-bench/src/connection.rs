@@ -17,7 +17,11 @@ pub enum Error {
     #[error("socket: {0}")]
     Io(#[from] io::Error),
     #[error("the broker closed the {what}: {code} {text}")]
-    Closed { what: &'static str, code: u16, text: String },
+    Closed {
+        what: &'static str,
+        code: u16,
+        text: String,
+    },
     #[error("the broker sent {0:?} where something else was due")]
     Unexpected((u16, u16)),
 }
@@ -56,7 +60,11 @@ impl Connection {
             out.short("en_US");
         });
         let (channels, frame_max) = this.wait((10, 30), |mut args| (args.u16(), args.u32()))?;
-        this.frame_max = if frame_max == 0 { 131_072 } else { frame_max as usize };
+        this.frame_max = if frame_max == 0 {
+            131_072
+        } else {
+            frame_max as usize
+        };
         this.out.method(0, 10, 31, |out| {
             out.u16(channels);
             out.u32(frame_max);
@@ -77,7 +85,14 @@ impl Connection {
     pub fn over(socket: TcpStream, timeout: Duration) -> Result<Self, Error> {
         socket.set_read_timeout(Some(timeout))?;
         let buffer = vec![0; READ_BYTES];
-        Ok(Self { socket, out: Out::default(), frame_max: 131_072, buffer, start: 0, end: 0 })
+        Ok(Self {
+            socket,
+            out: Out::default(),
+            frame_max: 131_072,
+            buffer,
+            start: 0,
+            end: 0,
+        })
     }
 
     /// Sends what was written.
@@ -88,7 +103,11 @@ impl Connection {
     }
 
     /// Flushes, and waits for this method, reading its arguments.
-    pub fn wait<T>(&mut self, wanted: (u16, u16), read: impl FnOnce(Args<'_>) -> T) -> Result<T, Error> {
+    pub fn wait<T>(
+        &mut self,
+        wanted: (u16, u16),
+        read: impl FnOnce(Args<'_>) -> T,
+    ) -> Result<T, Error> {
         self.flush()?;
         loop {
             let mut found = None;
@@ -138,7 +157,10 @@ impl Connection {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(_) => {}
             Err(Error::Io(error))
-                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
             {
                 return Ok(false);
             }

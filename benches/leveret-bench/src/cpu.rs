@@ -5,7 +5,10 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// User and system time of these processes, in seconds; a process that is gone counts as 0.
 pub fn of(pids: &[u32]) -> f64 {
-    pids.iter().filter_map(|pid| ticks(&format!("/proc/{pid}/stat"))).sum::<f64>() / TICKS_PER_SECOND
+    pids.iter()
+        .filter_map(|pid| ticks(&format!("/proc/{pid}/stat")))
+        .sum::<f64>()
+        / TICKS_PER_SECOND
 }
 
 /// User and system time of this process, in seconds.

@@ -77,7 +77,9 @@ fn bench(options: &Options) -> Result<(), Error> {
     if !options.publish_only {
         for number in 0..options.consumers {
             let (options, shared) = (options.clone(), shared.clone());
-            consumers.push(std::thread::spawn(move || run::consume(&options, &shared, number)));
+            consumers.push(std::thread::spawn(move || {
+                run::consume(&options, &shared, number)
+            }));
         }
     }
     if !options.consume_only {
@@ -90,7 +92,8 @@ fn bench(options: &Options) -> Result<(), Error> {
     let by_count = options.count > 0 || options.consume_only;
     let done = |shared: &Shared| {
         let publishing = publishers.iter().any(|thread| !thread.is_finished());
-        let failed = !options.consume_only && consumers.iter().any(std::thread::JoinHandle::is_finished);
+        let failed =
+            !options.consume_only && consumers.iter().any(std::thread::JoinHandle::is_finished);
         let consuming = if options.consume_only {
             consumers.iter().any(|thread| !thread.is_finished())
         } else {
@@ -103,7 +106,11 @@ fn bench(options: &Options) -> Result<(), Error> {
     shared.measuring.store(true, Ordering::Relaxed);
     let (start, before) = (Instant::now(), counts(&shared));
     let (broker, own) = (cpu::of(&options.pids), cpu::own());
-    let limit = if by_count { Duration::MAX } else { Duration::from_secs(options.seconds) };
+    let limit = if by_count {
+        Duration::MAX
+    } else {
+        Duration::from_secs(options.seconds)
+    };
     watch(options, &shared, limit, false, &done);
     let (seconds, after) = (start.elapsed().as_secs_f64(), counts(&shared));
     let (broker, own) = (cpu::of(&options.pids) - broker, cpu::own() - own);
@@ -131,8 +138,12 @@ fn bench(options: &Options) -> Result<(), Error> {
         add(&mut report.confirm, &latency);
     }
     for thread in consumers {
-        let Consumed { latency, disorder, repeats, gaps } =
-            thread.join().map_err(|_| Error::Unexpected((60, 60)))??;
+        let Consumed {
+            latency,
+            disorder,
+            repeats,
+            gaps,
+        } = thread.join().map_err(|_| Error::Unexpected((60, 60)))??;
         add(&mut report.consume, &latency);
         report.disorder += disorder;
         report.repeats += repeats;
@@ -164,7 +175,10 @@ fn each_queue(
 ) -> Result<(), Error> {
     let mut connection = Connection::open(options)?;
     for number in 0..options.queues {
-        work(&mut connection, &format!("{}{number}", options.queue_prefix))?;
+        work(
+            &mut connection,
+            &format!("{}{number}", options.queue_prefix),
+        )?;
     }
     Ok(())
 }
@@ -271,6 +285,9 @@ fn print(options: &Options, report: &Report) {
     }
     println!("own CPU {:.2} us per message", report.own_us);
     if options.verify {
-        println!("{} out of order, {} repeated, {} missing", report.disorder, report.repeats, report.gaps);
+        println!(
+            "{} out of order, {} repeated, {} missing",
+            report.disorder, report.repeats, report.gaps
+        );
     }
 }

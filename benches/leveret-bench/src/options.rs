@@ -102,7 +102,9 @@ fn argument(text: &str) -> Result<(String, Value), String> {
     let value = match value {
         "true" => Value::Bool(true),
         "false" => Value::Bool(false),
-        value => value.parse().map_or_else(|_| Value::Text(value.to_owned()), Value::Int),
+        value => value
+            .parse()
+            .map_or_else(|_| Value::Text(value.to_owned()), Value::Int),
     };
     Ok((key.to_owned(), value))
 }

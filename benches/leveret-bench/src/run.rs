@@ -117,16 +117,32 @@ pub fn publish(
         connection.wait((85, 11), |_| ())?;
         let (sent, marks) = channel();
         let last = Arc::new(AtomicU64::new(0));
-        confirms = Some(Confirms { sent, last: Arc::clone(&last) });
+        confirms = Some(Confirms {
+            sent,
+            last: Arc::clone(&last),
+        });
         reader = Some(confirm_reader(&connection, options, shared, &last, marks)?);
     }
-    let sent = publish_loop(&mut connection, options, shared, number, &queue, quota, confirms)?;
-    let Some(reader) = reader else { return Ok(histogram()) };
+    let sent = publish_loop(
+        &mut connection,
+        options,
+        shared,
+        number,
+        &queue,
+        quota,
+        confirms,
+    )?;
+    let Some(reader) = reader else {
+        return Ok(histogram());
+    };
     // The reader ends when everything that was sent has been confirmed.
     drop(connection);
     match reader.join() {
         Ok((histogram, last)) => {
-            assert!(last >= sent || shared.stopped(), "{sent} sent, {last} confirmed");
+            assert!(
+                last >= sent || shared.stopped(),
+                "{sent} sent, {last} confirmed"
+            );
             Ok(histogram)
         }
         Err(_) => Err(Error::Unexpected((60, 80))),
@@ -178,7 +194,9 @@ fn publish_loop(
                 out.short(queue);
                 out.u8(0);
             });
-            connection.out.header(CHANNEL, options.size as u64, !options.transient);
+            connection
+                .out
+                .header(CHANNEL, options.size as u64, !options.transient);
             let frame_max = connection.frame_max;
             connection.out.body(CHANNEL, frame_max, &body);
             sent += 1;
@@ -246,12 +264,16 @@ fn confirm_reader(
             let open = pending_marks(&marks, &mut pending);
             let now = shared.now_us();
             while pending.front().is_some_and(|(to, _)| *to <= confirmed) {
-                let Some((_, at)) = pending.pop_front() else { break };
+                let Some((_, at)) = pending.pop_front() else {
+                    break;
+                };
                 if shared.measuring.load(Ordering::Relaxed) {
                     histogram.saturating_record(now.saturating_sub(at).max(1));
                 }
             }
-            shared.confirmed.fetch_add(confirmed - before, Ordering::Relaxed);
+            shared
+                .confirmed
+                .fetch_add(confirmed - before, Ordering::Relaxed);
             last.store(confirmed, Ordering::Release);
             if confirmed - before > 0 && (window < 64 || pending.len() < 64) {
                 publisher.unpark();
@@ -301,11 +323,7 @@ pub struct Consumed {
 }
 
 /// Consumes until told to stop, or, alone, until the queue is empty.
-pub fn consume(
-    options: &Options,
-    shared: &Arc<Shared>,
-    number: u32,
-) -> Result<Consumed, Error> {
+pub fn consume(options: &Options, shared: &Arc<Shared>, number: u32) -> Result<Consumed, Error> {
     let mut connection = Connection::open(options)?;
     let queue = format!("{}{}", options.queue_prefix, number % options.queues);
     connection.out.method(CHANNEL, 60, 10, |out| {
@@ -325,7 +343,12 @@ pub fn consume(
     connection.wait((60, 21), |_| ())?;
     connection.socket.set_read_timeout(Some(LOOK_UP))?;
     let mut state = Consuming {
-        found: Consumed { latency: histogram(), disorder: 0, repeats: 0, gaps: 0 },
+        found: Consumed {
+            latency: histogram(),
+            disorder: 0,
+            repeats: 0,
+            gaps: 0,
+        },
         last: HashMap::new(),
         body: 0,
         got: 0,
@@ -336,15 +359,22 @@ pub fn consume(
     let mut quiet = Instant::now();
     while !shared.stopped() {
         let before = state.tag;
-        let now = shared.now_us();
-        let measuring = shared.measuring.load(Ordering::Relaxed);
-        let came = connection.pump(|frame| state.take(&frame, now, measuring))?;
+        // One look at the clock for all that one read brought, after it came.
+        let (mut now, measuring) = (None, shared.measuring.load(Ordering::Relaxed));
+        let came = connection.pump(|frame| {
+            let now = *now.get_or_insert_with(|| shared.now_us());
+            state.take(&frame, now, measuring);
+        })?;
         if came {
             quiet = Instant::now();
         } else if options.consume_only && quiet.elapsed() > QUIET {
             break;
         }
-        let whole = if state.body > 0 { state.tag - 1 } else { state.tag };
+        let whole = if state.body > 0 {
+            state.tag - 1
+        } else {
+            state.tag
+        };
         if !no_ack && (whole - state.acked >= options.ack_every || (!came && whole > state.acked)) {
             connection.out.method(CHANNEL, 60, 80, |out| {
                 out.u64(whole);
@@ -353,8 +383,13 @@ pub fn consume(
             connection.flush()?;
             state.acked = whole;
         }
-        let consumed = shared.consumed.fetch_add(state.tag - before, Ordering::Relaxed);
-        if options.consume_only && options.count > 0 && consumed + state.tag - before >= options.count {
+        let consumed = shared
+            .consumed
+            .fetch_add(state.tag - before, Ordering::Relaxed);
+        if options.consume_only
+            && options.count > 0
+            && consumed + state.tag - before >= options.count
+        {
             break;
         }
     }
@@ -400,7 +435,9 @@ impl Consuming {
         let mut args = Args(body);
         if body.len() >= 8 && measuring {
             let at = args.u64();
-            self.found.latency.saturating_record(now.saturating_sub(at).max(1));
+            self.found
+                .latency
+                .saturating_record(now.saturating_sub(at).max(1));
         }
         if self.verify {
             let mut args = Args(body.get(8..).unwrap_or_default());

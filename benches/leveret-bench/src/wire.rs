@@ -22,13 +22,22 @@ pub fn frame(input: &[u8]) -> Option<(Frame<'_>, usize)> {
     let payload = input.get(7..7 + size)?;
     let end = *input.get(7 + size)?;
     assert_eq!(end, END, "the broker's frame has no end octet");
-    Some((Frame { kind: head[0], payload }, size + 8))
+    Some((
+        Frame {
+            kind: head[0],
+            payload,
+        },
+        size + 8,
+    ))
 }
 
 /// Class and method of a method frame's payload.
 pub fn ids(payload: &[u8]) -> (u16, u16) {
     match payload.first_chunk::<4>() {
-        Some(ids) => (u16::from_be_bytes([ids[0], ids[1]]), u16::from_be_bytes([ids[2], ids[3]])),
+        Some(ids) => (
+            u16::from_be_bytes([ids[0], ids[1]]),
+            u16::from_be_bytes([ids[2], ids[3]]),
+        ),
         None => (0, 0),
     }
 }
@@ -52,15 +61,21 @@ impl<'a> Args<'a> {
     }
 
     pub fn u16(&mut self) -> u16 {
-        self.take(2).first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes))
+        self.take(2)
+            .first_chunk()
+            .map_or(0, |bytes| u16::from_be_bytes(*bytes))
     }
 
     pub fn u32(&mut self) -> u32 {
-        self.take(4).first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+        self.take(4)
+            .first_chunk()
+            .map_or(0, |bytes| u32::from_be_bytes(*bytes))
     }
 
     pub fn u64(&mut self) -> u64 {
-        self.take(8).first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+        self.take(8)
+            .first_chunk()
+            .map_or(0, |bytes| u64::from_be_bytes(*bytes))
     }
 
     pub fn short(&mut self) -> &'a [u8] {
