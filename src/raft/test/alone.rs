@@ -65,11 +65,11 @@ async fn a_restart_replays_to_the_same_digest() {
     for number in 0..100 {
         group.propose(payload(number)).unwrap().await.unwrap();
     }
-    let before = (machine.lock().digest, machine.lock().payloads);
+    let before = machine.lock().standing();
     // Killed: no snapshot, nothing handed over.
     kill(group).await;
     let (group, machine) = start(options(dir.path())).await;
-    assert_eq!((machine.lock().digest, machine.lock().payloads), before);
+    assert_eq!(machine.lock().standing(), before);
     assert_eq!(machine.lock().restores, 0);
     assert_eq!(machine.lock().applied_here.len(), 100);
     assert_eq!(machine.lock().terms_led, [2]);

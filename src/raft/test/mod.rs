@@ -29,6 +29,13 @@ pub(super) struct Toy {
     pub(super) dead_upto: u64,
 }
 
+impl Toy {
+    /// What two replicas, or two lives of one, must agree on.
+    pub(super) fn standing(&self) -> (u64, u64) {
+        (self.digest, self.payloads)
+    }
+}
+
 impl Machine for Toy {
     fn apply(&mut self, index: u64, term: u64, payload: &Bytes) {
         assert!(self.last_index.is_none_or(|last| last < index), "order");
