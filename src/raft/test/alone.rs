@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::ProposeError;
-use super::{options, payload, start};
+use super::{kill, options, payload, start};
 use crate::base::NodeId;
 
 #[tokio::test]
@@ -148,12 +148,6 @@ async fn a_damaged_snapshot_refuses_the_start() {
         assert!(decode(&bad.into()).is_err(), "byte {at}");
         assert!(decode(&bytes.slice(..at)).is_err(), "cut at {at}");
     }
-}
-
-/// Ends a replica as a lost process would: the core stops, nothing is written any more.
-pub(super) async fn kill(group: super::Group) {
-    group.raft().shutdown().await.unwrap();
-    drop(group);
 }
 
 #[tokio::test]
