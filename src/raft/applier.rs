@@ -91,6 +91,7 @@ impl RaftStateMachine<Types> for Applier {
                 // The first entry of a leader's own term makes it leading, and its followers ready.
                 self.shared.applied(entry.log_id);
             }
+            self.shared.note_applied(entry.log_id.index);
             if let Some(responder) = responder {
                 responder.send(());
             }
@@ -132,7 +133,7 @@ impl RaftStateMachine<Types> for Applier {
         meta: &SnapshotMeta,
         snapshot: SnapshotHandle,
     ) -> Result<(), io::Error> {
-        let bytes = snapshot.bytes(&self.shared.log).await?;
+        let bytes = snapshot.bytes().await?;
         let (found, state) = decode(&bytes).map_err(io::Error::other)?;
         if found != *meta {
             return Err(io::Error::other("the snapshot is not the one announced"));
@@ -148,13 +149,15 @@ impl RaftStateMachine<Types> for Applier {
         self.applied = meta.last_log_id;
         self.members = meta.last_membership.clone();
         if let Some(id) = self.applied {
+            self.shared.note_applied(id.index);
             self.shared.applied(id);
         }
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        Ok(self.shared.snapshot.lock().as_ref().map(Held::snapshot))
+        let held = self.shared.snapshot.lock();
+        Ok(held.as_ref().map(|held| held.snapshot(&self.shared.log)))
     }
 }
 
@@ -181,7 +184,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotWriter {
         let bytes = encode(&self.meta, &self.state);
         self.state = Vec::new();
         let held = Held::write(&self.shared.log, self.meta.clone(), bytes).await?;
-        let snapshot = held.snapshot();
+        let snapshot = held.snapshot(&self.shared.log);
         *self.shared.snapshot.lock() = Some(held);
         *self.shared.live.lock() = Some(std::mem::take(&mut self.live));
         self.shared

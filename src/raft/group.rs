@@ -87,6 +87,15 @@ struct Inner {
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The tasks hold the core, which ends with the last handle of it.
+        for task in self.tasks.get_mut().drain(..) {
+            task.abort();
+        }
+    }
+}
+
 impl Group {
     /// Opens the log, restores the newest snapshot, and starts the replica. A fresh group is initialised with
     /// `options.voters`; a replica that is its own majority stands for election at once.

@@ -21,26 +21,24 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::shared::Shared;
 use super::snapshot::SnapshotHandle;
 use super::types::{Snapshot, Types, Vote};
 use super::wire::{self, AnswerError};
 use super::{Frame, Lane, Peer, Transport};
-use crate::base::NodeId;
+use crate::base::{NodeId, SetId};
 
 /// Makes lines to members.
 pub(super) struct Network {
-    pub(super) shared: Arc<Shared>,
+    pub(super) set: SetId,
     pub(super) transport: Arc<dyn Transport>,
 }
 
 impl Network {
     fn line(&self, target: u64, node: &openraft::BasicNode, lane: Lane) -> Line {
         Line {
-            shared: Arc::clone(&self.shared),
             transport: Arc::clone(&self.transport),
             peer: Peer {
-                set: self.shared.set,
+                set: self.set,
                 node: NodeId(target),
                 address: node.addr.clone(),
             },
@@ -67,7 +65,6 @@ impl RaftNetworkFactory<Types> for Network {
 
 /// A way to one member.
 pub(super) struct Line {
-    shared: Arc<Shared>,
     transport: Arc<dyn Transport>,
     peer: Peer,
     lane: Lane,
@@ -147,7 +144,7 @@ impl NetSnapshot<Types> for Line {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let bytes = snapshot
             .snapshot
-            .bytes(&self.shared.log)
+            .bytes()
             .await
             .map_err(|error| StreamingError::Network(NetworkError::from_string(error)))?;
         let sent = self.ask(Lane::Snapshot, wire::put_snapshot(&vote, bytes), &option);

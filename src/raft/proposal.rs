@@ -86,7 +86,7 @@ impl Outcome for ClientWriteResult<Types> {
 pub struct Proposal<T> {
     convert: fn(T) -> Result<Applied, ProposeError>,
     answer: oneshot::Sender<Result<Applied, ProposeError>>,
-    _place: InFlight,
+    place: InFlight,
 }
 
 impl<T: Outcome> Proposal<T> {
@@ -96,7 +96,7 @@ impl<T: Outcome> Proposal<T> {
         let proposal = Self {
             convert: T::outcome,
             answer,
-            _place: place,
+            place,
         };
         (proposal, ProposalReceipt(receipt))
     }
@@ -104,6 +104,8 @@ impl<T: Outcome> Proposal<T> {
 
 impl<T: Send + 'static> Responder<Types, T> for Proposal<T> {
     fn on_complete(self, result: T) {
+        // Whoever hears the answer may use the place.
+        drop(self.place);
         // Nobody need be waiting for the receipt.
         drop(self.answer.send((self.convert)(result)));
     }

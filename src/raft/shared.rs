@@ -52,6 +52,8 @@ pub(super) struct Shared {
     pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) leadership: watch::Sender<Leadership>,
     roles: Mutex<Roles>,
+    /// Index after the last applied entry; ahead of `roles`, which learn of whole batches.
+    applied_end: AtomicU64,
     /// Last entry of the log when the replica started; until it is applied or replaced the replica is not ready.
     tail_at_start: Option<LogId>,
     on_fatal: OnFatal,
@@ -98,6 +100,7 @@ impl Shared {
             in_flight: Arc::default(),
             leadership: watch::Sender::new(Leadership::default()),
             roles: Mutex::new(roles),
+            applied_end: AtomicU64::new(applied.map_or(0, |id| id.index + 1)),
             tail_at_start: parts.tail_at_start,
             on_fatal: parts.on_fatal,
             failed: AtomicBool::new(false),
@@ -136,9 +139,14 @@ impl Shared {
         self.publish(&roles, false);
     }
 
-    /// The last applied entry.
-    pub(super) fn last_applied(&self) -> Option<LogId> {
-        self.roles.lock().applied
+    /// Notes that the entry of `index` is applied, before its proposer is told.
+    pub(super) fn note_applied(&self, index: u64) {
+        self.applied_end.store(index + 1, Ordering::Release);
+    }
+
+    /// Index of the last applied entry.
+    pub(super) fn applied_index(&self) -> Option<u64> {
+        self.applied_end.load(Ordering::Acquire).checked_sub(1)
     }
 
     /// Index of the last entry in the newest durable snapshot.

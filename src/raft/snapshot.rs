@@ -5,7 +5,7 @@
 //! is never restored.
 //! Not here: when one is taken; the bodies of messages, which stay in the log's segments.
 
-use std::io;
+use std::{fmt, io};
 
 use bytes::{BufMut, Bytes};
 
@@ -64,13 +64,22 @@ pub(super) fn decode(bytes: &Bytes) -> Result<(SnapshotMeta, Bytes), SnapshotErr
 }
 
 /// A snapshot on its way: either the newest file of this replica, or bytes a peer sent.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SnapshotHandle(Source);
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Source {
-    File { name: u64 },
+    File { log: Log, name: u64 },
     Received(Bytes),
+}
+
+impl fmt::Debug for SnapshotHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Source::File { name, .. } => write!(f, "file {name}"),
+            Source::Received(bytes) => write!(f, "{} bytes", bytes.len()),
+        }
+    }
 }
 
 impl SnapshotHandle {
@@ -80,10 +89,10 @@ impl SnapshotHandle {
     }
 
     /// The whole snapshot, for a peer.
-    pub(super) async fn bytes(&self, log: &Log) -> io::Result<Bytes> {
+    pub(super) async fn bytes(&self) -> io::Result<Bytes> {
         match &self.0 {
             Source::Received(bytes) => Ok(bytes.clone()),
-            Source::File { name } => {
+            Source::File { log, name } => {
                 let (log, name) = (log.clone(), *name);
                 blocking(move || log.read_snapshot(name).map_err(io::Error::other)).await
             }
@@ -116,11 +125,14 @@ impl Held {
         Ok(Self { meta, name })
     }
 
-    /// As openraft knows it.
-    pub(super) fn snapshot(&self) -> Snapshot {
+    /// As openraft knows it; its file is in `log`.
+    pub(super) fn snapshot(&self, log: &Log) -> Snapshot {
         Snapshot {
             meta: self.meta.clone(),
-            snapshot: SnapshotHandle(Source::File { name: self.name }),
+            snapshot: SnapshotHandle(Source::File {
+                log: log.clone(),
+                name: self.name,
+            }),
         }
     }
 }

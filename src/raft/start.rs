@@ -36,7 +36,7 @@ pub(super) async fn start<M: Machine>(
     let config = Arc::new(config(&options)?);
     let shared = open(&options, machine, compact).await?;
     let network = Network {
-        shared: Arc::clone(&shared),
+        set: options.set,
         transport: Arc::clone(&options.transport),
     };
     let store = Store::new(Arc::clone(&shared));
@@ -52,9 +52,11 @@ pub(super) async fn start<M: Machine>(
     let in_flight = options.proposals_in_flight_max;
     let group = Group::assemble(shared, raft, in_flight, rule);
     if fresh {
+        // Brings an election of its own.
         initialise(group.raft(), &options).await?;
+    } else {
+        elect_if_alone(&group, options.node.0).await?;
     }
-    elect_if_alone(&group, options.node.0).await?;
     Ok(group)
 }
 
@@ -83,6 +85,7 @@ pub(super) async fn open<M: Machine>(
         }
         None => None,
     };
+    reaches_log(snapshot.as_ref(), &log)?;
     let tail = log.last().or_else(|| log.purged());
     let tail_at_start = match tail {
         Some((index, meta)) => {
@@ -106,6 +109,19 @@ pub(super) async fn open<M: Machine>(
     })))
 }
 
+/// An older snapshot stands in for a damaged one only as long as the log still holds all that came after it.
+fn reaches_log(snapshot: Option<&Held>, log: &Log) -> Result<(), RaftError> {
+    let ends = snapshot.and_then(|held| held.meta.last_log_id.map(|id| id.index));
+    match log.purged() {
+        Some((purged, _)) if ends.is_none_or(|ends| ends < purged) => {
+            let reason =
+                format!("the log is purged up to {purged}, no sound snapshot reaches there");
+            Err(RaftError::Snapshot(reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Damage among entries that Raft may still read has failed the opening already; what is left is bodies.
 fn tell_damage(recovered: &Recovered) {
     for damage in &recovered.damages {
@@ -123,6 +139,9 @@ fn config(options: &GroupOptions) -> Result<Config, RaftError> {
         enable_pre_vote: Some(true),
         max_payload_entries: APPEND_ENTRIES_MAX,
         snapshot_policy: SnapshotPolicy::Never,
+        // Entries go to followers while the leader's own disk still syncs. A leader that lost some of them and went on
+        // in its old term would write others under the same log ids.
+        enable_leader_restore: Some(false),
         max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,

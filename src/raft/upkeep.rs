@@ -117,14 +117,14 @@ impl Upkeep {
     }
 
     async fn round(&self) -> Result<(), RaftError> {
-        let Some(applied) = self.shared.last_applied() else {
+        let Some(applied) = self.shared.applied_index() else {
             return Ok(());
         };
         let held = self.shared.snapshot_index();
-        if held.is_none_or(|index| index < applied.index) {
+        if held.is_none_or(|index| index < applied) {
             self.raft.trigger().snapshot().await.map_err(stopped)?;
         }
-        let index = self.snapshot_reaches(applied.index).await?;
+        let index = self.snapshot_reaches(applied).await?;
         self.purge(index).await?;
         let shared = Arc::clone(&self.shared);
         let tidied = blocking(move || tidy(&shared)).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::ProposeError;
-use super::{options, payload, start};
+use super::{kill, options, payload, start};
 use crate::base::NodeId;
 
 #[tokio::test]
@@ -65,11 +65,11 @@ async fn a_restart_replays_to_the_same_digest() {
     for number in 0..100 {
         group.propose(payload(number)).unwrap().await.unwrap();
     }
-    let before = (machine.lock().digest, machine.lock().payloads);
+    let before = machine.lock().standing();
     // Killed: no snapshot, nothing handed over.
     kill(group).await;
     let (group, machine) = start(options(dir.path())).await;
-    assert_eq!((machine.lock().digest, machine.lock().payloads), before);
+    assert_eq!(machine.lock().standing(), before);
     assert_eq!(machine.lock().restores, 0);
     assert_eq!(machine.lock().applied_here.len(), 100);
     assert_eq!(machine.lock().terms_led, [2]);
@@ -148,12 +148,6 @@ async fn a_damaged_snapshot_refuses_the_start() {
         assert!(decode(&bad.into()).is_err(), "byte {at}");
         assert!(decode(&bytes.slice(..at)).is_err(), "cut at {at}");
     }
-}
-
-/// Ends a replica as a lost process would: the core stops, nothing is written any more.
-pub(super) async fn kill(group: super::Group) {
-    group.raft().shutdown().await.unwrap();
-    drop(group);
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! The replica against a toy machine: alone, restarted, killed, and as one of three.
 
 mod alone;
+mod restart;
 mod suite;
 mod three;
+mod tidy;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 
 use super::{Group, GroupOptions, Machine, MachineError};
@@ -27,6 +30,13 @@ pub(super) struct Toy {
     pub(super) leading: bool,
     /// Entries up to this index are dead.
     pub(super) dead_upto: u64,
+}
+
+impl Toy {
+    /// What two replicas, or two lives of one, must agree on.
+    pub(super) fn standing(&self) -> (u64, u64) {
+        (self.digest, self.payloads)
+    }
 }
 
 impl Machine for Toy {
@@ -91,6 +101,17 @@ pub(super) async fn start(options: GroupOptions) -> (Group, ToyHandle) {
     let group = Group::start(options, Arc::clone(&machine)).await.unwrap();
     group.ready().await.unwrap();
     (group, machine)
+}
+
+/// Ends a replica as a lost process would: nothing is handed over, no snapshot is taken. What the log was already
+/// given may still be written.
+pub(super) async fn kill(group: Group) {
+    let log = group.log().clone();
+    let mut core = group.raft().metrics();
+    drop(group);
+    while core.changed().await.is_ok() {}
+    let closed = tokio::task::spawn_blocking(move || log.close());
+    closed.await.unwrap().unwrap();
 }
 
 pub(super) fn payload(number: u64) -> Bytes {
