@@ -257,6 +257,10 @@ fn union(one: Vec<LiveEntry>, other: Vec<LiveEntry>) -> BTreeMap<u64, Vec<Range<
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::single_range_in_vec_init,
+    reason = "lists of slots are lists of ranges"
+)]
 mod test {
     use super::*;
 

@@ -1,5 +1,10 @@
 //! What a snapshot does to the files behind it.
 
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "lists of slots are lists of ranges"
+)]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
