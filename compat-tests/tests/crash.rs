@@ -205,12 +205,10 @@ async fn a_killed_broker_keeps_what_it_confirmed_and_forgets_what_was_acked() {
         });
         broker.kill_dash_nine();
         for task in tasks {
-            // How a client ends whose broker was killed is not what this test is about, only that it ends.
-            drop(
-                tokio::time::timeout(PATIENCE, task)
-                    .await
-                    .expect("a client notices that its broker is gone"),
-            );
+            // How a client ends whose broker was killed is not what this test is about: what it was told is in the
+            // ledger, and it is told nothing more.
+            task.abort();
+            drop(task.await);
         }
         drop(connection);
         ledger.lock().unwrap().life += 1;

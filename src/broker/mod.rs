@@ -1,10 +1,10 @@
 //! F7, sockets meet sessions: one task per connection, routing, publishing, delivering, and the node's own workers.
 //!
-//! - [`Node`]: what every connection shares.
-//! - [`listener`]: accepts.
+//! - `Node`: what every connection shares.
+//! - `listener`: accepts.
 //! - `connection`: the loop around one session; `publish`, `deliver`, `requests`, `close` are its verbs.
 //! - `dead_letter`: the leader's side of dead-lettering.
-//! - [`alarm`]: memory and disk.
+//! - `alarm`: memory and disk.
 //!
 //! Not here: openraft, the log, JSON.
 
