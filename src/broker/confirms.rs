@@ -4,10 +4,11 @@
 //! confirmed. Neighbouring publishes of one channel in one batch share an item, so a streaming publisher costs one
 //! item per batch.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::base::{ChannelId, SetId};
 use crate::cluster::Pushed;
+use hashbrown::HashMap;
 
 /// One verdict on a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

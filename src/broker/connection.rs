@@ -4,7 +4,7 @@
 //! Bounds: the read buffer, the output (deliveries stop at [`OUTPUT_HIGH`], reading too), one mailbox bounded by
 //! credit, one request in flight per channel. When an outbox this connection feeds is full its socket is not read.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use hashbrown::{HashMap, HashSet};
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -207,6 +208,7 @@ impl Connection {
                 && self.session.wants_input()
                 && !self.session.is_closed()
                 && self.output_low();
+            self.rest_small();
             let interest = match (may_read, output_empty) {
                 (true, true) => Some(Interest::READABLE),
                 (true, false) => Some(Interest::READABLE | Interest::WRITABLE),
@@ -362,6 +364,17 @@ impl Connection {
         self.output_low()
             && ((!self.work.is_empty() && self.loading.is_none())
                 || (self.input_refused && self.wants_input()))
+    }
+
+    /// A connection with little traffic keeps no buffers at all between its frames: thousands of them cost little.
+    fn rest_small(&mut self) {
+        if self.read_bytes == READ_BYTES_MIN && self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        let output = self.session.output();
+        if output.is_empty() && output.capacity() <= IDLE_BUFFER_MAX {
+            *output = BytesMut::new();
+        }
     }
 
     /// An idle connection keeps no large buffers.

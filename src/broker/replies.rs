@@ -3,11 +3,11 @@
 //! A reply is not stored: it goes straight to the requester's connection, and nowhere if that is gone or has more
 //! than [`PENDING_BYTES_MAX`] of replies it does not take.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 

@@ -8,11 +8,12 @@
 //!   applied < first of `flights` ≤ … < first of `builder` ≤ next
 //!   the machine ignores a repeat, so a batch may be proposed again whenever its fate is unknown
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 

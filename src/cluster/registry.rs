@@ -1,9 +1,9 @@
 //! Which connection a consumer of this node belongs to.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hashbrown::HashMap;
 use parking_lot::RwLock;
 
 use crate::base::{ConsumerId, PipeId, SessionId};

@@ -240,7 +240,7 @@ fn every_command_comes_back() {
 fn a_large_payload_gives_its_buffer_back() {
     let pool = BufferPool::default();
     let mut builder = BatchBuilder::new(pool);
-    let body = [Bytes::from(vec![1; 100_000])];
+    let body = [Bytes::from(vec![1; 300_000])];
     builder.publish(
         &[QueueId(1)],
         PublishOptions::default(),

@@ -1,8 +1,8 @@
 //! Building an entry: commands of one pipe are appended as they come, and sealed once.
 //!
 //! The buffer is the only copy of a body in user space. Large payloads go out in the buffer itself, which comes back to
-//! the pool when the last `Bytes` of it is dropped: fresh pages cost more than all the rest. Small ones are copied out,
-//! so that a cached one-message entry does not hold a batch's buffer.
+//! the pool when the last `Bytes` of it is dropped: fresh pages cost more than all the rest. Smaller ones are copied into
+//! pooled buffers of their size, so that a cached one-message entry does not hold a batch's buffer.
 
 use std::sync::Arc;
 
@@ -16,29 +16,41 @@ use crate::model::set::Command;
 use super::message::{self, MessageParts};
 use super::{CHUNK_HEADER_SIZE, HEADER_SIZE, MAGIC_WHOLE, VERSION, command};
 
-/// Payloads below this are copied out of the builder's buffer.
-const COPY_BELOW: usize = 64 * 1024;
-/// Buffers larger than this are given back to the allocator.
-const BUFFER_SIZE_MAX: usize = 4 * 1024 * 1024;
-const POOLED_BUFFERS_MAX: usize = 128;
+/// Payloads below this are copied into memory of their own: a cached entry must not hold a much larger buffer.
+const COPY_BELOW: usize = 256 * 1024;
+/// Payloads below this are too small to be worth a pooled buffer.
+const POOL_FROM: usize = 1 << CLASS_FIRST;
+/// Buffers are pooled by powers of two, from 4 KiB to 4 MiB; larger ones go back to the allocator.
+const CLASS_FIRST: u32 = 12;
+const CLASSES: usize = 11;
+/// Bytes of unused buffers kept per power of two.
+const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Recycled buffers.
+/// Recycled buffers, by size.
 #[derive(Clone, Debug, Default)]
-pub struct BufferPool(Arc<Mutex<Vec<Vec<u8>>>>);
+pub struct BufferPool(Arc<[Mutex<Vec<Vec<u8>>>; CLASSES]>);
 
 impl BufferPool {
-    fn take(&self) -> Vec<u8> {
-        self.0.lock().pop().unwrap_or_default()
+    /// An empty buffer of at least `size` bytes, at most twice that.
+    fn take(&self, size: usize) -> Vec<u8> {
+        let class = size.next_power_of_two().ilog2().max(CLASS_FIRST);
+        let pooled = self.class(class).and_then(|free| free.lock().pop());
+        pooled.unwrap_or_else(|| Vec::with_capacity(1 << class))
     }
 
     fn give(&self, mut buffer: Vec<u8>) {
-        if buffer.capacity() <= BUFFER_SIZE_MAX {
-            buffer.clear();
-            let mut pool = self.0.lock();
-            if pool.len() < POOLED_BUFFERS_MAX {
-                pool.push(buffer);
+        buffer.clear();
+        let class = buffer.capacity().checked_ilog2().unwrap_or(0);
+        if let Some(free) = self.class(class) {
+            let mut free = free.lock();
+            if free.len() < KEPT_BYTES_MAX >> class {
+                free.push(buffer);
             }
         }
+    }
+
+    fn class(&self, class: u32) -> Option<&Mutex<Vec<Vec<u8>>>> {
+        self.0.get(class.checked_sub(CLASS_FIRST)? as usize)
     }
 }
 
@@ -85,7 +97,7 @@ impl BatchBuilder {
     #[must_use]
     pub fn new(pool: BufferPool) -> Self {
         let mut builder = Self {
-            buffer: pool.take(),
+            buffer: pool.take(COPY_BELOW),
             pool,
             directory: Vec::new(),
             commands: 0,
@@ -184,16 +196,26 @@ impl BatchBuilder {
         head.put_u64_le(first_seq);
         head.put_u32_le(self.commands);
         head.put_u32_le(bytes as u32);
-        let payload = if self.buffer.len() < COPY_BELOW {
-            Bytes::copy_from_slice(&self.buffer)
-        } else {
-            let buffer = std::mem::replace(&mut self.buffer, self.pool.take());
-            Bytes::from_owner(Pooled {
-                buffer,
-                pool: self.pool.clone(),
-            })
+        let payload = match self.buffer.len() {
+            small if small < POOL_FROM => Bytes::copy_from_slice(&self.buffer),
+            size if size < COPY_BELOW => {
+                let mut copy = self.pool.take(size);
+                copy.extend_from_slice(&self.buffer);
+                self.pooled(copy)
+            }
+            _ => {
+                let buffer = std::mem::replace(&mut self.buffer, self.pool.take(COPY_BELOW));
+                self.pooled(buffer)
+            }
         };
         self.begin();
         payload
+    }
+
+    fn pooled(&self, buffer: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Pooled {
+            buffer,
+            pool: self.pool.clone(),
+        })
     }
 }
