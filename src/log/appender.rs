@@ -59,6 +59,11 @@ impl Appender {
         Ok(())
     }
 
+    /// Whether the file is not yet `size` bytes long.
+    pub(super) fn grows(&self, size: u64) -> bool {
+        self.file.size().is_ok_and(|now| now < size)
+    }
+
     /// Offset the next byte will have.
     pub(super) fn end(&self) -> u64 {
         self.base + self.fill as u64

@@ -9,6 +9,7 @@ pub(super) struct ReadCache {
     bytes: usize,
     bytes_max: usize,
     tick: u64,
+    generation: u64,
     records: HashMap<u64, (Record, u64)>,
     by_age: BTreeMap<u64, u64>,
 }
@@ -19,6 +20,7 @@ impl ReadCache {
             bytes: 0,
             bytes_max,
             tick: 0,
+            generation: 0,
             records: HashMap::new(),
             by_age: BTreeMap::new(),
         }
@@ -33,8 +35,14 @@ impl ReadCache {
         Some(record.clone())
     }
 
-    pub(super) fn put(&mut self, record: Record) {
-        if record.weight() > self.bytes_max {
+    /// Counts the times all was forgotten. To be asked before the disk is read.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Takes a record that was read in `generation`; one that was read before all was forgotten may be of another log.
+    pub(super) fn put(&mut self, record: Record, generation: u64) {
+        if generation != self.generation || record.weight() > self.bytes_max {
             return;
         }
         self.remove(record.index);
@@ -58,6 +66,7 @@ impl ReadCache {
 
     /// Forgets all: after anything that changes what an index means.
     pub(super) fn clear(&mut self) {
+        self.generation += 1;
         self.records.clear();
         self.by_age.clear();
         self.bytes = 0;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a survivor is durable in the new file before the old one goes; readers see one file or the other.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -12,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use super::LogError;
 use super::appender::Appender;
 use super::cache::ReadCache;
-use super::disk::{Disk, OpenMode};
+use super::disk::{Disk, OpenMode, aside, or_poison, read_exact};
 use super::read_buffers::ReadBuffers;
 use super::record::{Frame, Header, Kind};
 use super::recovery::{Found, Recovered};
@@ -21,6 +22,7 @@ use super::segment_file::{GONE, START, SegmentHead};
 use super::spare::Spares;
 use super::stats::Counters;
 use super::wal::{Log, LogOptions, READ_AHEAD, Shared, Tail};
+use super::writer::begin;
 
 /// What becomes of a record when its segment is compacted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,41 +56,47 @@ pub(super) fn open(
     dir: PathBuf,
     options: LogOptions,
 ) -> Result<(Arc<Shared>, Recovered), LogError> {
-    let probe = dir.join("lock");
-    let file = disk
-        .open(&probe, OpenMode::Write)
-        .map_err(|error| LogError::io(&probe, error))?;
-    let none = Segment {
-        number: 0,
-        salt: 0,
-        first: 0,
-        count: 0,
-        end: START,
-        cut: None,
-        file,
+    let mut all = found.segments;
+    let (active, active_offsets, began) = match all.pop() {
+        Some((segment, offsets)) => (segment, offsets.unwrap_or_default(), None),
+        None => {
+            let (segment, file) = begin(&*disk, &dir, options.direct, &spare, 1, START)?;
+            (segment, Vec::new(), Some(file))
+        }
     };
+    drop(began);
+    let poisoned = Arc::new(AtomicBool::new(false));
     let mut segments = Segments {
         disk: Arc::clone(&disk),
         dir: dir.clone(),
         sealed: Vec::new(),
-        active: none,
-        active_offsets: Vec::new(),
+        poisoned: Arc::clone(&poisoned),
+        active,
+        active_offsets,
         loaded: Vec::new(),
     };
-    let last = found.segments.len().checked_sub(1);
-    let fresh = last.is_none();
-    for (at, (segment, offsets)) in found.segments.into_iter().enumerate() {
+    let mut empty = Vec::new();
+    for (segment, offsets) in all {
         if let Some(cut) = segment.cut {
             segments.cut_sealed(cut)?;
         }
-        if Some(at) == last {
-            segments.active = segment;
-            segments.active_offsets = offsets.unwrap_or_default();
-        } else if segment.count > 0 {
+        if segment.count > 0 {
             if let Some(offsets) = offsets {
                 segments.write_index(&segment, &offsets, false)?;
             }
             segments.sealed.push(segment);
+        } else {
+            empty.push(segment.number);
+        }
+    }
+    if let Some(cut) = segments.active.cut {
+        segments.cut_sealed(cut)?;
+    }
+    complete(&segments, &found.recovered, &empty)?;
+    // Without a purge mark the first file must be there, to tell a log's beginning from a lost one.
+    if found.recovered.purged.is_some() {
+        for number in empty {
+            segments.remove_files(number)?;
         }
     }
     let tail = Tail::recovered(options.cache_bytes, &found.recovered);
@@ -101,14 +109,45 @@ pub(super) fn open(
         segments: Mutex::new(segments),
         buffers: ReadBuffers::new(READ_AHEAD),
         counters: Counters::default(),
-        poisoned: AtomicBool::new(false),
-        spare,
+        poisoned,
+        spare: Arc::new(spare),
         upkeep: Mutex::new(()),
     });
-    if fresh {
-        shared.first_segment()?;
-    }
     Ok((shared, found.recovered))
+}
+
+/// Refuses a log of which a segment that Raft may need is not there.
+fn complete(segments: &Segments, recovered: &Recovered, empty: &[u64]) -> Result<(), LogError> {
+    let all: Vec<_> = segments.sealed.iter().chain([&segments.active]).collect();
+    let purged = recovered.purged.as_ref().map(|(index, _)| *index);
+    let oldest = all
+        .iter()
+        .map(|one| one.number)
+        .chain(empty.iter().copied());
+    let oldest = oldest.min().unwrap_or(1);
+    let lost = |number, first, last| {
+        Err(LogError::Damaged {
+            path: segment_path(&segments.dir, number),
+            offset: 0,
+            first,
+            last,
+        })
+    };
+    let mut next = match purged {
+        Some(purged) => purged + 1,
+        None if oldest > 1 => return lost(1, 0, u64::MAX),
+        None => 0,
+    };
+    let mut before = 0;
+    for one in all.into_iter().filter(|one| one.count > 0) {
+        // The very first record may have any index.
+        if one.first > next && (purged.is_some() || next > 0) {
+            return lost(before + 1, next, one.first - 1);
+        }
+        next = next.max(one.first + one.count);
+        before = one.number;
+    }
+    Ok(())
 }
 
 impl Log {
@@ -138,7 +177,7 @@ impl Log {
         shared.spare.give(&path).map_err(failed)?;
         segments.remove_files(segment.number)?;
         drop(segments);
-        shared.disk.sync_dir(&shared.dir).map_err(failed)
+        or_poison(shared.disk.sync_dir(&shared.dir), &shared.poisoned).map_err(failed)
     }
 
     /// Replaces a sealed segment whose records are all purged by those that `fate` lets live. Blocks.
@@ -155,14 +194,17 @@ impl Log {
         let old = self.sealed(first)?;
         self.sync_barrier()?;
         let path = segment_path(&shared.dir, old.number);
-        let aside = path.with_extension("aside");
+        let aside = aside(&path);
         let failed = |error| LogError::io(&path, error);
+        let block = read_exact(&*old.file, 64, 0).map_err(failed)?;
+        let before = SegmentHead::decode(&block).map_or(0, |head| head.previous_end);
+        self.discard_aside(&aside)?;
         let file = shared.disk.open(&aside, OpenMode::Write).map_err(failed)?;
         let mut head = SegmentHead {
             number: old.number,
             salt: rand::random(),
             compacted: true,
-            previous_end: 0,
+            previous_end: before,
             first: old.first,
             count: old.count,
             end: 0,
@@ -203,11 +245,11 @@ impl Log {
             offsets.push(at);
             outcome.kept += 1;
         }
-        out.commit().map_err(failed)?;
+        or_poison(out.commit(), &shared.poisoned).map_err(failed)?;
         head.end = out.end();
         outcome.bytes_after = head.end;
         file.write_at(&head.encode(), 0).map_err(failed)?;
-        file.sync().map_err(failed)?;
+        or_poison(file.sync(), &shared.poisoned).map_err(failed)?;
         let reader = shared.disk.open(&aside, OpenMode::Read).map_err(failed)?;
         let new = Segment {
             salt: head.salt,
@@ -217,7 +259,7 @@ impl Log {
         };
         let mut segments = shared.segments.lock();
         shared.disk.rename(&aside, &path).map_err(failed)?;
-        shared.disk.sync_dir(&shared.dir).map_err(failed)?;
+        or_poison(shared.disk.sync_dir(&shared.dir), &shared.poisoned).map_err(failed)?;
         segments.write_index(&new, &offsets, false)?;
         segments.remember(new.number, Arc::new(offsets));
         if let Some(place) = segments
@@ -229,6 +271,14 @@ impl Log {
         }
         shared.cache.lock().clear();
         Ok(outcome)
+    }
+
+    /// What a compaction that failed left behind.
+    fn discard_aside(&self, aside: &Path) -> Result<(), LogError> {
+        match self.shared().disk.remove(aside) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(LogError::io(aside, error)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a spare segment if one is missing; for a thread that may wait for the disk.

@@ -1,8 +1,9 @@
 //! Every file operation of this floor, behind two traits, so that tests can tear, lose, corrupt and fill.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ pub trait DiskFile: Send + Sync {
 
 /// A file system.
 pub trait Disk: Send + Sync + std::fmt::Debug {
-    /// Makes a directory and its parents, if missing.
+    /// Makes a directory and its parents, if missing; durable when it returns.
     ///
     /// # Errors
     /// What the disk says.
@@ -103,14 +104,31 @@ pub(super) fn read_full(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> 
     Ok(done)
 }
 
-/// Writes a whole file aside and renames it into place. `sync` makes bytes and name durable.
+/// Where a file is made before it gets its name: the whole name and a suffix, because files of several kinds share
+/// a directory and a number.
+pub(super) fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".aside");
+    name.into()
+}
+
+/// Passes a sync's result on; a failed one sets the flag, since it must never be tried again.
+pub(super) fn or_poison<T>(result: io::Result<T>, poisoned: &AtomicBool) -> io::Result<T> {
+    if result.is_err() {
+        poisoned.store(true, Relaxed);
+    }
+    result
+}
+
+/// Writes a whole file aside and renames it into place. With a flag, bytes and name are made durable; a sync that
+/// fails sets it.
 pub(super) fn write_aside(
     disk: &dyn Disk,
     path: &Path,
     bytes: &[u8],
-    sync: bool,
+    sync: Option<&AtomicBool>,
 ) -> io::Result<()> {
-    let aside = path.with_extension("aside");
+    let aside = aside(path);
     match disk.remove(&aside) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -118,12 +136,14 @@ pub(super) fn write_aside(
     }
     let file = disk.open(&aside, OpenMode::Write)?;
     file.write_at(bytes, 0)?;
-    if sync {
-        file.sync()?;
+    if let Some(poisoned) = sync {
+        or_poison(file.sync(), poisoned)?;
     }
     disk.rename(&aside, path)?;
-    if sync && let Some(dir) = path.parent() {
-        disk.sync_dir(dir)?;
+    if let Some(poisoned) = sync
+        && let Some(dir) = path.parent()
+    {
+        or_poison(disk.sync_dir(dir), poisoned)?;
     }
     Ok(())
 }

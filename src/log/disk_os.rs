@@ -4,8 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::disk::{Disk, DiskFile, OpenMode};
 
@@ -14,8 +14,12 @@ use super::disk::{Disk, DiskFile, OpenMode};
 pub struct OsDisk;
 
 struct OsFile {
+    /// Through the page cache.
     file: File,
-    direct: bool,
+    /// Past the page cache.
+    direct: Option<File>,
+    /// Some file systems take the flag at open and refuse the first write.
+    refused: AtomicBool,
 }
 
 impl DiskFile for OsFile {
@@ -24,6 +28,16 @@ impl DiskFile for OsFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Some(direct) = self.direct.as_ref()
+            && !self.refused.load(Relaxed)
+        {
+            match direct.write_all_at(bytes, offset) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.refused.store(true, Relaxed);
+                }
+                result => return result,
+            }
+        }
         self.file.write_all_at(bytes, offset)
     }
 
@@ -32,7 +46,7 @@ impl DiskFile for OsFile {
     }
 
     fn durable_writes(&self) -> bool {
-        self.direct
+        self.direct.is_some() && !self.refused.load(Relaxed)
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -42,7 +56,15 @@ impl DiskFile for OsFile {
 
 impl Disk for OsDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        let missing = path.ancestors().take_while(|one| !one.exists()).count();
+        fs::create_dir_all(path)?;
+        for created in path.ancestors().take(missing) {
+            match created.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent)?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
@@ -51,21 +73,20 @@ impl Disk for OsDisk {
         if mode != OpenMode::Read {
             options.write(true).create(true).truncate(false);
         }
+        let file = options.open(path)?;
+        let mut direct = None;
         if mode == OpenMode::Direct {
-            let opened = options
-                .clone()
-                .custom_flags(libc::O_DIRECT | libc::O_DSYNC)
-                .open(path);
-            match opened {
-                Ok(file) => return Ok(Arc::new(OsFile { file, direct: true })),
+            let flags = libc::O_DIRECT | libc::O_DSYNC;
+            match options.custom_flags(flags).open(path) {
+                Ok(opened) => direct = Some(opened),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 Err(error) => return Err(error),
             }
         }
-        let file = options.open(path)?;
         Ok(Arc::new(OsFile {
             file,
-            direct: false,
+            direct,
+            refused: AtomicBool::new(false),
         }))
     }
 
@@ -96,19 +117,6 @@ impl Disk for OsDisk {
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        free_bytes(dir)
+        fs4::available_space(dir)
     }
-}
-
-/// `statvfs` is an unsafe call, so the system's `df` is asked; only alarms call this, every few seconds.
-fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let output = Command::new("df")
-        .args(["--output=avail", "-B1", "--"])
-        .arg(dir)
-        .output()?;
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .nth(1)
-        .and_then(|line| line.trim().parse().ok())
-        .ok_or_else(|| io::ErrorKind::Unsupported.into())
 }

@@ -4,15 +4,17 @@
 //! discarded stays until a snapshot begun later is durable, because the one before it may refer to the page.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::LogError;
-use super::disk::{Disk, OpenMode};
+use super::disk::{Disk, OpenMode, or_poison};
 use super::snapshot_file::{seal, unseal};
+use super::{Log, LogError};
 
 const MAGIC: &[u8; 8] = b"LVRTPAG\x01";
 
@@ -29,6 +31,7 @@ pub struct PageFiles {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     state: Mutex<State>,
+    poisoned: Mutex<Arc<AtomicBool>>,
 }
 
 impl PageFiles {
@@ -43,7 +46,46 @@ impl PageFiles {
             disk,
             dir,
             state: Mutex::default(),
+            poisoned: Mutex::default(),
         })
+    }
+
+    /// From here on a failed sync of a page poisons `log` too, and a poisoned log stops the pages.
+    pub fn bind(&self, log: &Log) {
+        *self.poisoned.lock() = Arc::clone(&log.shared().poisoned);
+    }
+
+    /// The flag of a failed sync, unless there was one.
+    fn sound(&self) -> Result<Arc<AtomicBool>, LogError> {
+        let poisoned = Arc::clone(&self.poisoned.lock());
+        if poisoned.load(Relaxed) {
+            return Err(LogError::Poisoned);
+        }
+        Ok(poisoned)
+    }
+
+    /// Removes the files of all pages but these: after a restart, what no restored state refers to.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    pub fn retain(&self, ids: &BTreeSet<u64>) -> Result<(), LogError> {
+        let failed = |error| LogError::io(&self.dir, error);
+        for name in self.disk.list(&self.dir).map_err(failed)? {
+            let id = name
+                .strip_suffix(".page")
+                .and_then(|stem| stem.parse().ok());
+            let kept = id.is_some_and(|id: u64| ids.contains(&id));
+            if !kept && (id.is_some() || name.ends_with(".aside")) {
+                let path = self.dir.join(&name);
+                let removed = self.disk.remove(&path);
+                removed.map_err(|error| LogError::io(&path, error))?;
+            }
+        }
+        let mut state = self.state.lock();
+        state.unsynced.retain(|id| ids.contains(id));
+        state.discarded.retain(|id| ids.contains(id));
+        state.leaving.retain(|id| ids.contains(id));
+        Ok(())
     }
 
     fn path(&self, id: u64) -> PathBuf {
@@ -53,10 +95,11 @@ impl PageFiles {
     /// Stores a page; durable after the next [`PageFiles::snapshot_prepare`].
     ///
     /// # Errors
-    /// [`LogError::Io`], [`LogError::DiskFull`].
+    /// [`LogError::Io`], [`LogError::DiskFull`], [`LogError::Poisoned`].
     pub fn write(&self, id: u64, bytes: &[u8]) -> Result<(), LogError> {
+        self.sound()?;
         let path = self.path(id);
-        let written = super::disk::write_aside(&*self.disk, &path, &seal(MAGIC, bytes), false);
+        let written = super::disk::write_aside(&*self.disk, &path, &seal(MAGIC, bytes), None);
         written.map_err(|error| LogError::io(&path, error))?;
         let mut state = self.state.lock();
         state.unsynced.insert(id);
@@ -93,20 +136,28 @@ impl PageFiles {
     /// Makes all pages durable, for the snapshot that began last.
     ///
     /// # Errors
-    /// [`LogError::Io`]; nothing may then be published that refers to these pages.
+    /// [`LogError::Io`], [`LogError::Poisoned`]; nothing may then be published that refers to these pages.
     pub fn snapshot_prepare(&self) -> Result<(), LogError> {
+        let poisoned = self.sound()?;
         let unsynced: Vec<u64> = {
             let mut state = self.state.lock();
             std::mem::take(&mut state.unsynced).into_iter().collect()
         };
-        for id in unsynced {
-            let path = self.path(id);
+        let synced = self.sync_all(&unsynced, &poisoned);
+        if synced.is_err() {
+            self.state.lock().unsynced.extend(unsynced);
+        }
+        synced
+    }
+
+    fn sync_all(&self, ids: &[u64], poisoned: &AtomicBool) -> Result<(), LogError> {
+        for id in ids {
+            let path = self.path(*id);
             let failed = |error| LogError::io(&path, error);
             let file = self.disk.open(&path, OpenMode::Read).map_err(failed)?;
-            file.sync().map_err(failed)?;
+            or_poison(file.sync(), poisoned).map_err(failed)?;
         }
-        self.disk
-            .sync_dir(&self.dir)
+        or_poison(self.disk.sync_dir(&self.dir), poisoned)
             .map_err(|error| LogError::io(&self.dir, error))
     }
 
@@ -115,13 +166,20 @@ impl PageFiles {
     /// # Errors
     /// [`LogError::Io`].
     pub fn snapshot_done(&self) -> Result<(), LogError> {
-        let leaving = std::mem::take(&mut self.state.lock().leaving);
-        for id in leaving {
+        loop {
+            let Some(id) = self.state.lock().leaving.first().copied() else {
+                return Ok(());
+            };
             let path = self.path(id);
-            self.disk
-                .remove(&path)
-                .map_err(|error| LogError::io(&path, error))?;
+            match self.disk.remove(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(LogError::io(&path, error));
+                }
+                _ => {}
+            }
+            let mut state = self.state.lock();
+            state.leaving.remove(&id);
+            state.unsynced.remove(&id);
         }
-        Ok(())
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct Scan {
     pub(super) offsets: Vec<u32>,
     pub(super) cut: Option<u64>,
     pub(super) end: u64,
-    pub(super) framed: bool,
+    pub(super) frames: usize,
     pub(super) hard_state: Option<Bytes>,
     pub(super) purged: Option<(u64, Bytes)>,
     /// Offset, and the index that was expected.
@@ -78,14 +78,14 @@ pub(super) fn scan(bytes: &[u8], head: &SegmentHead, known_end: Option<u64>) -> 
         let rest = bytes.get(at..).unwrap_or_default();
         if let Some(frame) = Frame::decode(rest, head.salt, at as u64) {
             nonce = Some(frame.nonce);
-            scan.framed = true;
+            scan.frames += 1;
             at += FRAME_SIZE;
             continue;
         }
         let record = Header::decode(rest)
             .filter(|header| Some(header.nonce) == nonce && header.sound(rest, head.salt));
         if let Some(header) = record {
-            scan.take(&header, rest, at, head.compacted);
+            scan.take(&header, rest, at, head);
             at += header.record_size();
             continue;
         }
@@ -127,7 +127,8 @@ impl Scan {
         self.first + self.offsets.len() as u64
     }
 
-    fn take(&mut self, header: &Header, bytes: &[u8], at: usize, sparse: bool) {
+    fn take(&mut self, header: &Header, bytes: &[u8], at: usize, head: &SegmentHead) {
+        let (sparse, count) = (head.compacted, head.count);
         let body = &bytes[HEADER_SIZE..header.record_size()];
         let (meta, payload) = body.split_at(header.meta_len);
         match header.kind {
@@ -141,6 +142,9 @@ impl Scan {
                 };
                 let hole = if sparse { GONE } else { DAMAGED };
                 let room = bytes.len() as u64 + at as u64;
+                if sparse && header.index - self.first >= count {
+                    return;
+                }
                 if skip > 0 && !sparse && (self.damages.is_empty() || skip > room) {
                     return;
                 }
@@ -171,8 +175,12 @@ pub(super) fn rescan(dir: &Path, segment: &Segment) -> Result<Vec<u32>, LogError
     let head = SegmentHead::decode(&bytes).filter(|head| head.salt == segment.salt);
     let head = head.ok_or_else(|| damaged(&path, 0, segment.first))?;
     let mut found = scan(&bytes, &head, Some(segment.end));
-    found.offsets.resize(segment.count as usize, DAMAGED);
-    Ok(found.offsets)
+    // If the first records are damaged the scan begins later.
+    let late = found.first.saturating_sub(segment.first).min(segment.count);
+    let mut offsets = vec![DAMAGED; late as usize];
+    offsets.append(&mut found.offsets);
+    offsets.resize(segment.count as usize, DAMAGED);
+    Ok(offsets)
 }
 
 fn damaged(path: &Path, offset: u64, first: u64) -> LogError {
@@ -255,10 +263,14 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
                 seen.end,
             ));
         }
-        if state_from.is_none() && seen.framed && !head.compacted {
-            state_from = Some(*number);
-            found.recovered.hard_state = seen.hard_state;
-            found.recovered.purged = seen.purged;
+        if state_from.is_none() && !head.compacted {
+            // A segment begins with both; if its first write is torn, the one before has them.
+            let state = &mut found.recovered;
+            state.hard_state = state.hard_state.take().or(seen.hard_state);
+            state.purged = state.purged.take().or(seen.purged);
+            if seen.frames > 1 || (seen.frames > 0 && known_end.is_some()) {
+                state_from = Some(*number);
+            }
         }
         let count = seen.offsets.len() as u64;
         found.segments.push((

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::LogError;
 use super::disk::{Disk, DiskFile, OpenMode, read_exact, write_aside};
@@ -74,6 +75,7 @@ pub(super) struct Place {
 pub(super) struct Segments {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
+    pub(super) poisoned: Arc<AtomicBool>,
     pub(super) sealed: Vec<Segment>,
     pub(super) active: Segment,
     pub(super) active_offsets: Vec<u32>,
@@ -194,6 +196,7 @@ impl Segments {
     ) -> Result<(), LogError> {
         let path = index_path(&self.dir, segment.number);
         let bytes = segment.index_head().encode(offsets);
+        let sync = sync.then_some(&*self.poisoned);
         write_aside(&*self.disk, &path, &bytes, sync).map_err(|error| LogError::io(&path, error))
     }
 

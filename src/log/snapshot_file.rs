@@ -7,6 +7,7 @@
 //! | 12 | | content |
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 
@@ -49,13 +50,23 @@ pub(super) fn unseal(disk: &dyn Disk, path: &Path, magic: &[u8; 8]) -> Result<By
     Ok(bytes.slice(HEAD..))
 }
 
-/// Makes a snapshot durable, then removes all but it and the one before.
+/// Makes a snapshot durable, then removes all but it and the one before. A sync that fails sets the flag, after which
+/// nothing more is written.
 ///
 /// # Errors
-/// [`LogError::Io`], [`LogError::DiskFull`].
-pub fn write(disk: &dyn Disk, dir: &Path, name: u64, bytes: &[u8]) -> Result<(), LogError> {
+/// [`LogError::Io`], [`LogError::DiskFull`], [`LogError::Poisoned`].
+pub(super) fn write(
+    disk: &dyn Disk,
+    dir: &Path,
+    name: u64,
+    bytes: &[u8],
+    poisoned: &AtomicBool,
+) -> Result<(), LogError> {
+    if poisoned.load(Relaxed) {
+        return Err(LogError::Poisoned);
+    }
     let path = path(dir, name);
-    write_aside(disk, &path, &seal(MAGIC, bytes), true)
+    write_aside(disk, &path, &seal(MAGIC, bytes), Some(poisoned))
         .map_err(|error| LogError::io(&path, error))?;
     let older: Vec<u64> = names(disk, dir)?
         .into_iter()

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 
 use super::appender::Appender;
 use super::cache::ReadCache;
@@ -23,9 +23,9 @@ use super::record::{HEADER_SIZE, Header, Kind, META_SIZE_MAX, Record};
 use super::recovery::{Recovered, recover};
 use super::segment::{Place, SegmentInfo, Segments, segment_path};
 use super::segment_file::START;
-use super::spare::Spares;
+use super::spare::{Filler, Spares};
 use super::stats::{Counters, LogStats};
-use super::writer::{Job, Writer, begin};
+use super::writer::{Job, Writer};
 use super::{LogError, snapshot_file};
 
 /// Called by the writer thread when a wish is durable, or failed. Must not block.
@@ -87,6 +87,25 @@ impl Tail {
         self.records.get(usize::try_from(skip).ok()?)
     }
 
+    /// Whether these records may follow.
+    fn check(&self, records: &[Record]) -> Result<(), LogError> {
+        let base = self.last().map(|(last, _)| last + 1);
+        let base = base.or_else(|| self.purged.as_ref().map(|(purged, _)| purged + 1));
+        let first = records.first().map(|one| one.index);
+        let mut expected = base.or(first).unwrap_or(0);
+        for record in records {
+            let index = record.index;
+            if record.meta.len() > META_SIZE_MAX || record.payload.len() > PAYLOAD_SIZE_MAX {
+                return Err(LogError::TooLarge { index });
+            }
+            if index != expected {
+                return Err(LogError::NotContiguous { index, expected });
+            }
+            expected += 1;
+        }
+        Ok(())
+    }
+
     fn push(&mut self, record: Record) {
         if self
             .records
@@ -135,8 +154,8 @@ pub(super) struct Shared {
     pub(super) cache: Mutex<ReadCache>,
     pub(super) buffers: ReadBuffers,
     pub(super) counters: Counters,
-    pub(super) poisoned: AtomicBool,
-    pub(super) spare: Spares,
+    pub(super) poisoned: Arc<AtomicBool>,
+    pub(super) spare: Arc<Spares>,
     /// Serialises deletion, compaction and the side of a log that changes sealed files.
     pub(super) upkeep: Mutex<()>,
 }
@@ -153,8 +172,14 @@ pub struct Log(Arc<Handle>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // The writer ends when it has done all that was asked; its answers may be the last to hold this handle.
+        // The writer ends when it has done all that was asked. It is waited for, so that the log can be opened again at
+        // once; but not by itself: its answers may be the last to hold this handle.
         self.jobs.lock().take();
+        if let Some(writer) = self.writer.lock().take()
+            && writer.thread().id() != std::thread::current().id()
+        {
+            drop(writer.join());
+        }
     }
 }
 
@@ -206,11 +231,20 @@ impl Log {
             .resume(file, &*reader, end.max(START))
             .map_err(failed)?;
         let mut writer = Writer::new(Arc::clone(&shared), appender);
+        {
+            let active = &shared.segments.lock().active;
+            writer.next = (active.count > 0).then(|| active.first + active.count);
+        }
         writer.hard_state.clone_from(&recovered.hard_state);
         writer.purged.clone_from(&recovered.purged);
         let (jobs, queue) = channel();
         let thread = std::thread::Builder::new().name("log".into());
-        let thread = thread.spawn(move || writer.run(&queue)).map_err(failed)?;
+        let filler = Filler::start(&writer.shared.spare).map_err(failed)?;
+        let work = move || {
+            writer.run(&queue);
+            drop(filler);
+        };
+        let thread = thread.spawn(work).map_err(failed)?;
         let log = Self(Arc::new(Handle {
             shared,
             jobs: Mutex::new(Some(jobs)),
@@ -234,11 +268,11 @@ impl Log {
         else {
             return Ok(());
         };
+        self.shared().tail.write().written = last + 1;
         if self.purged().is_none_or(|(purged, _)| purged < last) {
             let meta = self.from_disk(last)?.meta;
             let mut tail = self.shared().tail.write();
             tail.next = last + 1;
-            tail.written = last + 1;
             tail.last_meta = Some(meta);
         }
         Ok(())
@@ -248,70 +282,79 @@ impl Log {
         &self.0.shared
     }
 
-    fn send(&self, job: Job) {
+    /// Hands a job to the writer; `None` if the log is closed. The guard keeps the order of a caller that first changes
+    /// memory.
+    fn queue(&self) -> Option<MappedMutexGuard<'_, Sender<Job>>> {
+        MutexGuard::try_map(self.0.jobs.lock(), Option::as_mut).ok()
+    }
+
+    fn send(&self, queue: &Sender<Job>, job: Job) {
         let weight = job.weight() as u64;
-        let jobs = self.0.jobs.lock();
-        self.shared()
-            .counters
-            .queued_bytes
-            .fetch_add(weight, Relaxed);
-        let refused = match jobs.as_ref() {
-            Some(jobs) => jobs.send(job).err().map(|error| error.0),
-            None => Some(job),
-        };
-        drop(jobs);
-        match refused {
-            Some(Job::Append { done, .. } | Job::HardState(_, done) | Job::Barrier(done)) => {
-                done(Err(LogError::Closed))
-            }
-            Some(_) | None => {}
+        let queued = &self.shared().counters.queued_bytes;
+        queued.fetch_add(weight, Relaxed);
+        if queue.send(job).is_err() {
+            // The writer is gone without having been told to: it panicked.
+            self.shared().poisoned.store(true, Relaxed);
         }
+    }
+
+    /// Whether something may still be written.
+    fn sound(&self) -> Result<(), LogError> {
+        if self.poisoned() {
+            return Err(LogError::Poisoned);
+        }
+        Ok(())
     }
 
     /// Appends records, readable when this returns, durable when `done` says so. The first follows the last record, or
     /// the purge mark if that is further.
     pub fn append(&self, records: Vec<Record>, done: Done) {
-        if self.poisoned() {
-            return done(Err(LogError::Poisoned));
+        if let Err((error, done)) = self.try_append(records, done) {
+            done(Err(error));
         }
+    }
+
+    /// No lock is held any more when the caller gets `done` back.
+    fn try_append(&self, records: Vec<Record>, done: Done) -> Result<(), (LogError, Done)> {
         let mut tail = self.shared().tail.write();
-        let base = tail.last().map(|(last, _)| last + 1);
-        let base = base.or_else(|| tail.purged.as_ref().map(|(purged, _)| purged + 1));
-        let mut expected = base
-            .or_else(|| records.first().map(|one| one.index))
-            .unwrap_or(0);
-        for record in &records {
-            let index = record.index;
-            if record.meta.len() > META_SIZE_MAX || record.payload.len() > PAYLOAD_SIZE_MAX {
-                drop(tail);
-                return done(Err(LogError::TooLarge { index }));
-            }
-            if index != expected {
-                drop(tail);
-                return done(Err(LogError::NotContiguous { index, expected }));
-            }
-            expected += 1;
-        }
+        let checked = self.sound().and_then(|()| tail.check(&records));
+        let queue = match checked.and_then(|()| self.queue().ok_or(LogError::Closed)) {
+            Ok(queue) => queue,
+            Err(error) => return Err((error, done)),
+        };
         for record in &records {
             tail.push(record.clone());
         }
         let epoch = tail.epoch;
         // Sent under the lock, so that the queue has the order memory has.
-        self.send(Job::Append {
+        let job = Job::Append {
             records,
             epoch,
             done,
-        });
+        };
+        self.send(&queue, job);
+        Ok(())
     }
 
     /// Stores a small state (a vote) in the order of the appends; the latest wins.
     pub fn save_hard_state(&self, state: Bytes, done: Done) {
-        if self.poisoned() {
-            return done(Err(LogError::Poisoned));
+        if let Err((error, done)) = self.try_save(state, done) {
+            done(Err(error));
         }
+    }
+
+    fn try_save(&self, state: Bytes, done: Done) -> Result<(), (LogError, Done)> {
         let mut tail = self.shared().tail.write();
+        let queue = match self
+            .sound()
+            .and_then(|()| self.queue().ok_or(LogError::Closed))
+        {
+            Ok(queue) => queue,
+            Err(error) => return Err((error, done)),
+        };
         tail.hard_state = Some(state.clone());
-        self.send(Job::HardState(state, done));
+        self.send(&queue, Job::HardState(state, done));
+        Ok(())
     }
 
     /// The latest hard state.
@@ -323,11 +366,9 @@ impl Log {
     /// Cuts all records after `index`, or all that are not purged. Durable with the next commit.
     ///
     /// # Errors
-    /// [`LogError::Poisoned`], or what reading the new last record met.
+    /// [`LogError::Poisoned`], [`LogError::Closed`], or what reading the new last record met.
     pub fn truncate_after(&self, index: Option<u64>) -> Result<(), LogError> {
-        if self.poisoned() {
-            return Err(LogError::Poisoned);
-        }
+        self.sound()?;
         let floor = self.purged().map_or(0, |(purged, _)| purged + 1);
         let next = index.map_or(0, |index| index + 1).max(floor);
         if next >= self.shared().tail.read().next {
@@ -339,6 +380,7 @@ impl Log {
             None
         };
         let mut tail = self.shared().tail.write();
+        let queue = self.queue().ok_or(LogError::Closed)?;
         while tail.records.back().is_some_and(|last| last.index >= next) {
             let weight = tail.records.pop_back().map_or(0, |last| last.weight());
             tail.bytes -= weight;
@@ -348,29 +390,28 @@ impl Log {
         tail.epoch += 1;
         tail.written = tail.written.min(next);
         self.shared().cache.lock().clear();
-        self.send(Job::Truncate(next));
+        self.send(&queue, Job::Truncate(next));
         Ok(())
     }
 
     /// Marks records up to `upto` as no longer Raft's; `meta` is kept with the mark. Durable with the next commit.
     ///
     /// # Errors
-    /// [`LogError::Poisoned`].
+    /// [`LogError::Poisoned`], [`LogError::Closed`], [`LogError::TooLarge`] for a meta of more than 255 bytes.
     pub fn purge(&self, upto: u64, meta: Bytes) -> Result<(), LogError> {
-        if self.poisoned() {
-            return Err(LogError::Poisoned);
-        }
+        self.sound()?;
         if meta.len() > META_SIZE_MAX {
             return Err(LogError::TooLarge { index: upto });
         }
         let mut tail = self.shared().tail.write();
+        let queue = self.queue().ok_or(LogError::Closed)?;
         if tail
             .purged
             .as_ref()
             .is_none_or(|(purged, _)| *purged < upto)
         {
             tail.purged = Some((upto, meta.clone()));
-            self.send(Job::Purge(upto, meta));
+            self.send(&queue, Job::Purge(upto, meta));
         }
         Ok(())
     }
@@ -391,8 +432,24 @@ impl Log {
             return Err(LogError::Missing { index: from });
         }
         while index < to_exclusive && (out.is_empty() || bytes < bytes_max) {
+            let tail = self.shared().tail.read();
+            let before = index;
+            while index < to_exclusive
+                && let Some(record) = tail.get(index)
+            {
+                if !out.is_empty() && bytes + record.payload.len() > bytes_max {
+                    return Ok(out);
+                }
+                bytes += record.payload.len();
+                index += 1;
+                out.push(record.clone());
+            }
+            drop(tail);
+            if index > before {
+                continue;
+            }
             // Raft asks for a few entries at a time: what one disk read brought serves the next calls too.
-            let more = match self.cached(index).or_else(|| self.read_cached(index)) {
+            let more = match self.read_cached(index) {
                 Some(record) => vec![record],
                 None => self.read_ahead(index, READ_AHEAD)?,
             };
@@ -425,8 +482,9 @@ impl Log {
             self.shared().counters.read_hits.fetch_add(1, Relaxed);
             return Ok(record);
         }
+        let generation = self.shared().cache.lock().generation();
         let record = self.from_disk(index)?;
-        self.shared().cache.lock().put(record.clone());
+        self.shared().cache.lock().put(record.clone(), generation);
         Ok(record)
     }
 
@@ -443,11 +501,11 @@ impl Log {
     }
 
     fn place(&self, index: u64, count: usize) -> Result<Place, LogError> {
-        let tail = self.shared().tail.read();
-        if tail.last_meta.is_some() && index >= tail.next {
-            return Err(LogError::Missing { index });
-        }
-        drop(tail);
+        // What is on disk from here on is cut, though the writer may not have come to it yet.
+        let written = self.shared().tail.read().written;
+        let room = written.checked_sub(index).filter(|room| *room > 0);
+        let room = room.ok_or(LogError::Missing { index })?;
+        let count = usize::try_from(room).unwrap_or(count).min(count);
         self.shared().segments.lock().place(index, count)
     }
 
@@ -495,6 +553,7 @@ impl Log {
     /// As [`Log::get`], for the first record.
     pub fn read_ahead(&self, index: u64, bytes: usize) -> Result<Vec<Record>, LogError> {
         let bytes = bytes.clamp(GUESS, READ_AHEAD);
+        let generation = self.shared().cache.lock().generation();
         let place = self.place(index, bytes / HEADER_SIZE)?;
         let at = place
             .offsets
@@ -527,7 +586,7 @@ impl Log {
         }
         let mut cache = self.shared().cache.lock();
         for record in &out {
-            cache.put(record.clone());
+            cache.put(record.clone(), generation);
         }
         Ok(out)
     }
@@ -580,7 +639,10 @@ impl Log {
     /// [`LogError::Poisoned`], [`LogError::Closed`], or the failure itself.
     pub fn sync_barrier(&self) -> Result<(), LogError> {
         let (tx, rx) = channel();
-        self.send(Job::Barrier(Box::new(move |result| drop(tx.send(result)))));
+        let done: Done = Box::new(move |result| drop(tx.send(result)));
+        let queue = self.queue().ok_or(LogError::Closed)?;
+        self.send(&queue, Job::Barrier(done));
+        drop(queue);
         rx.recv().unwrap_or(Err(LogError::Closed))
     }
 
@@ -605,8 +667,12 @@ impl Log {
             return Ok(());
         };
         let result = self.sync_barrier();
-        self.send(Job::Close);
-        self.0.jobs.lock().take();
+        // Under one lock, so that nothing is queued behind the end.
+        let mut jobs = self.0.jobs.lock();
+        if let Some(queue) = jobs.take() {
+            self.send(&queue, Job::Close);
+        }
+        drop(jobs);
         writer.join().map_err(|_| LogError::Poisoned)?;
         result
     }
@@ -614,9 +680,10 @@ impl Log {
     /// Makes a snapshot durable under `name`; names grow. The one before it is kept until then.
     ///
     /// # Errors
-    /// [`LogError::Io`], [`LogError::DiskFull`].
+    /// [`LogError::Io`], [`LogError::DiskFull`], [`LogError::Poisoned`].
     pub fn write_snapshot(&self, name: u64, bytes: &[u8]) -> Result<(), LogError> {
-        snapshot_file::write(&*self.shared().disk, &self.shared().dir, name, bytes)
+        let shared = self.shared();
+        snapshot_file::write(&*shared.disk, &shared.dir, name, bytes, &shared.poisoned)
     }
 
     /// The newest snapshot that checks out.
@@ -644,15 +711,6 @@ impl Tail {
             hard_state: recovered.hard_state.clone(),
             ..Self::default()
         }
-    }
-}
-
-impl Shared {
-    /// A first segment for an empty log.
-    pub(super) fn first_segment(&self) -> Result<(), LogError> {
-        let (segment, _) = begin(self, 1, START)?;
-        self.segments.lock().active = segment;
-        Ok(())
     }
 }
 

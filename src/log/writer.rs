@@ -3,6 +3,7 @@
 //! Invariants: what is durable is a prefix of what was queued; after a failure nothing is written and all is answered
 //! with an error. Limits: a group is at most [`GROUP_BYTES`] and one more job.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
@@ -12,14 +13,18 @@ use bytes::Bytes;
 
 use super::LogError;
 use super::appender::Appender;
-use super::disk::OpenMode;
+use super::disk::{Disk, OpenMode};
 use super::record::{FRAME_SIZE, Frame, HEADER_SIZE, Header, Kind, Record};
 use super::segment::{Segment, segment_path};
 use super::segment_file::{START, SegmentHead};
+use super::spare::Spares;
 use super::wal::{Done, Shared};
 
 /// Bytes one group takes before it is committed.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes in a segment at which its successor is made.
+const HURRY_BYTES: u64 = 1024 * 1024;
 
 /// One wish, in the order of its caller.
 pub(super) enum Job {
@@ -60,11 +65,22 @@ pub(super) struct Writer {
     steps: Vec<Step>,
     written: Option<(u64, u64)>,
     framed: bool,
+    number: u64,
+    salt: u32,
+    /// Whether the file had not its full size when it became the active one.
+    growing: bool,
+    /// Offset past which the next segment should be at hand.
+    hurry: u64,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, appender: Appender) -> Self {
         let durable = appender.end();
+        let hurry = hurry_from(&shared);
+        let (number, salt) = {
+            let segments = shared.segments.lock();
+            (segments.active.number, segments.active.salt)
+        };
         Self {
             shared,
             appender,
@@ -76,11 +92,16 @@ impl Writer {
             steps: Vec::new(),
             written: None,
             framed: false,
+            number,
+            salt,
+            growing: true,
+            hurry,
         }
     }
 
     /// Works until told to close or nobody is left.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        self.growing = self.appender.grows(self.shared.options.segment_size_bytes);
         let mut answers: Vec<Done> = Vec::new();
         while let Ok(first) = jobs.recv() {
             let (mut weight, mut closing) = (0, false);
@@ -100,6 +121,9 @@ impl Writer {
             }
             if result.is_ok() {
                 result = self.commit();
+            }
+            if result.is_ok() && closing {
+                result = self.vouch();
             }
             if result.is_err() {
                 self.shared.poisoned.store(true, Relaxed);
@@ -171,7 +195,15 @@ impl Writer {
 
     fn entry(&mut self, record: &Record) -> Result<(), LogError> {
         let size = (HEADER_SIZE + record.meta.len() + record.payload.len() + FRAME_SIZE) as u64;
-        let full = self.appender.end() + size > self.shared.options.segment_size_bytes;
+        let spare = &self.shared.spare;
+        let end = self.appender.end();
+        let full = end + size > self.shared.options.segment_size_bytes;
+        // A file that grows costs a journal commit per sync; it is left as soon as a spare is there.
+        let full = full || (self.growing && spare.any());
+        if end > self.hurry {
+            spare.hurry();
+            self.hurry = u64::MAX;
+        }
         let gap = self.next.is_some_and(|next| next != record.index);
         let used = self.appender.end() > START + FRAME_SIZE as u64;
         if used && (full || gap) {
@@ -193,7 +225,7 @@ impl Writer {
         meta: &[u8],
         payload: &[u8],
     ) -> Result<u32, LogError> {
-        let (number, salt) = self.active();
+        let (number, salt) = (self.number, self.salt);
         let failed = |error| LogError::io(&segment_path(&self.shared.dir, number), error);
         if !self.framed {
             let frame = Frame {
@@ -212,18 +244,28 @@ impl Writer {
         Ok(at)
     }
 
-    fn active(&self) -> (u64, u32) {
-        let segments = self.shared.segments.lock();
-        (segments.active.number, segments.active.salt)
+    /// The last frame of a log that is closed in order: it says that all before it was durable, so that no damage can
+    /// pass for a torn write.
+    fn vouch(&mut self) -> Result<(), LogError> {
+        let frame = Frame {
+            nonce: self.nonce,
+            durable: self.durable,
+        };
+        let bytes = frame.encode(self.salt, self.appender.end());
+        let path = || segment_path(&self.shared.dir, self.number);
+        let put = self.appender.put(&bytes);
+        put.map_err(|error| LogError::io(&path(), error))?;
+        self.framed = true;
+        self.commit()
     }
 
     /// Makes all that was put durable, then readable from disk.
     fn commit(&mut self) -> Result<(), LogError> {
         if self.framed {
             let begun = Instant::now();
-            let (number, _) = self.active();
             let result = self.appender.commit();
-            result.map_err(|error| LogError::io(&segment_path(&self.shared.dir, number), error))?;
+            let path = || segment_path(&self.shared.dir, self.number);
+            result.map_err(|error| LogError::io(&path(), error))?;
             let counters = &self.shared.counters;
             counters.committed(begun.elapsed());
             counters.writes.store(self.appender.writes, Relaxed);
@@ -259,7 +301,15 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         let mut segments = shared.segments.lock();
         let number = segments.active.number + 1;
-        let (segment, file) = begin(&shared, number, self.durable)?;
+        let (segment, file) = begin(
+            &*shared.disk,
+            &shared.dir,
+            shared.options.direct,
+            &shared.spare,
+            number,
+            self.durable,
+        )?;
+        (self.number, self.salt) = (segment.number, segment.salt);
         let old = std::mem::replace(&mut segments.active, segment);
         let offsets = std::mem::take(&mut segments.active_offsets);
         if old.count > 0 {
@@ -275,6 +325,8 @@ impl Writer {
         let resumed = self.appender.resume(file, &*reader, START);
         resumed.map_err(|error| LogError::io(&path, error))?;
         self.durable = START;
+        self.growing = self.appender.grows(shared.options.segment_size_bytes);
+        self.hurry = hurry_from(&shared);
         if let Some(state) = self.hard_state.clone() {
             self.put(Kind::HardState, 0, &[], &state)?;
         }
@@ -285,17 +337,24 @@ impl Writer {
     }
 }
 
+/// A log that is hardly written, as most are, needs no spare.
+fn hurry_from(shared: &Shared) -> u64 {
+    HURRY_BYTES.min(shared.options.segment_size_bytes / 4)
+}
+
 /// Makes a new, empty, durable segment, from a spare if there is one; also its file for writing.
 pub(super) fn begin(
-    shared: &Shared,
+    disk: &dyn Disk,
+    dir: &Path,
+    direct: bool,
+    spare: &Spares,
     number: u64,
     previous_end: u64,
 ) -> Result<(Segment, Arc<dyn super::DiskFile>), LogError> {
-    let path = segment_path(&shared.dir, number);
+    let path = segment_path(dir, number);
     let failed = |error| LogError::io(&path, error);
-    let disk = &shared.disk;
-    shared.spare.take(&path).map_err(failed)?;
-    let mode = if shared.options.direct {
+    spare.take(&path).map_err(failed)?;
+    let mode = if direct {
         OpenMode::Direct
     } else {
         OpenMode::Write
@@ -314,7 +373,7 @@ pub(super) fn begin(
     let mut first_block = Appender::new(Arc::clone(&file));
     first_block.put(&head.encode()).map_err(failed)?;
     first_block.commit().map_err(failed)?;
-    disk.sync_dir(&shared.dir).map_err(failed)?;
+    disk.sync_dir(dir).map_err(failed)?;
     let reader = disk.open(&path, OpenMode::Read).map_err(failed)?;
     let segment = Segment {
         number,
