@@ -10,12 +10,10 @@ mod machine;
 mod pages;
 mod perform;
 mod queue;
-#[cfg(test)]
-mod random_test;
 mod ready;
-#[cfg(test)]
-mod script_test;
 mod snapshot;
+#[cfg(test)]
+mod test;
 mod totals;
 
 pub use command::{

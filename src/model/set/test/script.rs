@@ -1,8 +1,8 @@
 //! Behaviours one by one.
 
-use super::*;
 use crate::base::*;
 use crate::model::Meta;
+use crate::model::set::*;
 
 const Q: QueueId = QueueId(1);
 
