@@ -244,7 +244,7 @@ impl SetMachine {
             );
         }
         self.end_leases(id, &taken, effects, |queue, piece, ground, effects| {
-            queue.give_back(piece, true, ground, effects);
+            queue.give_back(piece, false, ground, effects);
         });
     }
 

@@ -417,3 +417,32 @@ fn a_deep_queue_waits_in_pages_and_comes_back_in_order() {
     let indexes: Vec<u64> = delivered(&all).iter().map(|d| d.2.0).collect();
     assert_eq!(indexes, (3..20_003).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_lease_that_runs_out_counts_as_acquired_and_not_as_failed() {
+    let table = [("the deadline", false, 0), ("a lost channel", true, 1)];
+    for (what, lost, failed) in table {
+        let mut set = Set::new(plain());
+        set.consume(1, 1);
+        set.publish(1);
+        if lost {
+            let session = SessionId(1);
+            set.run(Command::CloseSession {
+                session,
+                channel: None,
+            });
+        } else {
+            set.tick(100);
+            set.run(Command::Unsubscribe {
+                consumer: ConsumerId(1),
+            });
+            set.settle(1, 2, 2, Outcome::Requeue { failed: false });
+        }
+        let again = set.consume(2, 1);
+        let counts = again.iter().find_map(|effect| match effect {
+            Effect::Deliver(d) => Some((d.acquired, d.failed)),
+            _ => None,
+        });
+        assert_eq!(counts, Some((if lost { 1 } else { 2 }, failed)), "{what}");
+    }
+}

@@ -124,7 +124,7 @@ impl Twin {
                 0 => {
                     let due = |l: &TwinLease| l.consumer.0 == id && l.deadline <= at;
                     self.end(ConsumerId(id), due, |twin, lease| {
-                        twin.give_back(lease, true)
+                        twin.give_back(lease, false)
                     });
                 }
                 1 => {
