@@ -1,7 +1,9 @@
 //! The queue machine of one broker set: every queue of the set, its leases, consumers and clock.
 
 mod command;
+mod deliver;
 mod effect;
+mod enqueue;
 #[cfg(test)]
 mod invariants;
 mod lease;
@@ -11,6 +13,8 @@ mod pages;
 mod perform;
 mod queue;
 mod ready;
+mod session;
+mod settle;
 mod snapshot;
 #[cfg(test)]
 mod test;
