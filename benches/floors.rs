@@ -2,8 +2,9 @@
 
 mod amqp;
 mod route;
+mod set;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(floors, amqp::bench, route::bench);
+criterion_group!(floors, amqp::bench, route::bench, set::bench);
 criterion_main!(floors);

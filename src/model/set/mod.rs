@@ -1,7 +1,9 @@
 //! The queue machine of one broker set: every queue of the set, its leases, consumers and clock.
 
 mod command;
+mod deliver;
 mod effect;
+mod enqueue;
 #[cfg(test)]
 mod invariants;
 mod lease;
@@ -10,12 +12,12 @@ mod machine;
 mod pages;
 mod perform;
 mod queue;
-#[cfg(test)]
-mod random_test;
 mod ready;
-#[cfg(test)]
-mod script_test;
+mod session;
+mod settle;
 mod snapshot;
+#[cfg(test)]
+mod test;
 mod totals;
 
 pub use command::{

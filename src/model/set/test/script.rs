@@ -1,8 +1,8 @@
 //! Behaviours one by one.
 
-use super::*;
 use crate::base::*;
 use crate::model::Meta;
+use crate::model::set::*;
 
 const Q: QueueId = QueueId(1);
 
@@ -416,4 +416,94 @@ fn a_deep_queue_waits_in_pages_and_comes_back_in_order() {
     let all = set.consume(1, 30_000);
     let indexes: Vec<u64> = delivered(&all).iter().map(|d| d.2.0).collect();
     assert_eq!(indexes, (3..20_003).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_lease_that_runs_out_counts_as_acquired_and_not_as_failed() {
+    let table = [("the deadline", false, 0), ("a lost channel", true, 1)];
+    for (what, lost, failed) in table {
+        let mut set = Set::new(plain());
+        set.consume(1, 1);
+        set.publish(1);
+        if lost {
+            let session = SessionId(1);
+            set.run(Command::CloseSession {
+                session,
+                channel: None,
+            });
+        } else {
+            set.tick(100);
+            set.run(Command::Unsubscribe {
+                consumer: ConsumerId(1),
+            });
+            set.settle(1, 2, 2, Outcome::Requeue { failed: false });
+        }
+        let again = set.consume(2, 1);
+        let counts = again.iter().find_map(|effect| match effect {
+            Effect::Deliver(d) => Some((d.acquired, d.failed)),
+            _ => None,
+        });
+        assert_eq!(counts, Some((if lost { 1 } else { 2 }, failed)), "{what}");
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_is_an_error_and_an_unknown_version_is_named() {
+    let mut set = Set::new(plain());
+    set.publish(3);
+    set.consume(1, 2);
+    let good = set.machine.snapshot();
+    let restore = |bytes: &[u8]| SetMachine::restore(bytes, Box::new(MemoryPages::default()));
+    assert!(restore(&good).is_ok());
+    assert_eq!((&good[..4], good[4]), (&b"LVQM"[..], 1));
+    for at in 0..good.len() {
+        assert!(restore(&good[..at]).is_err(), "cut at {at}");
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x55;
+        assert!(restore(&bytes).is_err(), "flipped at {at}");
+    }
+    let mut newer = good[..good.len() - 4].to_vec();
+    newer[4] = 99;
+    newer.extend_from_slice(&crc32fast::hash(&newer).to_le_bytes());
+    assert!(matches!(
+        restore(&newer),
+        Err(SnapshotError::Version { version: 99 })
+    ));
+}
+
+#[test]
+fn an_unused_queue_goes_after_its_time_and_a_declare_renews_it() {
+    let config = QueueConfig {
+        expires: Some(Millis(50)),
+        ..plain()
+    };
+    let mut set = Set::new(config);
+    set.tick(40);
+    set.run(Command::Inspect {
+        queue: Q,
+        touch: true,
+    });
+    assert!(set.tick(40).is_empty());
+    assert_eq!(set.tick(10), [Effect::QueueGone(Q)]);
+    assert!(!set.machine.has_queue(Q));
+}
+
+#[test]
+fn purge_takes_the_ready_ones_and_delete_tests_emptiness_first() {
+    let mut set = Set::new(plain());
+    set.consume(1, 1);
+    set.publish(3);
+    let delete = Command::Delete {
+        queue: Q,
+        if_unused: true,
+        if_empty: true,
+    };
+    let reply = |effects: Vec<Effect>| match effects.last() {
+        Some(Effect::Reply(_, reply)) => reply.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reply(set.run(delete.clone())), Reply::NotEmpty);
+    assert_eq!(reply(set.run(Command::Purge { queue: Q })), Reply::Count(2));
+    assert_eq!(set.machine.live().total(), 1);
+    assert_eq!(reply(set.run(delete)), Reply::InUse);
 }

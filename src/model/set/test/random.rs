@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::base::*;
 use crate::model::Meta;
+use crate::model::set::*;
 
 const QUEUES: u64 = 3;
 
@@ -16,7 +16,7 @@ fn pipe() -> PipeId {
     }
 }
 
-fn config() -> impl Strategy<Value = QueueConfig> {
+pub(super) fn config() -> impl Strategy<Value = QueueConfig> {
     let limits = (
         prop::option::of(0..12u64),
         prop::option::of(0..200u64),
@@ -71,7 +71,7 @@ fn consumer() -> impl Strategy<Value = ConsumerId> {
     (1..7u64).prop_map(ConsumerId)
 }
 
-fn command() -> impl Strategy<Value = Command> {
+pub(super) fn command() -> impl Strategy<Value = Command> {
     let credit = prop_oneof![
         (1..6u32).prop_map(Credit::Prefetch),
         (0..9u32).prop_map(Credit::Window)

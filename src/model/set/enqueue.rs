@@ -1,0 +1,129 @@
+//! Messages come in: taken to the end of their level, handed on at once, delayed, or refused.
+//!
+//! Invariant: a refused message leaves no trace but its refusal (and its dead letter).
+//! Not here: what a full queue drops (deliver.rs).
+
+use super::Source;
+use super::command::{Enqueue, Overflow};
+use super::effect::{DeathReason, Effect, Effects};
+use super::lease::Piece;
+use super::machine::SetMachine;
+use super::pages::{NEVER, Run};
+use super::queue::{Ground, Queue};
+use crate::base::{Millis, Position};
+
+impl SetMachine {
+    pub(super) fn enqueue(
+        &mut self,
+        source: Source,
+        skip: u32,
+        run: Enqueue,
+        effects: &mut Effects,
+    ) {
+        let slots = Position::SLOTS_MAX;
+        if run.count <= skip
+            || u64::from(run.first.slot()) + u64::from(run.count) > u64::from(slots)
+        {
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(&run.queue) else {
+            return;
+        };
+        let ground = &mut self.ground;
+        let ttl = match (queue.config.message_ttl, run.ttl) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let delay = run.delay.filter(|delay| delay.0 > 0);
+        let visible_at = ground.now.plus(delay.unwrap_or_default());
+        let priority = run.priority.unwrap_or(queue.config.default_priority);
+        let mut piece = Piece {
+            run: Run {
+                first: run.first.plus(skip),
+                count: run.count - skip,
+                size: run.size,
+                expires_at: ttl.map_or(NEVER, |ttl| visible_at.plus(ttl)),
+            },
+            acquired: 0,
+            failed: 0,
+            level: priority.min(queue.config.max_priority.unwrap_or(0)),
+        };
+        if queue.config.overflow == Overflow::DropHead {
+            admit(
+                queue,
+                piece,
+                delay.map(|_| visible_at),
+                ttl,
+                ground,
+                effects,
+            );
+            queue.settle_down(ground, effects);
+            return;
+        }
+        let mut seq = source.seq + u64::from(skip);
+        loop {
+            let room = queue.room(piece.run.size);
+            let all = room >= u64::from(piece.run.count);
+            if room == 0 {
+                break;
+            }
+            let part = if all { piece } else { piece.split(room as u32) };
+            seq += u64::from(part.run.count);
+            admit(queue, part, delay.map(|_| visible_at), ttl, ground, effects);
+            queue.settle_down(ground, effects);
+            if all {
+                return;
+            }
+        }
+        refuse(queue, Source { seq, ..source }, piece, ground, effects);
+    }
+}
+
+/// Takes a run in: late, straight to consumers, or to the end of its level.
+fn admit(
+    queue: &mut Queue,
+    piece: Piece,
+    due: Option<Millis>,
+    ttl: Option<Millis>,
+    ground: &mut Ground,
+    effects: &mut Effects,
+) {
+    let count = u64::from(piece.run.count);
+    ground.live.add(piece.run.first, count);
+    ground.totals.enqueued += count;
+    if let Some(due) = due {
+        queue.delay(piece, due, ground);
+        return;
+    }
+    let rest = if queue.ready == 0 {
+        queue.serve(piece, ground, effects)
+    } else {
+        Some(piece)
+    };
+    let Some(rest) = rest else { return };
+    if ttl == Some(Millis(0)) {
+        queue.retire(rest, DeathReason::Expired, ground, effects);
+    } else {
+        queue.push(rest, ground);
+    }
+}
+
+/// Turns a run away from a full queue; `source` is that of its first message.
+fn refuse(
+    queue: &mut Queue,
+    source: Source,
+    piece: Piece,
+    ground: &mut Ground,
+    effects: &mut Effects,
+) {
+    let count = piece.run.count;
+    ground.totals.refused += u64::from(count);
+    for slot in 0..count {
+        let seq = source.seq + u64::from(slot);
+        effects.push(Effect::Refused(Source { seq, ..source }));
+    }
+    if queue.config.overflow == Overflow::RejectPublishDlx && queue.config.dead_letters {
+        ground.live.add(piece.run.first, u64::from(count));
+        queue.retire(piece, DeathReason::MaxLen, ground, effects);
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests of the queue machine: behaviours one by one, random lists against itself, and against a naive twin.
+
+mod random;
+mod script;
+mod twin;
