@@ -92,8 +92,7 @@ impl Tail {
         let base = self.last().map(|(last, _)| last + 1);
         let base = base.or_else(|| self.purged.as_ref().map(|(purged, _)| purged + 1));
         let first = records.first().map(|one| one.index);
-        let mut expected = base.or(first).unwrap_or(0);
-        for record in records {
+        for (expected, record) in (base.or(first).unwrap_or(0)..).zip(records) {
             let index = record.index;
             if record.meta.len() > META_SIZE_MAX || record.payload.len() > PAYLOAD_SIZE_MAX {
                 return Err(LogError::TooLarge { index });
@@ -101,7 +100,6 @@ impl Tail {
             if index != expected {
                 return Err(LogError::NotContiguous { index, expected });
             }
-            expected += 1;
         }
         Ok(())
     }
@@ -270,7 +268,7 @@ impl Log {
         };
         self.shared().tail.write().written = last + 1;
         if self.purged().is_none_or(|(purged, _)| purged < last) {
-            let meta = self.from_disk(last)?.meta;
+            let meta = self.load(last)?.meta;
             let mut tail = self.shared().tail.write();
             tail.next = last + 1;
             tail.last_meta = Some(meta);
@@ -483,7 +481,7 @@ impl Log {
             return Ok(record);
         }
         let generation = self.shared().cache.lock().generation();
-        let record = self.from_disk(index)?;
+        let record = self.load(index)?;
         self.shared().cache.lock().put(record.clone(), generation);
         Ok(record)
     }
@@ -509,7 +507,7 @@ impl Log {
         self.shared().segments.lock().place(index, count)
     }
 
-    fn from_disk(&self, index: u64) -> Result<Record, LogError> {
+    fn load(&self, index: u64) -> Result<Record, LogError> {
         let place = self.place(index, 1)?;
         let at = place
             .offsets
