@@ -1,9 +1,12 @@
 //! Every bound of the broker in one place, with what happens at it.
 
-/// Bytes of commands one Raft entry may carry; a larger single message has an entry of its own.
+/// Bytes of waiting commands at which the proposer is woken without waiting for the end of a connection's turn.
 pub const ENTRY_BYTES_MAX: usize = 512 * 1024;
+/// Bytes at which a batch is closed although the proposer has not asked for it, so that many large messages at once do
+/// not become one entry.
+pub const BATCH_SPLIT_BYTES: usize = 8 * 1024 * 1024;
 /// Commands one Raft entry may carry.
-pub const ENTRY_COMMANDS_MAX: usize = 16 * 1024;
+pub const ENTRY_COMMANDS_MAX: usize = 64 * 1024;
 /// Bytes waiting in one set's outbox; past it the sockets that feed it are not read.
 pub const OUTBOX_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Entries of one set proposed and not applied yet.

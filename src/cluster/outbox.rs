@@ -60,8 +60,37 @@ struct Inner<R> {
     next_seq: u64,
     batch: u64,
     contributors: Vec<Arc<Mailbox>>,
+    /// Batches closed by their size, before `builder`.
+    closed: VecDeque<Flight>,
+    closed_bytes: usize,
+    last_stamp: Millis,
     flights: VecDeque<Flight>,
     replies: HashMap<u64, oneshot::Sender<R>>,
+}
+
+impl<R> Inner<R> {
+    /// Bytes of commands not proposed yet.
+    fn waiting(&self) -> usize {
+        let open = if self.builder.commands() == 0 {
+            0
+        } else {
+            self.builder.size()
+        };
+        self.closed_bytes + open
+    }
+
+    /// Seals what the builder holds.
+    fn close(&mut self, pipe: PipeId, stamp: Millis) -> Flight {
+        let payload = self.builder.seal(pipe, self.first_seq, stamp);
+        let last_seq = self.next_seq - 1;
+        self.first_seq = self.next_seq;
+        self.batch += 1;
+        Flight {
+            last_seq,
+            payload,
+            contributors: std::mem::take(&mut self.contributors),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +113,9 @@ impl<R> Outbox<R> {
                 next_seq: 1,
                 batch: 0,
                 contributors: Vec::new(),
+                closed: VecDeque::new(),
+                closed_bytes: 0,
+                last_stamp: Millis(0),
                 flights: VecDeque::new(),
                 replies: HashMap::new(),
             }),
@@ -164,12 +196,19 @@ impl<R> Outbox<R> {
                 inner.contributors.push(Arc::clone(from));
             }
         }
-        self.waiting_bytes
-            .store(inner.builder.size(), Ordering::Relaxed);
         let pushed = Pushed {
             seq,
             batch: inner.batch,
         };
+        if inner.builder.size() >= limits::BATCH_SPLIT_BYTES
+            || inner.builder.commands() as usize >= limits::ENTRY_COMMANDS_MAX
+        {
+            let stamp = inner.last_stamp;
+            let flight = inner.close(self.pipe, stamp);
+            inner.closed_bytes += flight.payload.len();
+            inner.closed.push_back(flight);
+        }
+        self.waiting_bytes.store(inner.waiting(), Ordering::Relaxed);
         if inner.builder.size() >= limits::ENTRY_BYTES_MAX
             || inner.builder.commands() as usize >= limits::ENTRY_COMMANDS_MAX
         {
@@ -211,24 +250,19 @@ impl<R> Outbox<R> {
     /// Seals what waits into a payload, which counts as in flight from here on. `None` if nothing waits.
     pub fn seal(&self, stamp: Millis) -> Option<Bytes> {
         let mut inner = self.inner.lock();
-        if inner.builder.commands() == 0 {
-            return None;
-        }
-        let payload = {
-            let first_seq = inner.first_seq;
-            inner.builder.seal(self.pipe, first_seq, stamp)
+        inner.last_stamp = stamp;
+        let flight = match inner.closed.pop_front() {
+            Some(flight) => {
+                inner.closed_bytes -= flight.payload.len();
+                flight
+            }
+            None if inner.builder.commands() == 0 => return None,
+            None => inner.close(self.pipe, stamp),
         };
-        let last_seq = inner.next_seq - 1;
-        inner.first_seq = inner.next_seq;
-        inner.batch += 1;
-        let contributors = std::mem::take(&mut inner.contributors);
-        inner.flights.push_back(Flight {
-            last_seq,
-            payload: payload.clone(),
-            contributors,
-        });
+        let payload = flight.payload.clone();
+        inner.flights.push_back(flight);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        self.waiting_bytes.store(0, Ordering::Relaxed);
+        self.waiting_bytes.store(inner.waiting(), Ordering::Relaxed);
         drop(inner);
         self.room.notify_waiters();
         Some(payload)
@@ -302,5 +336,95 @@ impl<R> Outbox<R> {
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {
         (self.waiting_bytes.load(Ordering::Relaxed), self.in_flight())
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::base::NodeId;
+    use crate::model::batch::{Batch, MessageFlags};
+
+    const PIPE: PipeId = PipeId {
+        node: NodeId(1),
+        incarnation: 1,
+    };
+
+    fn publish(outbox: &Outbox<()>, from: &Arc<Mailbox>, size: usize) -> Pushed {
+        let body = [Bytes::from(vec![0; size])];
+        let parts = MessageParts {
+            flags: MessageFlags::default(),
+            exchange: b"",
+            routing_key: b"q",
+            properties: &[],
+            body: &body,
+        };
+        outbox.publish(from, &[QueueId(1)], PublishOptions::default(), &parts)
+    }
+
+    fn applied(mailbox: &Mailbox) -> Vec<u64> {
+        let mut events = Vec::new();
+        mailbox.take(&mut events);
+        let seq = |event| match event {
+            Event::Applied(_, seq) => seq,
+            other => panic!("{other:?}"),
+        };
+        events.into_iter().map(seq).collect()
+    }
+
+    #[test]
+    fn many_large_messages_at_once_become_several_entries() {
+        let outbox = Outbox::<()>::new(SetId(1), PIPE, BufferPool::default());
+        let from = Arc::new(Mailbox::default());
+        for _ in 0..5 {
+            publish(&outbox, &from, limits::BATCH_SPLIT_BYTES / 2);
+        }
+        assert!(!outbox.has_room());
+        let mut seqs = Vec::new();
+        while let Some(payload) = outbox.seal(Millis(7)) {
+            assert!(payload.len() < limits::BATCH_SPLIT_BYTES * 2);
+            let mut batch = Batch::new(&payload).unwrap();
+            let (chunk, _) = batch.next_chunk().unwrap().unwrap();
+            seqs.push((chunk.first_seq, chunk.commands));
+        }
+        assert_eq!(seqs, [(1, 2), (3, 2), (5, 1)]);
+        assert!(outbox.has_room());
+        outbox.applied(3);
+        assert_eq!(applied(&from), [2], "only whole batches are told");
+        outbox.applied(5);
+        assert_eq!(applied(&from), [4, 5]);
+        assert_eq!(outbox.depth(), (0, 0), "an idle pipe holds nothing");
+    }
+
+    #[test]
+    fn what_was_not_applied_is_proposed_again_and_an_answer_comes_once() {
+        let outbox = Outbox::<u8>::new(SetId(1), PIPE, BufferPool::default());
+        let mut answer = outbox.ask(&Command::Tick);
+        let payload = outbox.seal(Millis(1)).unwrap();
+        assert_eq!(outbox.unapplied(), [payload]);
+        outbox.reply(1, 9);
+        outbox.reply(1, 8);
+        outbox.applied(1);
+        assert_eq!(answer.try_recv(), Ok(9));
+        assert!(outbox.unapplied().is_empty());
+    }
+
+    #[test]
+    fn a_refusal_reaches_every_connection_of_the_batch() {
+        let outbox = Outbox::<()>::new(SetId(1), PIPE, BufferPool::default());
+        let (one, two) = (Arc::new(Mailbox::default()), Arc::new(Mailbox::default()));
+        publish(&outbox, &one, 1);
+        publish(&outbox, &two, 1);
+        publish(&outbox, &one, 1);
+        drop(outbox.seal(Millis(1)));
+        outbox.refused(2);
+        for mailbox in [one, two] {
+            let mut events = Vec::new();
+            mailbox.take(&mut events);
+            assert!(
+                matches!(events[..], [Event::Refused(SetId(1), 2)]),
+                "{events:?}"
+            );
+        }
     }
 }

@@ -203,8 +203,8 @@ impl BatchBuilder {
                 copy.extend_from_slice(&self.buffer);
                 self.pooled(copy)
             }
-            _ => {
-                let buffer = std::mem::replace(&mut self.buffer, self.pool.take(COPY_BELOW));
+            size => {
+                let buffer = std::mem::replace(&mut self.buffer, self.pool.take(size));
                 self.pooled(buffer)
             }
         };
