@@ -40,6 +40,8 @@ pub use stats::LogStats;
 pub use wal::{Done, Log, LogOptions};
 
 #[cfg(test)]
+mod damage_test;
+#[cfg(test)]
 mod fault_test;
 #[cfg(test)]
 mod faulty_disk;
