@@ -222,7 +222,8 @@ impl Run {
         };
         let alive = &mut self.twin.alive;
         let outcome = self.log.compact_segment(one.first, &mut |index, payload| {
-            assert_eq!(*payload, alive[&index].payload);
+            // The twin does not follow every purged record through a power cut.
+            assert!(alive.get(&index).is_none_or(|one| one.payload == *payload));
             if index % (u64::from(keep) % 5 + 1) == 0 {
                 return Fate::Keep;
             }
