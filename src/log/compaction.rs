@@ -65,6 +65,7 @@ pub(super) fn open(
         }
     };
     drop(began);
+    let cut_any = all.iter().any(|(one, _)| one.cut.is_some()) || active.cut.is_some();
     let poisoned = Arc::new(AtomicBool::new(false));
     let mut segments = Segments {
         disk: Arc::clone(&disk),
@@ -92,7 +93,7 @@ pub(super) fn open(
     if let Some(cut) = segments.active.cut {
         segments.cut_sealed(cut)?;
     }
-    complete(&segments, &found.recovered, &empty)?;
+    complete(&segments, &found.recovered, &empty, cut_any)?;
     // Without a purge mark the first file must be there, to tell a log's beginning from a lost one.
     if found.recovered.purged.is_some() {
         for number in empty {
@@ -117,7 +118,12 @@ pub(super) fn open(
 }
 
 /// Refuses a log of which a segment that Raft may need is not there.
-fn complete(segments: &Segments, recovered: &Recovered, empty: &[u64]) -> Result<(), LogError> {
+fn complete(
+    segments: &Segments,
+    recovered: &Recovered,
+    empty: &[u64],
+    cut: bool,
+) -> Result<(), LogError> {
     let all: Vec<_> = segments.sealed.iter().chain([&segments.active]).collect();
     let purged = recovered.purged.as_ref().map(|(index, _)| *index);
     let oldest = all
@@ -135,7 +141,8 @@ fn complete(segments: &Segments, recovered: &Recovered, empty: &[u64]) -> Result
     };
     let mut next = match purged {
         Some(purged) => purged + 1,
-        None if oldest > 1 => return lost(1, 0, u64::MAX),
+        // A truncation may have removed the first file.
+        None if oldest > 1 && !cut => return lost(1, 0, u64::MAX),
         None => 0,
     };
     let mut before = 0;
@@ -167,8 +174,9 @@ impl Log {
     pub fn delete_segment(&self, first: u64) -> Result<(), LogError> {
         let shared = self.shared();
         let _alone = shared.upkeep.lock();
-        let segment = self.sealed(first)?;
         self.sync_barrier()?;
+        // Only now: what was truncated before may have taken the segment away.
+        let segment = self.sealed(first)?;
         let path = segment_path(&shared.dir, segment.number);
         let failed = |error| LogError::io(&path, error);
         let mut segments = shared.segments.lock();
@@ -191,8 +199,8 @@ impl Log {
     ) -> Result<CompactOutcome, LogError> {
         let shared = self.shared();
         let _alone = shared.upkeep.lock();
-        let old = self.sealed(first)?;
         self.sync_barrier()?;
+        let old = self.sealed(first)?;
         let path = segment_path(&shared.dir, old.number);
         let aside = aside(&path);
         let failed = |error| LogError::io(&path, error);

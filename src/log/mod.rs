@@ -40,4 +40,8 @@ pub use stats::LogStats;
 pub use wal::{Done, Log, LogOptions};
 
 #[cfg(test)]
+mod damage_test;
+#[cfg(test)]
+mod faulty_disk;
+#[cfg(test)]
 mod log_test;

@@ -372,7 +372,8 @@ impl Log {
         if next >= self.shared().tail.read().next {
             return Ok(());
         }
-        let meta = if next > floor {
+        let rest = next > floor && self.first_index().is_some_and(|first| first < next);
+        let meta = if rest {
             Some(self.get(next - 1)?.meta)
         } else {
             None
@@ -388,7 +389,8 @@ impl Log {
         tail.epoch += 1;
         tail.written = tail.written.min(next);
         self.shared().cache.lock().clear();
-        self.send(&queue, Job::Truncate(next));
+        let epoch = tail.epoch;
+        self.send(&queue, Job::Truncate(next, epoch));
         Ok(())
     }
 

@@ -34,7 +34,8 @@ pub(super) enum Job {
         done: Done,
     },
     HardState(Bytes, Done),
-    Truncate(u64),
+    /// The first index that goes, and the epoch that begins.
+    Truncate(u64, u64),
     Purge(u64, Bytes),
     Barrier(Done),
     Close,
@@ -178,7 +179,8 @@ impl Writer {
                     self.hard_state = Some(state);
                 }
             }
-            Job::Truncate(next) if sound => {
+            Job::Truncate(next, epoch) if sound => {
+                self.written = Some((epoch, next));
                 self.put(Kind::Truncate, next, &[], &[])?;
                 self.steps.push(Step::Cut(next));
                 self.next = Some(next);
@@ -188,7 +190,7 @@ impl Writer {
                 self.purged = Some((upto, meta));
             }
             Job::Barrier(done) => answers.push(done),
-            Job::Truncate(_) | Job::Purge(..) | Job::Close => {}
+            Job::Truncate(..) | Job::Purge(..) | Job::Close => {}
         }
         Ok(())
     }
