@@ -18,6 +18,7 @@ mod disk_os;
 mod error;
 pub mod page_file;
 mod read_buffers;
+mod reading;
 mod record;
 mod recovery;
 mod segment;
