@@ -1,4 +1,6 @@
 //! The log on a disk that fails, against a naive twin.
+//!
+//! Truncation is not among the steps: a leader that is alone never truncates, and followers come with the cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,8 +28,6 @@ fn options(direct: bool, spare_segments: usize) -> LogOptions {
 enum Op {
     /// Counts and size of the records.
     Append(u8, u16),
-    /// How many of the last records go.
-    Truncate(u8),
     /// How far past the first record, in 256ths of the log; over 250: past its end.
     Purge(u8),
     HardState,
@@ -43,7 +43,6 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         12 => (1..6_u8, 0..3000_u16).prop_map(|(count, size)| Op::Append(count, size)),
-        3 => (1..30_u8).prop_map(Op::Truncate),
         3 => any::<u8>().prop_map(Op::Purge),
         3 => Just(Op::HardState),
         3 => Just(Op::Barrier),
@@ -157,15 +156,6 @@ impl Run {
                 let done = twin.done();
                 twin.note();
                 self.log.append(records, done);
-            }
-            Op::Truncate(count) => {
-                let Some((last, _)) = twin.records.last_key_value() else {
-                    return;
-                };
-                let after = last.saturating_sub(u64::from(count));
-                twin.records.retain(|index, _| *index <= after);
-                twin.note();
-                self.log.truncate_after(Some(after)).unwrap();
             }
             Op::Purge(part) => {
                 let first = twin

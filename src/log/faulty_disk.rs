@@ -216,7 +216,10 @@ impl DiskFile for FaultyFile {
         state.writes += 1;
         self.node.lock().write(bytes, offset as usize);
         if self.direct {
-            assert!(offset % 4096 == 0 && bytes.len() % 4096 == 0, "unaligned");
+            assert!(
+                offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096),
+                "unaligned"
+            );
             state.before_sync()?;
             self.node.lock().sync();
         }

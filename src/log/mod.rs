@@ -43,6 +43,8 @@ pub use wal::{Done, Log, LogOptions};
 #[cfg(test)]
 mod damage_test;
 #[cfg(test)]
+mod fault_test;
+#[cfg(test)]
 mod faulty_disk;
 #[cfg(test)]
 mod log_test;

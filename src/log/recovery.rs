@@ -11,7 +11,8 @@
 //! | damage | otherwise | an acknowledged record is lost | refuse |
 //! | side index missing, torn or of another life | | it was not synced | made again by a scan |
 //!
-//! Only the newest segment is read whole; sealed ones through their side index.
+//! Segments are read whole from the newest back until hard state and purge mark are known; older ones through their side
+//! index. A log that was never purged is read whole.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +60,6 @@ pub(super) struct Scan {
     pub(super) offsets: Vec<u32>,
     pub(super) cut: Option<u64>,
     pub(super) end: u64,
-    pub(super) frames: usize,
     pub(super) hard_state: Option<Bytes>,
     pub(super) purged: Option<(u64, Bytes)>,
     /// Offset, and the index that was expected.
@@ -78,7 +78,6 @@ pub(super) fn scan(bytes: &[u8], head: &SegmentHead, known_end: Option<u64>) -> 
         let rest = bytes.get(at..).unwrap_or_default();
         if let Some(frame) = Frame::decode(rest, head.salt, at as u64) {
             nonce = Some(frame.nonce);
-            scan.frames += 1;
             at += FRAME_SIZE;
             continue;
         }
@@ -211,7 +210,6 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
     drop_unborn(disk, dir, &mut heads)?;
     let mut found = Found::default();
     let mut damages = Vec::new();
-    let mut state_from = None;
     for at in (0..heads.len()).rev() {
         let (number, head, file) = &heads[at];
         let path = segment_path(dir, *number);
@@ -225,8 +223,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
             Some((next, after)) if next == number + 1 => Some(after.previous_end),
             _ => None,
         };
-        let side =
-            side_index(disk, dir, &head, known_end).filter(|_| !newest && state_from.is_some());
+        // Both marks stand in every segment that was written to since they were known, unless its first writes were torn.
+        let known = found.recovered.hard_state.is_some() && found.recovered.purged.is_some();
+        let side = side_index(disk, dir, &head, known_end).filter(|_| !newest && known);
         let segment = |first, count, end, cut| Segment {
             number: *number,
             salt: head.salt,
@@ -263,14 +262,10 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
                 seen.end,
             ));
         }
-        if state_from.is_none() && !head.compacted {
-            // A segment begins with both; if its first write is torn, the one before has them.
+        if !head.compacted {
             let state = &mut found.recovered;
             state.hard_state = state.hard_state.take().or(seen.hard_state);
             state.purged = state.purged.take().or(seen.purged);
-            if seen.frames > 1 || (seen.frames > 0 && known_end.is_some()) {
-                state_from = Some(*number);
-            }
         }
         let count = seen.offsets.len() as u64;
         found.segments.push((

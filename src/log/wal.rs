@@ -231,6 +231,8 @@ impl Log {
         }
         writer.hard_state.clone_from(&recovered.hard_state);
         writer.purged.clone_from(&recovered.purged);
+        // The active segment may have lost its own marks with a torn first write: they go before anything new.
+        writer.marks()?;
         let (jobs, queue) = channel();
         let thread = std::thread::Builder::new().name("log".into());
         let filler = Filler::start(&writer.shared.spare).map_err(failed)?;

@@ -329,6 +329,11 @@ impl Writer {
         self.durable = START;
         self.growing = self.appender.grows(shared.options.segment_size_bytes);
         self.hurry = hurry_from(&shared);
+        self.marks()
+    }
+
+    /// Repeats hard state and purge mark in the active segment, so that older ones are not needed for them.
+    pub(super) fn marks(&mut self) -> Result<(), LogError> {
         if let Some(state) = self.hard_state.clone() {
             self.put(Kind::HardState, 0, &[], &state)?;
         }
