@@ -22,6 +22,7 @@ use crate::rt::Supervisor;
 use super::death::{Death, Obituary, routing_keys};
 use super::node::Node;
 use super::replies::ADDRESS_PREFIX;
+use super::routes::by_set;
 
 const IN_FLIGHT_MAX: usize = 1024;
 
@@ -280,13 +281,6 @@ impl Worker {
             });
             Ok::<_, ProtocolError>(())
         })?;
-        let mut sets: Vec<(SetId, Vec<QueueId>)> = Vec::new();
-        for target in targets {
-            match sets.iter_mut().find(|(set, _)| *set == target.set) {
-                Some((_, queues)) => queues.push(target.queue),
-                None => sets.push((target.set, vec![target.queue])),
-            }
-        }
-        Ok(sets)
+        Ok(by_set(&targets))
     }
 }

@@ -42,6 +42,18 @@ pub(super) struct Routed<'a> {
     pub properties: &'a RawProperties,
 }
 
+/// Targets grouped by the set they live in, sets in the order they are met.
+pub(super) fn by_set(targets: &[QueueTarget]) -> Vec<(SetId, Vec<QueueId>)> {
+    let mut sets: Vec<(SetId, Vec<QueueId>)> = Vec::new();
+    for target in targets {
+        match sets.iter_mut().find(|(set, _)| *set == target.set) {
+            Some((_, queues)) => queues.push(target.queue),
+            None => sets.push((target.set, vec![target.queue])),
+        }
+    }
+    sets
+}
+
 impl Routes {
     /// Checks the right to publish, and routes.
     ///
@@ -106,14 +118,9 @@ impl Routes {
             };
             topology.route(&input, &mut self.targets)
         })?;
-        let mut route = Route::default();
-        for target in &self.targets {
-            match route.sets.iter_mut().find(|(set, _)| *set == target.set) {
-                Some((_, queues)) => queues.push(target.queue),
-                None => route.sets.push((target.set, vec![target.queue])),
-            }
-        }
-        let route = Arc::new(route);
+        let route = Arc::new(Route {
+            sets: by_set(&self.targets),
+        });
         // Names must not keep a socket's read buffer alive.
         let exchange = Bytes::copy_from_slice(publish.exchange);
         if !allowed && self.allowed.len() < 64 {

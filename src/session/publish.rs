@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::content::Incoming;
 use super::{PublishRequest, core::Core};
+use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, ProtocolError, RawProperties, ReplyCode};
 use crate::base::limits::{BODY_SIZE_CEILING_BYTES, TTL_MS_MAX};
 
@@ -121,29 +122,6 @@ fn keys(properties: &RawProperties, name: &str) -> Result<Vec<Bytes>, ProtocolEr
             "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
             type_name(&value)
         ))),
-    }
-}
-
-/// RabbitMQ's names of the field types.
-fn type_name(value: &AMQPValue) -> &'static str {
-    match value {
-        AMQPValue::Boolean(_) => "bool",
-        AMQPValue::ShortShortInt(_) => "byte",
-        AMQPValue::ShortShortUInt(_) => "unsignedbyte",
-        AMQPValue::ShortInt(_) => "short",
-        AMQPValue::ShortUInt(_) => "unsignedshort",
-        AMQPValue::LongInt(_) => "signedint",
-        AMQPValue::LongUInt(_) => "unsignedint",
-        AMQPValue::LongLongInt(_) => "long",
-        AMQPValue::Float(_) => "float",
-        AMQPValue::Double(_) => "double",
-        AMQPValue::DecimalValue(_) => "decimal",
-        AMQPValue::ShortString(_) | AMQPValue::LongString(_) => "longstr",
-        AMQPValue::FieldArray(_) => "array",
-        AMQPValue::Timestamp(_) => "timestamp",
-        AMQPValue::FieldTable(_) => "table",
-        AMQPValue::ByteArray(_) => "binary",
-        AMQPValue::Void => "void",
     }
 }
 

@@ -5,7 +5,8 @@
 
 use super::precondition;
 use super::record::{QueueKind, QueueRecord, queue_title};
-use super::table::{integer, lookup, show, text, type_name, view};
+use super::table::{integer, lookup, show, text, view};
+use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, ProtocolError};
 use crate::base::Millis;
 use crate::base::limits::{TTL_MS_MAX, VISIBILITY_TIMEOUT_MS_MAX, VISIBILITY_TIMEOUT_MS_MIN};

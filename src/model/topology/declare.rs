@@ -6,10 +6,11 @@
 use super::arguments::{check_equivalent, inequivalent, validate};
 use super::command::{DeclareQueue, Removed, TopologyReply};
 use super::record::{DeadLetterTarget, Part, PartState, QueueKind, QueueRecord, queue_title};
-use super::table::{lookup, show, text, type_name};
+use super::table::{lookup, show, text};
 use super::{
     Permission, QueueTarget, Resource, Target, Topology, locked, no_vhost, precondition, refused,
 };
+use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, LongString, ProtocolError, ReplyCode, ShortString};
 use crate::base::{QueueId, SetId};
 

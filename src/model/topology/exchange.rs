@@ -9,11 +9,12 @@ use std::sync::Arc;
 use super::arguments::{equivalent_value, inequivalent};
 use super::command::{DeclareExchange, Removed, TopologyReply};
 use super::record::{Exchange, ExchangeKind, ExchangeName, exchange_title};
-use super::table::{lookup, text, type_name};
+use super::table::{lookup, text};
 use super::{
     ExchangeState, Index, Permission, Resource, Target, Topology, Vhost, default_refused, no_vhost,
     precondition, refused,
 };
+use crate::amqp::value::type_name;
 use crate::amqp::{FieldTable, ProtocolError};
 use crate::base::NodeId;
 

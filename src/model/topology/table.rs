@@ -10,6 +10,7 @@ use amq_protocol::types::{ByteArray, DecimalValue};
 use bytes::BufMut;
 
 use super::CodecError;
+pub(crate) use crate::amqp::value::as_int as integer;
 use crate::amqp::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use crate::base::coding::{Reader, Writer};
 use crate::base::limits::TABLE_DEPTH_MAX;
@@ -145,49 +146,12 @@ pub(crate) fn view(value: &AMQPValue) -> Value<'_> {
     }
 }
 
-/// The integer of any integer width; decimals and floats are none.
-pub(crate) fn integer(value: &AMQPValue) -> Option<i64> {
-    match value {
-        AMQPValue::ShortShortInt(v) => Some(i64::from(*v)),
-        AMQPValue::ShortShortUInt(v) => Some(i64::from(*v)),
-        AMQPValue::ShortInt(v) => Some(i64::from(*v)),
-        AMQPValue::ShortUInt(v) => Some(i64::from(*v)),
-        AMQPValue::LongInt(v) => Some(i64::from(*v)),
-        AMQPValue::LongUInt(v) => Some(i64::from(*v)),
-        AMQPValue::LongLongInt(v) => Some(*v),
-        _ => None,
-    }
-}
-
 /// The bytes of a long string.
 pub(crate) fn text(value: &AMQPValue) -> Option<&[u8]> {
     match value {
         AMQPValue::LongString(v) => Some(v.as_bytes()),
         AMQPValue::ShortString(v) => Some(v.as_str().as_bytes()),
         _ => None,
-    }
-}
-
-/// RabbitMQ's name of a value's type, as its error texts print it.
-pub(crate) fn type_name(value: &AMQPValue) -> &'static str {
-    match value {
-        AMQPValue::Boolean(_) => "bool",
-        AMQPValue::ShortShortInt(_) => "byte",
-        AMQPValue::ShortShortUInt(_) => "unsignedbyte",
-        AMQPValue::ShortInt(_) => "short",
-        AMQPValue::ShortUInt(_) => "unsignedshort",
-        AMQPValue::LongInt(_) => "signedint",
-        AMQPValue::LongUInt(_) => "unsignedint",
-        AMQPValue::LongLongInt(_) => "long",
-        AMQPValue::Float(_) => "float",
-        AMQPValue::Double(_) => "double",
-        AMQPValue::DecimalValue(_) => "decimal",
-        AMQPValue::ShortString(_) | AMQPValue::LongString(_) => "longstr",
-        AMQPValue::FieldArray(_) => "array",
-        AMQPValue::Timestamp(_) => "timestamp",
-        AMQPValue::FieldTable(_) => "table",
-        AMQPValue::ByteArray(_) => "binary",
-        AMQPValue::Void => "void",
     }
 }
 
