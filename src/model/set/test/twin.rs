@@ -524,14 +524,15 @@ impl Twin {
     fn close(&mut self, session: SessionId, channel: Option<u16>) -> Vec<QueueId> {
         let members = self.members(session, channel);
         let deleted: Vec<_> = members.iter().filter_map(|id| self.detach(*id)).collect();
-        for queue in &deleted {
-            self.delete(*queue);
-            self.seen.gone.insert(*queue);
-        }
+        // Before anything is deleted: that forgets consumers that hold nothing any more.
         let mut touched: BTreeSet<QueueId> = members
             .iter()
             .filter_map(|id| Some(self.consumers.get(id)?.queue))
             .collect();
+        for queue in &deleted {
+            self.delete(*queue);
+            self.seen.gone.insert(*queue);
+        }
         let (ended, stay): (Vec<_>, Vec<_>) = std::mem::take(&mut self.leases)
             .into_iter()
             .partition(|l| members.contains(&l.consumer));
