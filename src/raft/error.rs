@@ -17,6 +17,27 @@ pub enum RaftError {
     /// The options contradict each other.
     #[error("configuration: {0}")]
     Configuration(String),
+    /// Only the leader can do it.
+    #[error("not the leader, which is {leader:?}")]
+    NotLeader {
+        /// Who leads, as far as this replica knows.
+        leader: Option<NodeId>,
+    },
+    /// An earlier change of members, or the first entry of this leader, is not committed yet.
+    #[error("a change of members is in progress")]
+    ChangeInProgress,
+    /// Leadership was lost while the members changed: the change may or may not come to be committed.
+    #[error("leadership was lost, the outcome is unknown")]
+    OutcomeUnknown,
+    /// A voter to be is neither a voter nor a learner.
+    #[error("node {0} is not a member")]
+    UnknownMember(NodeId),
+    /// A set without voters could never decide anything.
+    #[error("no voters")]
+    NoVoters,
+    /// A voter must become a learner before it can go.
+    #[error("node {0} is still a voter")]
+    StillVoter(NodeId),
     /// The consensus core has stopped; the reason is its last words.
     #[error("raft core stopped: {0}")]
     Stopped(String),

@@ -140,9 +140,14 @@ impl Group {
         &self.inner.raft
     }
 
-    #[cfg(test)]
     pub(super) fn shared(&self) -> &Shared {
         &self.inner.shared
+    }
+
+    /// The node of this replica.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.inner.shared.node
     }
 
     /// Waits until a leader is known and this replica has applied everything committed before it.
@@ -311,6 +316,10 @@ async fn watch_core(shared: Arc<Shared>, raft: Raft<Types, Applier>) {
     loop {
         let (vote, leader, leads) = {
             let seen = servers.borrow_watched();
+            let members = seen.membership_config.nodes();
+            *shared.addresses.lock() = members
+                .map(|(id, node)| (NodeId(*id), node.addr.clone()))
+                .collect();
             (seen.vote, seen.current_leader, seen.state.is_leader())
         };
         shared.led_by(vote.leader_id.term, leader, leads);

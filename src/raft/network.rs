@@ -1,7 +1,7 @@
 //! openraft's calls to other members, as frames over the [`Transport`].
 //!
 //! Shape: a [`Network`] makes one [`Line`] per member and lane. Appends are a pipelined stream; the rest is request
-//! and answer, each with the time openraft allows.
+//! and answer, each with the time openraft allows. A line looks its member's address up each time, as members move.
 //! Invariants: an answer that cannot be read counts as no answer.
 //! Not here: sockets, and the answering side ([`super::answer`]).
 
@@ -21,27 +21,26 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::shared::Shared;
 use super::snapshot::SnapshotHandle;
 use super::types::{Snapshot, Types, Vote};
 use super::wire::{self, AnswerError};
 use super::{Frame, Lane, Peer, Transport};
-use crate::base::{NodeId, SetId};
+use crate::base::NodeId;
 
 /// Makes lines to members.
 pub(super) struct Network {
-    pub(super) set: SetId,
+    pub(super) shared: Arc<Shared>,
     pub(super) transport: Arc<dyn Transport>,
 }
 
 impl Network {
     fn line(&self, target: u64, node: &openraft::BasicNode, lane: Lane) -> Line {
         Line {
+            shared: Arc::clone(&self.shared),
             transport: Arc::clone(&self.transport),
-            peer: Peer {
-                set: self.set,
-                node: NodeId(target),
-                address: node.addr.clone(),
-            },
+            node: NodeId(target),
+            address: node.addr.clone(),
             lane,
         }
     }
@@ -65,8 +64,11 @@ impl RaftNetworkFactory<Types> for Network {
 
 /// A way to one member.
 pub(super) struct Line {
+    shared: Arc<Shared>,
     transport: Arc<dyn Transport>,
-    peer: Peer,
+    node: NodeId,
+    /// Where it was when the line was made.
+    address: String,
     lane: Lane,
 }
 
@@ -81,8 +83,17 @@ fn unread(error: &AnswerError) -> RPCError<Types> {
 }
 
 impl Line {
+    fn peer(&self) -> Peer {
+        let moved = self.shared.addresses.lock().get(&self.node).cloned();
+        Peer {
+            set: self.shared.set,
+            node: self.node,
+            address: moved.unwrap_or_else(|| self.address.clone()),
+        }
+    }
+
     async fn ask(&self, lane: Lane, frame: Frame, option: &RPCOption) -> Rpc<Bytes> {
-        let answer = self.transport.request(&self.peer, lane, frame);
+        let answer = self.transport.request(&self.peer(), lane, frame);
         match tokio::time::timeout(option.hard_ttl(), answer).await {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => Err(unreachable(error)),
@@ -170,7 +181,7 @@ impl NetStreamAppend<Types> for Line {
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
         let frames = Box::pin(input.map(wire::put_append));
-        let answers = self.transport.appends(&self.peer, self.lane, frames);
+        let answers = self.transport.appends(&self.peer(), self.lane, frames);
         Box::pin(async move {
             let answers = answers.await.map_err(unreachable)?;
             let read = answers.map(|answer| match answer {

@@ -5,6 +5,7 @@
 //! exactly when the published [`Leadership::leading`] changes, and before it is published.
 //! Not here: any decision of Raft.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub(super) snapshot_every_bytes: u64,
     pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) leadership: watch::Sender<Leadership>,
+    /// Where members are, as last agreed.
+    pub(super) addresses: Mutex<BTreeMap<NodeId, String>>,
     roles: Mutex<Roles>,
     /// Index after the last applied entry; ahead of `roles`, which learn of whole batches.
     applied_end: AtomicU64,
@@ -99,6 +102,7 @@ impl Shared {
             snapshot_every_bytes: parts.snapshot_every_bytes,
             in_flight: Arc::default(),
             leadership: watch::Sender::new(Leadership::default()),
+            addresses: Mutex::default(),
             roles: Mutex::new(roles),
             applied_end: AtomicU64::new(applied.map_or(0, |id| id.index + 1)),
             tail_at_start: parts.tail_at_start,

@@ -36,7 +36,7 @@ pub(super) async fn start<M: Machine>(
     let config = Arc::new(config(&options)?);
     let shared = open(&options, machine, compact).await?;
     let network = Network {
-        set: options.set,
+        shared: Arc::clone(&shared),
         transport: Arc::clone(&options.transport),
     };
     let store = Store::new(Arc::clone(&shared));

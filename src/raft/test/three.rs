@@ -1,6 +1,6 @@
 //! Three replicas in one process, joined by channels.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +17,33 @@ use crate::base::NodeId;
 
 /// Replicas by node; a node that is not here cannot be reached.
 #[derive(Clone, Default)]
-struct Wires(Arc<Mutex<HashMap<NodeId, Group>>>);
+pub(super) struct Wires {
+    groups: Arc<Mutex<HashMap<NodeId, Group>>>,
+    asked: Arc<Mutex<HashSet<(NodeId, String)>>>,
+}
 
 impl Wires {
     fn peer(&self, to: &Peer) -> Result<Group, TransportError> {
-        let known = self.0.lock().get(&to.node).cloned();
+        self.asked.lock().insert((to.node, to.address.clone()));
+        let known = self.groups.lock().get(&to.node).cloned();
         known.ok_or_else(|| TransportError(format!("node {} is away", to.node)))
+    }
+
+    pub(super) fn join(&self, node: NodeId, group: &Group) {
+        self.groups.lock().insert(node, group.clone());
+    }
+
+    pub(super) fn part(&self, node: NodeId) {
+        self.groups.lock().remove(&node);
+    }
+
+    /// Whether the member was asked something at this address.
+    pub(super) fn asked(&self, node: NodeId, address: &str) -> bool {
+        self.asked.lock().contains(&(node, address.to_owned()))
+    }
+
+    pub(super) fn forget_asked(&self) {
+        self.asked.lock().clear();
     }
 }
 
@@ -62,44 +83,50 @@ impl Transport for Wires {
     }
 }
 
-struct Node {
-    group: Group,
-    machine: ToyHandle,
-    options: GroupOptions,
-    _dir: TempDir,
+pub(super) struct Node {
+    pub(super) group: Group,
+    pub(super) machine: ToyHandle,
+    pub(super) options: GroupOptions,
+    pub(super) dir: TempDir,
 }
 
-async fn three(wires: &Wires) -> Vec<Node> {
+/// What node `id` of three is started with.
+pub(super) fn rule(wires: &Wires, dir: &TempDir, id: u64) -> GroupOptions {
+    let mut options = options(dir.path());
+    options.node = NodeId(id);
+    options.voters = (1..=3)
+        .map(|id| (NodeId(id), format!("node {id}")))
+        .collect();
+    options.transport = Arc::new(wires.clone());
+    options.keep_log_bytes = 0;
+    options.heartbeat = Duration::from_millis(30);
+    options.election_timeout_min = Duration::from_millis(150);
+    options.election_timeout_max = Duration::from_millis(300);
+    options
+}
+
+pub(super) async fn three(wires: &Wires) -> Vec<Node> {
     let mut nodes = Vec::new();
     for id in 1..=3 {
         let dir = tempfile::tempdir().unwrap();
-        let mut options = options(dir.path());
-        options.node = NodeId(id);
-        options.voters = (1..=3)
-            .map(|id| (NodeId(id), format!("node {id}")))
-            .collect();
-        options.transport = Arc::new(wires.clone());
-        options.keep_log_bytes = 0;
-        options.heartbeat = Duration::from_millis(30);
-        options.election_timeout_min = Duration::from_millis(150);
-        options.election_timeout_max = Duration::from_millis(300);
+        let options = rule(wires, &dir, id);
         let machine = ToyHandle::default();
         let group = Group::start(options.clone(), Arc::clone(&machine))
             .await
             .unwrap();
-        wires.0.lock().insert(NodeId(id), group.clone());
+        wires.join(NodeId(id), &group);
         nodes.push(Node {
             group,
             machine,
             options,
-            _dir: dir,
+            dir,
         });
     }
     nodes
 }
 
 /// Waits until all of `nodes` are ready and agree who leads; says which of them does.
-async fn leader(nodes: &[Node]) -> usize {
+pub(super) async fn leader(nodes: &[Node]) -> usize {
     loop {
         for node in nodes {
             node.group.ready().await.unwrap();
@@ -116,10 +143,7 @@ async fn leader(nodes: &[Node]) -> usize {
 }
 
 async fn applies(node: &Node, index: u64) {
-    let core = node.group.raft().wait(None);
-    core.applied_index_at_least(Some(index), "test")
-        .await
-        .unwrap();
+    node.group.wait_applied(index).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,7 +167,7 @@ async fn three_replicas_agree_before_and_after_the_leader_is_lost() {
     );
 
     let lost = nodes.remove(first);
-    wires.0.lock().remove(&lost.options.node);
+    wires.part(lost.options.node);
     lost.group.raft().shutdown().await.unwrap();
     drop(lost.group);
 
@@ -163,12 +187,12 @@ async fn three_replicas_agree_before_and_after_the_leader_is_lost() {
     let back = Group::start(lost.options.clone(), Arc::clone(&machine))
         .await
         .unwrap();
-    wires.0.lock().insert(lost.options.node, back.clone());
+    wires.join(lost.options.node, &back);
     nodes.push(Node {
         group: back,
         machine,
         options: lost.options,
-        _dir: lost._dir,
+        dir: lost.dir,
     });
     for node in &nodes {
         applies(node, last).await;
@@ -191,7 +215,7 @@ async fn a_planned_stop_hands_the_leadership_over() {
     receipt.await.unwrap();
     let gone = nodes.remove(first);
     gone.group.shutdown().await.unwrap();
-    wires.0.lock().remove(&gone.options.node);
+    wires.part(gone.options.node);
     let at = leader(&nodes).await;
     assert_ne!(nodes[at].group.leader(), Some(gone.options.node));
     nodes[at].group.propose(payload(2)).unwrap().await.unwrap();
@@ -203,7 +227,7 @@ async fn a_replica_behind_the_purged_log_is_brought_back_by_a_snapshot() {
     let mut nodes = three(&wires).await;
     let first = leader(&nodes).await;
     let away = nodes.remove(if first == 0 { 1 } else { 0 });
-    wires.0.lock().remove(&away.options.node);
+    wires.part(away.options.node);
     away.group.raft().shutdown().await.unwrap();
     drop(away.group);
     let at = leader(&nodes).await;
@@ -219,12 +243,12 @@ async fn a_replica_behind_the_purged_log_is_brought_back_by_a_snapshot() {
     let back = Group::start(away.options.clone(), Arc::clone(&machine))
         .await
         .unwrap();
-    wires.0.lock().insert(away.options.node, back.clone());
+    wires.join(away.options.node, &back);
     let node = Node {
         group: back,
         machine,
         options: away.options,
-        _dir: away._dir,
+        dir: away.dir,
     };
     applies(&node, last).await;
     assert_eq!(node.machine.lock().restores, 1);
