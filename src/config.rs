@@ -8,6 +8,7 @@
 //! Invariants: a [`Config`] that was handed out has only values within the ranges said at its fields.
 //! Not here: applying anything. Nothing here opens a socket or creates a folder.
 
+pub mod cluster;
 pub mod file;
 pub mod keys;
 pub mod lookup;
@@ -122,6 +123,8 @@ pub struct Config {
     pub node_name: String,
     /// The cluster's name. Default: the node's name.
     pub cluster_name: String,
+    /// Its peers. Default none.
+    pub cluster: cluster::Cluster,
     /// Least severe line logged. Default info.
     pub log_level: LogLevel,
     /// Other levels by category (`connection`, `channel`, `queue`…). Default none.
@@ -172,6 +175,7 @@ impl Default for Config {
             default_queue_type: "classic".to_owned(),
             node_name: "rabbit@localhost".to_owned(),
             cluster_name: "rabbit@localhost".to_owned(),
+            cluster: cluster::Cluster::default(),
             log_level: LogLevel::Info,
             log_categories: Vec::new(),
             log_format: LogFormat::Plain,

@@ -3,10 +3,13 @@
 //! | offset | size | field |
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `LVRTNODE` |
-//! | 8 | 4 | version, 1 |
-//! | 12 | 8 | node id |
+//! | 8 | 4 | version, 2 |
+//! | 12 | 8 | node id; 0 until the node is a member of a cluster |
 //! | 20 | 8 | incarnation: counts the node's starts |
-//! | 28 | 4 | crc32 of all before |
+//! | 28 | 8 | token: drawn when the folder is made |
+//! | 36 | 4 | length of what follows |
+//! | 40 | n | the cluster as it was when the node became a member |
+//! | 40 + n | 4 | crc32 of all before |
 //!
 //! Little-endian. Written aside, synced and renamed at every start, before anything uses the incarnation.
 
@@ -19,11 +22,11 @@ use bytes::BufMut;
 
 use crate::base::coding::{Reader, Truncated};
 use crate::base::{NodeId, PipeId};
+use crate::cluster::Membership;
+use crate::model::topology::Formation;
 
 const MAGIC: &[u8; 8] = b"LVRTNODE";
-const VERSION: u32 = 1;
-/// The first node of a cluster.
-const FIRST_NODE: NodeId = NodeId(1);
+const VERSION: u32 = 2;
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Why a data folder cannot be used.
@@ -48,8 +51,12 @@ pub enum IdentityError {
 /// A data folder that is ours while this lives.
 #[derive(Debug)]
 pub struct Identity {
-    /// This node, in this incarnation.
-    pub pipe: PipeId,
+    dir: PathBuf,
+    incarnation: u64,
+    /// Names this folder: one that is made anew has another.
+    pub token: u64,
+    /// What the node is in its cluster, once it is a member.
+    pub membership: Option<Membership>,
     _lock: File,
 }
 
@@ -73,26 +80,50 @@ impl Identity {
         let path = dir.join("node.meta");
         let last = match fs::read(&path) {
             Ok(bytes) => decode(&bytes).ok_or_else(|| IdentityError::Unknown(path.clone()))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => PipeId {
-                node: FIRST_NODE,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Meta {
                 incarnation: 0,
+                token: rand::random(),
+                membership: None,
             },
             Err(error) => return Err(at(&path)(error)),
         };
-        let pipe = PipeId {
+        let identity = Self {
+            dir: dir.to_owned(),
             incarnation: last.incarnation + 1,
-            ..last
+            token: last.token,
+            membership: last.membership,
+            _lock: lock,
         };
-        let aside = dir.join("node.meta.new");
+        identity.write()?;
+        Ok(identity)
+    }
+
+    /// The node is a member from now on.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn join(&mut self, membership: Membership) -> Result<PipeId, IdentityError> {
+        let node = membership.node;
+        self.membership = Some(membership);
+        self.write()?;
+        Ok(PipeId {
+            node,
+            incarnation: self.incarnation,
+        })
+    }
+
+    fn write(&self) -> Result<(), IdentityError> {
+        let path = self.dir.join("node.meta");
+        let aside = self.dir.join("node.meta.new");
+        let bytes = encode(self.incarnation, self.token, self.membership.as_ref());
         let write = || -> io::Result<()> {
             let mut file = File::create(&aside)?;
-            file.write_all(&encode(pipe))?;
+            file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&aside, &path)?;
-            File::open(dir)?.sync_all()
+            File::open(&self.dir)?.sync_all()
         };
-        write().map_err(at(&path))?;
-        Ok(Self { pipe, _lock: lock })
+        write().map_err(|error| IdentityError::Io { path, error })
     }
 }
 
@@ -119,27 +150,57 @@ fn take(lock: &File, path: &Path, patience: Duration) -> Result<(), IdentityErro
     }
 }
 
-fn encode(pipe: PipeId) -> Vec<u8> {
-    let mut out = Vec::with_capacity(32);
+/// What the file says.
+#[derive(Debug, PartialEq)]
+struct Meta {
+    incarnation: u64,
+    token: u64,
+    membership: Option<Membership>,
+}
+
+fn encode(incarnation: u64, token: u64, membership: Option<&Membership>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
     out.put_slice(MAGIC);
     out.put_u32_le(VERSION);
-    out.put_u64_le(pipe.node.0);
-    out.put_u64_le(pipe.incarnation);
+    out.put_u64_le(membership.map_or(0, |one| one.node.0));
+    out.put_u64_le(incarnation);
+    out.put_u64_le(token);
+    let mut formation = Vec::new();
+    if let Some(membership) = membership {
+        membership.formation.encode(&mut formation);
+    }
+    out.put_u32_le(formation.len() as u32);
+    out.put_slice(&formation);
     let crc = crc32fast::hash(&out);
     out.put_u32_le(crc);
     out
 }
 
-fn decode(bytes: &[u8]) -> Option<PipeId> {
-    let read = || -> Result<Option<PipeId>, Truncated> {
-        let mut reader = Reader::new(bytes);
+fn decode(bytes: &[u8]) -> Option<Meta> {
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let read = || -> Result<Option<Meta>, Truncated> {
+        let mut reader = Reader::new(body);
         let known = reader.bytes(8)? == MAGIC && reader.u32()? == VERSION;
-        let pipe = PipeId {
-            node: NodeId(reader.u64()?),
-            incarnation: reader.u64()?,
+        let node = NodeId(reader.u64()?);
+        let (incarnation, token) = (reader.u64()?, reader.u64()?);
+        let length = reader.u32()? as usize;
+        let mut formation = Reader::new(reader.bytes(length)?);
+        let membership = match node.0 {
+            0 => None,
+            _ => Some(Membership {
+                node,
+                formation: Formation::decode(&mut formation).map_err(|_| Truncated)?,
+            }),
         };
-        let whole = crc32fast::hash(bytes.get(..28).unwrap_or_default()) == reader.u32()?;
-        Ok((known && whole && reader.is_empty()).then_some(pipe))
+        let whole = known && reader.is_empty() && formation.is_empty();
+        Ok(whole.then_some(Meta {
+            incarnation,
+            token,
+            membership,
+        }))
     };
     read().ok().flatten()
 }
@@ -147,19 +208,40 @@ fn decode(bytes: &[u8]) -> Option<PipeId> {
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::model::topology::{NodeRecord, NodeState};
+
+    fn membership() -> Membership {
+        let node = NodeRecord {
+            id: NodeId(2),
+            name: "n".into(),
+            address: "a".into(),
+            token: 3,
+            incarnation: 0,
+            state: NodeState::Active,
+        };
+        Membership {
+            node: NodeId(2),
+            formation: Formation {
+                cluster: 5,
+                nodes: vec![node],
+            },
+        }
+    }
 
     #[test]
     fn the_bytes_of_node_meta_stay() {
-        let pipe = PipeId {
-            node: NodeId(1),
-            incarnation: 2,
-        };
-        let bytes = encode(pipe);
+        let bytes = encode(4, 3, Some(&membership()));
         assert_eq!(
-            &bytes[..28],
-            b"LVRTNODE\x01\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0"
+            &bytes[..bytes.len() - 4],
+            b"LVRTNODE\x02\0\0\0\x02\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x18\0\0\0\
+              \x05\0\0\0\0\0\0\0\x01\x02\x01n\x01a\x03\0\0\0\0\0\0\0\0\0"
         );
-        assert_eq!(decode(&bytes), Some(pipe));
+        let meta = Meta {
+            incarnation: 4,
+            token: 3,
+            membership: Some(membership()),
+        };
+        assert_eq!(decode(&bytes), Some(meta));
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
@@ -171,20 +253,20 @@ mod test {
     #[test]
     fn every_start_is_a_new_incarnation_and_one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Identity::open(dir.path(), Duration::ZERO).unwrap();
-        assert_eq!(first.pipe.incarnation, 1);
+        let mut first = Identity::open(dir.path(), Duration::ZERO).unwrap();
+        assert_eq!((first.incarnation, &first.membership), (1, &None));
+        let pipe = first.join(membership()).unwrap();
+        assert_eq!((pipe.node, pipe.incarnation), (NodeId(2), 1));
         assert!(matches!(
             Identity::open(dir.path(), Duration::ZERO),
             Err(IdentityError::InUse(_))
         ));
+        let token = first.token;
         drop(first);
-        assert_eq!(
-            Identity::open(dir.path(), Duration::ZERO)
-                .unwrap()
-                .pipe
-                .incarnation,
-            2
-        );
+        let second = Identity::open(dir.path(), Duration::ZERO).unwrap();
+        assert_eq!((second.incarnation, second.token), (2, token));
+        assert_eq!(second.membership, Some(membership()));
+        drop(second);
         fs::write(dir.path().join("node.meta"), b"something else").unwrap();
         assert!(matches!(
             Identity::open(dir.path(), Duration::ZERO),

@@ -8,19 +8,22 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::base::SetId;
+use crate::base::{NodeId, SetId};
 use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
-use crate::cluster::{Cluster, ClusterOptions, Refusal, StartError};
+use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
+use crate::cluster::{
+    Candidate, Cluster, ClusterOptions, FormationError, Refusal, StartError, alone, find,
+};
+use crate::config;
 use crate::http::{MetricsState, Names, serve};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
+use crate::model::batch::BufferPool;
 use crate::model::topology::{QueueDefaults, Seed, TopologyCommand, hash_password};
 use crate::raft::GroupOptions;
 use crate::rt::Supervisor;
 use crate::session::SessionConfig;
 
-/// The one broker set of a node that is alone.
-const FIRST_SET: SetId = SetId(1);
 /// The topology's log is small: its segments are too.
 const TOPOLOGY_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// A killed process may hold the data folder until the system has taken it apart.
@@ -65,6 +68,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Log bytes after which a snapshot is taken.
     pub snapshot_every_bytes: u64,
+    /// Peers.
+    pub cluster: config::cluster::Cluster,
     /// Names for metrics.
     pub names: Names,
 }
@@ -78,6 +83,17 @@ pub enum NodeError {
     /// A set.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// It is no member of a cluster.
+    #[error(transparent)]
+    Formation(#[from] FormationError),
+    /// A certificate or key for talk between nodes.
+    #[error("{path}: {error}")]
+    Tls {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// A listener.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -104,14 +120,14 @@ impl Running {
     /// # Errors
     /// [`NodeError`].
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
-        let identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
+        let mut identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
         let mut sockets = Vec::new();
         for address in &settings.listeners {
             sockets.push((*address, bind(*address)?));
         }
         let metrics = settings.metrics.map(bind).transpose()?;
         let (front, core) = (Supervisor::default(), Supervisor::default());
-        let options = cluster_options(&settings, &identity);
+        let options = enter(&settings, &mut identity, &core).await?;
         let (cluster, effects) = Cluster::start(options, &core).await?;
         seed(&cluster, &settings).await.map_err(StartError::from)?;
         let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
@@ -192,10 +208,107 @@ fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, NodeError> {
     listener::bind(address).map_err(|error| NodeError::Listen { address, error })
 }
 
-fn cluster_options(settings: &Settings, identity: &Identity) -> ClusterOptions {
+/// Listens for peers and becomes a member of a cluster, of its own if there are none.
+async fn enter(
+    settings: &Settings,
+    identity: &mut Identity,
+    core: &Supervisor,
+) -> Result<ClusterOptions, NodeError> {
+    let own = Arc::new(Own::default());
+    let (hub, pool) = (Arc::new(Hub::default()), BufferPool::default());
+    let security = PeerSecurity::new(&settings.cluster.secret, tls(&settings.cluster.tls)?);
+    let links = Links::new(Arc::clone(&own), security.clone(), pool.clone());
+    if let Some(membership) = &identity.membership {
+        own.set(membership);
+    }
+    if let Some(address) = settings.cluster.listener {
+        let socket = bind(address)?;
+        tracing::info!(%address, "started the listener for peers");
+        let (hub, own, pool) = (Arc::clone(&hub), Arc::clone(&own), pool.clone());
+        let served = peer::serve(socket, hub, own, security, pool, core.clone());
+        core.spawn("peers", async move {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "peers are no longer served");
+            }
+        });
+    }
+    let candidate = Candidate {
+        name: settings.names.node.clone(),
+        address: settings.cluster.address.clone().unwrap_or_default(),
+        token: identity.token,
+        peers: peers(&settings.cluster).await,
+    };
+    let membership = match identity.membership.clone() {
+        Some(membership) => membership,
+        None if settings.cluster.listener.is_none() || candidate.peers.is_empty() => {
+            alone(&candidate, rand::random::<u64>().max(1))
+        }
+        None => find(candidate.clone(), &links, &hub, core).await?,
+    };
+    own.set(&membership);
+    let pipe = identity.join(membership.clone())?;
+    let node = pipe.node;
+    tracing::info!(%node, cluster = format_args!("{:016x}", membership.formation.cluster), "member of a cluster");
+    Ok(ClusterOptions {
+        data_dir: settings.data_dir.clone(),
+        pipe,
+        name: candidate.name,
+        address: candidate.address,
+        token: candidate.token,
+        membership,
+        links,
+        hub,
+        group: group_options(settings, node),
+        seed: Seed {
+            user: settings.default_user.clone(),
+            password_hash: hash_password(rand::random(), &settings.default_pass),
+            tags: settings.default_tags.clone(),
+            vhost: settings.default_vhost.clone(),
+        },
+        queue_defaults: settings.queue_defaults,
+        pool,
+    })
+}
+
+/// Whom to ask for a cluster. A name that cannot be resolved is told and asked as it is.
+async fn peers(cluster: &config::cluster::Cluster) -> Vec<String> {
+    if let Some(join) = &cluster.join {
+        return vec![join.clone()];
+    }
+    let Some(name) = &cluster.dns else {
+        return cluster.peers.clone();
+    };
+    match tokio::net::lookup_host(name).await {
+        Ok(found) => found.map(|address| address.to_string()).collect(),
+        Err(error) => {
+            tracing::warn!(name, %error, "peers cannot be looked up");
+            vec![name.clone()]
+        }
+    }
+}
+
+fn tls(files: &[Option<PathBuf>; 3]) -> Result<Option<PeerTls>, NodeError> {
+    let [Some(ca), Some(certificate), Some(key)] = files else {
+        return Ok(None);
+    };
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| NodeError::Tls {
+            path: path.clone(),
+            error,
+        })
+    };
+    Ok(Some(PeerTls {
+        ca: read(ca)?,
+        certificate: read(certificate)?,
+        key: read(key)?,
+    }))
+}
+
+type SetOptions = Box<dyn Fn(SetId, PathBuf) -> GroupOptions + Send + Sync>;
+
+fn group_options(settings: &Settings, node: NodeId) -> SetOptions {
     let (segment, snapshot) = (settings.segment_bytes, settings.snapshot_every_bytes);
-    let node = identity.pipe.node;
-    let group = move |set: SetId, dir: PathBuf| {
+    Box::new(move |set: SetId, dir: PathBuf| {
         let mut options = GroupOptions::new(set, node, dir, Arc::new(OsDisk));
         let topology = set == SetId::TOPOLOGY;
         options.log = LogOptions {
@@ -213,18 +326,5 @@ fn cluster_options(settings: &Settings, identity: &Identity) -> ClusterOptions {
             std::process::exit(70);
         });
         options
-    };
-    ClusterOptions {
-        data_dir: settings.data_dir.clone(),
-        pipe: identity.pipe,
-        sets: vec![FIRST_SET],
-        group: Box::new(group),
-        seed: Seed {
-            user: settings.default_user.clone(),
-            password_hash: hash_password(rand::random(), &settings.default_pass),
-            tags: settings.default_tags.clone(),
-            vhost: settings.default_vhost.clone(),
-        },
-        queue_defaults: settings.queue_defaults,
-    }
+    })
 }

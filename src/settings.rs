@@ -43,6 +43,7 @@ impl From<&Config> for Settings {
             disk_free_limit_bytes: config.disk_free_limit.bytes(memory),
             segment_bytes: config.segment_bytes,
             snapshot_every_bytes: config.snapshot_every_bytes,
+            cluster: config.cluster.clone(),
             names,
             session,
         }

@@ -17,11 +17,11 @@ macro_rules! id {
 }
 
 id!(
-    /// One broker process. Chosen when its data folder is made, never reused.
+    /// One broker process and its data folder: 1 to [`NodeId::MAX`], given when it joins, never reused.
     NodeId, u64
 );
 id!(
-    /// A broker set (Raft group). 0 is the topology; `SetId::LOCAL` is the node's own unreplicated set.
+    /// A broker set (Raft group). 0 is the topology; [`SetId::local`] names a node's own unreplicated set.
     SetId, u32
 );
 id!(
@@ -44,8 +44,30 @@ id!(
 impl SetId {
     /// The topology's set.
     pub const TOPOLOGY: Self = Self(0);
-    /// The node's own set for exclusive and transient queues: no Raft, no disk.
-    pub const LOCAL: Self = Self(u32::MAX);
+
+    /// A node's own set for exclusive and transient queues: no Raft, no disk.
+    #[must_use]
+    pub fn local(node: NodeId) -> Self {
+        Self(u32::MAX - node.0.min(NodeId::MAX.0) as u32)
+    }
+
+    /// The node whose own set this is; `None` for a replicated set.
+    #[must_use]
+    pub fn local_node(self) -> Option<NodeId> {
+        let node = NodeId(u64::from(u32::MAX - self.0));
+        (node <= NodeId::MAX).then_some(node)
+    }
+
+    /// Whether this is a node's own set.
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        self.local_node().is_some()
+    }
+}
+
+impl NodeId {
+    /// The highest id a node may have: consumer and session ids carry it in ten bits.
+    pub const MAX: Self = Self(1023);
 }
 
 /// The ordered stream of commands from one node to one set; a restarted node opens a new incarnation.

@@ -106,7 +106,11 @@ impl Connection {
                 }
             }
             for queue in exclusive {
-                if asker.drop_contents(SetId::LOCAL, queue).await.is_ok() {
+                if asker
+                    .drop_contents(asker.node.cluster.local(), queue)
+                    .await
+                    .is_ok()
+                {
                     asker.forget_queues(vec![queue]).await;
                 }
             }

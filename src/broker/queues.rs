@@ -128,7 +128,7 @@ impl Asker {
         let cluster = &self.node.cluster;
         let transient = request.exclusive || !request.durable;
         let set = if transient {
-            SetId::LOCAL
+            cluster.local()
         } else {
             cluster.place()
         };
@@ -149,9 +149,7 @@ impl Asker {
         self.node.stats.queues_declared.inc();
         match self.change(command).await? {
             TopologyReply::Queue { record, created } => Ok((*record, created)),
-            TopologyReply::Done | TopologyReply::Removed(_) | TopologyReply::Failed(_) => {
-                Err(soft(ReplyCode::InternalError, String::new()))
-            }
+            _ => Err(soft(ReplyCode::InternalError, String::new())),
         }
     }
 
@@ -365,7 +363,7 @@ impl Connection {
         let consumer = self.node.cluster.registry.consumer(&self.mailbox);
         let entry = Consumer {
             channel,
-            set: SetId::LOCAL,
+            set: self.node.cluster.local(),
             kind: Kind::Replies,
             no_ack: true,
             counts: false,

@@ -5,7 +5,9 @@
 
 use std::time::Instant;
 
-use crate::base::{Clock, Millis};
+use parking_lot::Mutex;
+
+use crate::base::{Clock, Millis, SystemClock};
 
 /// One leader's clock.
 #[derive(Debug)]
@@ -49,5 +51,22 @@ impl<C: Clock> LeaderClock<C> {
         }
         self.last = self.last.max(now);
         self.last
+    }
+}
+
+/// The clock of a set's leader, for whoever proposes to it on this node.
+#[derive(Debug, Default)]
+pub struct Stamp(Mutex<Option<LeaderClock<SystemClock>>>);
+
+impl Stamp {
+    /// This node leads from now on and continues from the machine's last stamp; or no longer leads.
+    pub fn lead(&self, last: Option<Millis>) {
+        *self.0.lock() = last.map(|last| LeaderClock::new(SystemClock, last));
+    }
+
+    /// The stamp for an entry sealed now; `None` if this node does not lead.
+    #[must_use]
+    pub fn now(&self) -> Option<Millis> {
+        self.0.lock().as_mut().map(LeaderClock::stamp)
     }
 }

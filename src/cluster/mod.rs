@@ -10,18 +10,24 @@
 //! Not here: sockets, sessions, AMQP.
 
 mod clock;
+mod formation;
 mod local_set;
 mod mailbox;
 mod outbox;
 mod pages;
+pub mod peer;
 mod proposer;
+mod reconcile;
 mod registry;
 mod replica;
+mod replicas;
 mod set_handle;
 mod start;
+mod table;
 mod topology_replica;
 
 pub use clock::LeaderClock;
+pub use formation::{Candidate, FormationError, Membership, alone, find};
 pub use local_set::LocalSet;
 pub use mailbox::{Event, Mailbox};
 pub use outbox::{Outbox, Pushed, Refusal};

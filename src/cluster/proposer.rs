@@ -1,64 +1,209 @@
-//! Seals what waits in a set's outbox into entries and proposes them, a few at a time.
+//! Brings what waits in a set's outbox to the set's leader: proposes it here, or sends it to the node that leads.
 //!
 //! Takes all that waits, never waits for more, and never for a timer: while the allowed entries are in flight the next
 //! batch grows by itself. An idle leader proposes a tick when the machine's next deadline passes.
-//! After a change of leader everything not yet applied is proposed again; the pipe's numbers make that harmless.
+//! After a change of leader, or of the connection to it, everything not yet applied here goes again; the pipe's numbers
+//! make that harmless.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
 use crate::base::limits::ENTRIES_IN_FLIGHT_MAX;
-use crate::base::{Millis, SystemClock};
+use crate::base::{Millis, NodeId};
 use crate::model::set::{Command, Reply};
-use crate::raft::Group;
+use crate::raft::{Group, Leadership};
 use crate::rt::Supervisor;
 
-use super::clock::LeaderClock;
+use super::clock::Stamp;
 use super::outbox::Outbox;
+use super::peer::Links;
 use super::replica::Deadline;
 
-/// Runs until the node stops or the replica has stopped. `last_stamp` reads the machine's clock.
-pub async fn run<R: Send>(
-    outbox: Arc<Outbox<R>>,
-    group: Group,
-    last_stamp: impl Fn() -> Millis + Send,
-    tick: impl Fn(&Outbox<R>) + Send,
-    deadline: Arc<Deadline>,
-    supervisor: Supervisor,
-) {
-    let mut leadership = group.leadership();
-    loop {
-        let state = tokio::select! {
-            state = leadership.wait_for(|state| state.leading || state.stopped) => state.map(|s| *s),
-            () = supervisor.stopping() => return,
-        };
-        match state {
-            Ok(state) if state.leading => {}
-            _ => return,
+/// Pause before a leader that cannot be reached is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What brings one outbox to one set's leader.
+pub struct Proposer<R> {
+    /// The pipe.
+    pub outbox: Arc<Outbox<R>>,
+    /// This node's replica of the set.
+    pub group: Group,
+    /// The leader's clock, while this node leads.
+    pub stamp: Arc<Stamp>,
+    /// The machine's next deadline.
+    pub deadline: Arc<Deadline>,
+    /// Appends a tick; nothing for a machine without deadlines.
+    pub tick: fn(&Outbox<R>),
+    /// Ways to other nodes.
+    pub links: Links,
+    /// This node.
+    pub node: NodeId,
+}
+
+impl<R: Send + 'static> Proposer<R> {
+    /// Runs until the node stops or the replica has stopped. `last_stamp` reads the machine's clock.
+    pub async fn run(
+        self,
+        last_stamp: impl Fn() -> Millis + Send + 'static,
+        supervisor: Supervisor,
+    ) {
+        let mut leadership = self.group.leadership();
+        loop {
+            let state = *leadership.borrow_and_update();
+            if state.stopped {
+                return;
+            }
+            let leader = state.leader.filter(|leader| *leader != self.node);
+            let go_on = if state.leading {
+                self.stamp.lead(Some(last_stamp()));
+                let go_on = self.lead(&mut leadership, &supervisor).await;
+                self.stamp.lead(None);
+                go_on
+            } else if let Some(leader) = leader {
+                self.forward(leader, state, &mut leadership, &supervisor)
+                    .await
+            } else {
+                self.wait(&mut leadership, &supervisor).await
+            };
+            if !go_on {
+                return;
+            }
         }
-        let mut clock = LeaderClock::new(SystemClock, last_stamp());
+    }
+
+    fn idle(&self) -> bool {
+        self.outbox.in_flight() == 0 && self.outbox.depth().0 == 0
+    }
+
+    /// While this node leads; whether to go on after it.
+    async fn lead(
+        &self,
+        leadership: &mut watch::Receiver<Leadership>,
+        supervisor: &Supervisor,
+    ) -> bool {
+        let outbox = &*self.outbox;
+        let term = leadership.borrow().term;
         outbox.resend();
         loop {
             let current = *leadership.borrow_and_update();
-            if !current.leading || current.stopped {
-                break;
+            if !current.leading || current.stopped || current.term != term {
+                return !current.stopped;
             }
-            propose(&outbox, &group, &mut clock);
-            if tick_due(&deadline, &mut clock) && outbox.in_flight() == 0 {
-                tick(&outbox);
+            self.propose();
+            let Some(now) = self.stamp.now() else {
+                return true;
+            };
+            let due = self.deadline.get();
+            if due.is_some_and(|at| at <= now) && outbox.in_flight() == 0 {
+                (self.tick)(outbox);
                 continue;
             }
-            let wait = deadline
-                .get()
-                .map(|at| at.since(clock.stamp()).0.clamp(1, 60_000));
+            let wait = due.map(|at| at.since(now).0.clamp(1, 60_000));
             tokio::select! {
                 () = outbox.kick.notified() => {}
                 () = sleep(wait) => {}
-                () = deadline.earlier() => {}
-                changed = leadership.changed() => if changed.is_err() { return },
-                () = supervisor.stopping(), if outbox.in_flight() == 0 && outbox.depth().0 == 0 => return,
+                () = self.deadline.earlier() => {}
+                changed = leadership.changed() => if changed.is_err() { return false },
+                () = supervisor.stopping(), if self.idle() => return false,
             }
         }
+    }
+
+    fn propose(&self) {
+        let outbox = &*self.outbox;
+        if outbox.take_resend() {
+            for payload in outbox.unapplied() {
+                if self.group.propose(payload).is_err() {
+                    outbox.resend();
+                    return;
+                }
+            }
+        }
+        while outbox.in_flight() < ENTRIES_IN_FLIGHT_MAX
+            && let Some(now) = self.stamp.now()
+            && let Some(payload) = outbox.seal(now)
+        {
+            if self.group.propose(payload).is_err() {
+                outbox.resend();
+                return;
+            }
+        }
+    }
+
+    /// While `leader` leads; whether to go on after it.
+    async fn forward(
+        &self,
+        leader: NodeId,
+        state: Leadership,
+        leadership: &mut watch::Receiver<Leadership>,
+        supervisor: &Supervisor,
+    ) -> bool {
+        let outbox = &*self.outbox;
+        // Holds no more than is in flight, which is bounded.
+        let (batches, out) = mpsc::unbounded_channel();
+        let out = UnboundedReceiverStream::new(out);
+        let pipe = self.links.pipe(leader, outbox.set(), out);
+        let mut pipe = std::pin::pin!(pipe);
+        outbox.resend();
+        loop {
+            send(outbox, &batches);
+            tokio::select! {
+                ended = &mut pipe => {
+                    tracing::debug!(set = %outbox.set(), %leader, %ended, "the pipe to the leader ended");
+                    break;
+                }
+                () = outbox.kick.notified() => {}
+                changed = leadership.changed() => {
+                    let now = *leadership.borrow_and_update();
+                    if changed.is_err() || now.stopped {
+                        return false;
+                    }
+                    if (now.leader, now.term) != (state.leader, state.term) {
+                        return true;
+                    }
+                }
+                () = supervisor.stopping(), if self.idle() => return false,
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => true,
+            changed = leadership.changed() => changed.is_ok(),
+        }
+    }
+
+    /// While nobody leads.
+    async fn wait(
+        &self,
+        leadership: &mut watch::Receiver<Leadership>,
+        supervisor: &Supervisor,
+    ) -> bool {
+        loop {
+            tokio::select! {
+                changed = leadership.changed() => return changed.is_ok(),
+                () = self.outbox.kick.notified() => {}
+                () = supervisor.stopping(), if self.idle() => return false,
+            }
+        }
+    }
+}
+
+fn send<R>(outbox: &Outbox<R>, batches: &mpsc::UnboundedSender<Bytes>) {
+    let mut sent = true;
+    if outbox.take_resend() {
+        for payload in outbox.unapplied() {
+            sent &= batches.send(payload).is_ok();
+        }
+    }
+    // The leader puts its own clock in.
+    while sent
+        && outbox.in_flight() < ENTRIES_IN_FLIGHT_MAX
+        && let Some(payload) = outbox.seal(Millis(0))
+    {
+        sent = batches.send(payload).is_ok();
     }
 }
 
@@ -67,33 +212,9 @@ pub fn set_tick(outbox: &Outbox<Reply>) {
     outbox.push(&Command::Tick);
 }
 
-fn tick_due(deadline: &Deadline, clock: &mut LeaderClock<SystemClock>) -> bool {
-    deadline.get().is_some_and(|at| at <= clock.stamp())
-}
-
 async fn sleep(wait: Option<u64>) {
     match wait {
         Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         None => std::future::pending().await,
-    }
-}
-
-fn propose<R>(outbox: &Outbox<R>, group: &Group, clock: &mut LeaderClock<SystemClock>) {
-    if outbox.take_resend() {
-        for payload in outbox.unapplied() {
-            if group.propose(payload).is_err() {
-                outbox.resend();
-                return;
-            }
-        }
-    }
-    while outbox.in_flight() < ENTRIES_IN_FLIGHT_MAX {
-        let Some(payload) = outbox.seal(clock.stamp()) else {
-            return;
-        };
-        if group.propose(payload).is_err() {
-            outbox.resend();
-            return;
-        }
     }
 }

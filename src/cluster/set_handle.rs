@@ -64,6 +64,21 @@ impl SetHandle {
         }
     }
 
+    /// The Raft group of a replicated set.
+    #[must_use]
+    pub fn group(&self) -> Option<&Group> {
+        match self {
+            Self::Replica { group, .. } => Some(group),
+            Self::Local { .. } => None,
+        }
+    }
+
+    /// Whether the set's state is on this node.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        matches!(self, Self::Replica { .. } | Self::Local { .. })
+    }
+
     /// Appends a publish; [`Self::kick`] follows.
     pub fn publish(
         &self,

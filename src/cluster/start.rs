@@ -3,30 +3,35 @@
 //! Order: the topology first, then the sets, then what the node owes both: its pipes opened, what older incarnations
 //! of it held released, and each queue record matched by a queue in its set.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::base::limits::SET_EFFECTS_MAX;
-use crate::base::{Millis, PipeId, QueueId, SetId};
-use crate::log::{LogError, PageFiles};
+use crate::base::{NodeId, PipeId, QueueId, SetId};
+use crate::log::LogError;
 use crate::model::batch::BufferPool;
-use crate::model::set::{Command, MemoryPages, Reply, SetMachine};
-use crate::model::topology::{QueueDefaults, QueueRecord, Seed, TopologyCommand, TopologyReply};
+use crate::model::set::{Command, MemoryPages, SetMachine};
+use crate::model::topology::{
+    MembersCommand, QueueDefaults, QueueRecord, Seed, SetRecord, TopologyCommand, TopologyReply,
+};
 use crate::raft::{Group, GroupOptions, RaftError};
 use crate::rt::Supervisor;
 
+use super::formation::Membership;
 use super::local_set::LocalSet;
 use super::outbox::{Outbox, Refusal};
-use super::pages::SetPages;
-use super::proposer;
+use super::peer::{Hosted, Hub, Links};
+use super::proposer::Proposer;
+use super::reconcile;
 use super::registry::Registry;
 use super::replica::{SetEffect, SetEffects, SetReplica};
+use super::replicas;
 use super::set_handle::SetHandle;
+use super::table::SetTable;
 use super::topology_replica::{SharedTopology, TopologyReplica};
 
 /// Why a node's sets do not start.
@@ -59,15 +64,30 @@ pub struct ClusterOptions {
     pub data_dir: PathBuf,
     /// This node and incarnation.
     pub pipe: PipeId,
-    /// Broker sets of which this node has a replica.
-    pub sets: Vec<SetId>,
+    /// This node's name.
+    pub name: String,
+    /// Where its peers reach it; empty if they cannot.
+    pub address: String,
+    /// Names its data folder.
+    pub token: u64,
+    /// The cluster it became a member of.
+    pub membership: Membership,
+    /// Ways to other nodes.
+    pub links: Links,
+    /// What it offers them.
+    pub hub: Arc<Hub>,
     /// Raft and log options of a set.
-    pub group: Box<dyn Fn(SetId, PathBuf) -> GroupOptions + Send>,
+    pub group: Box<dyn Fn(SetId, PathBuf) -> GroupOptions + Send + Sync>,
     /// What an empty store begins with.
     pub seed: Seed,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
+    /// Recycled buffers.
+    pub pool: BufferPool,
 }
+
+/// Voters of the topology; further nodes follow as learners.
+pub const TOPOLOGY_VOTERS_MAX: usize = 5;
 
 /// The sets of this node, and the topology.
 pub struct Cluster {
@@ -79,11 +99,11 @@ pub struct Cluster {
     pub topology: Arc<SharedTopology>,
     /// What the node's worker must do.
     pub effects: SetEffects,
-    topology_outbox: Arc<Outbox<TopologyReply>>,
-    topology_group: Group,
-    sets: BTreeMap<SetId, SetHandle>,
-    placement: Vec<SetId>,
-    queue_defaults: QueueDefaults,
+    pub(super) options: ClusterOptions,
+    pub(super) topology_outbox: Arc<Outbox<TopologyReply>>,
+    pub(super) topology_group: Group,
+    pub(super) table: SetTable,
+    pub(super) supervisor: Supervisor,
 }
 
 impl Cluster {
@@ -96,101 +116,144 @@ impl Cluster {
         supervisor: &Supervisor,
     ) -> Result<(Arc<Self>, mpsc::Receiver<SetEffect>), StartError> {
         let pipe = options.pipe;
-        let pool = BufferPool::default();
+        for node in &options.membership.formation.nodes {
+            options.links.set_address(node.id, &node.address);
+        }
         let registry = Arc::new(Registry::new(pipe));
         let (effects, receiver) = SetEffects::channel(SET_EFFECTS_MAX);
         let topology = Arc::new(SharedTopology::default());
-        let topology_outbox = Arc::new(Outbox::new(SetId::TOPOLOGY, pipe, pool.clone()));
+        let outbox = Outbox::new(SetId::TOPOLOGY, pipe, options.pool.clone());
+        let topology_outbox = Arc::new(outbox);
         let topology_group =
             start_topology(&options, &topology, &topology_outbox, supervisor).await?;
-        let mut sets = BTreeMap::new();
-        // The first command of every pipe, before anybody else can send one.
-        let mut opened = Vec::new();
-        for set in &options.sets {
-            let outbox = Arc::new(Outbox::new(*set, pipe, pool.clone()));
-            opened.push(open_pipe(&outbox));
-            let handle = start_set(&options, outbox, &registry, &effects, supervisor).await?;
-            sets.insert(*set, handle);
-        }
-        let outbox = Arc::new(Outbox::new(SetId::LOCAL, pipe, pool));
-        opened.push(open_pipe(&outbox));
-        let replica = SetReplica::new(
-            SetMachine::new(Box::new(MemoryPages::default())),
-            Arc::clone(&outbox),
-            Arc::clone(&registry),
-            effects.clone(),
-        );
-        let set = Arc::new(LocalSet::new(Arc::clone(&outbox), replica));
-        supervisor.spawn("local set", Arc::clone(&set).run(supervisor.clone()));
-        sets.insert(SetId::LOCAL, SetHandle::Local { outbox, set });
         let cluster = Arc::new(Self {
             pipe,
             registry,
             topology,
             effects,
+            options,
             topology_outbox,
             topology_group,
-            sets,
-            placement: options.sets.clone(),
-            queue_defaults: options.queue_defaults,
+            table: SetTable::default(),
+            supervisor: supervisor.clone(),
         });
-        cluster.open(options.seed, opened).await?;
+        cluster.enter().await?;
+        cluster.start_local().await?;
+        let sets: Vec<SetRecord> = cluster.topology.read(|topology| {
+            let own = |set: &&SetRecord| set.members.contains(&pipe.node);
+            topology.sets().filter(own).cloned().collect()
+        });
+        for set in &sets {
+            cluster.host(set).await?;
+        }
+        for set in &sets {
+            cluster.open_pipe(set.id).await?;
+        }
+        cluster.reconcile().await?;
+        let run = reconcile::run(Arc::clone(&cluster), supervisor.clone());
+        supervisor.spawn("reconcile", run);
         Ok((cluster, receiver))
     }
 
-    /// Opens the pipes and matches queues with their records.
-    async fn open(
-        &self,
-        seed: Seed,
-        opened: Vec<oneshot::Receiver<Reply>>,
-    ) -> Result<(), StartError> {
+    /// Tells the topology that this node is here, and where.
+    async fn enter(&self) -> Result<(), Refusal> {
         let PipeId { node, incarnation } = self.pipe;
-        let seed = Some(seed);
-        self.ask_topology(&TopologyCommand::OpenNode {
+        let options = &self.options;
+        let form = MembersCommand::Form(options.membership.formation.clone());
+        self.ask_topology(&TopologyCommand::Members(form)).await?;
+        let here = MembersCommand::AddNode {
+            name: options.name.clone(),
+            address: options.address.clone(),
+            token: options.token,
+        };
+        self.ask_topology(&TopologyCommand::Members(here)).await?;
+        let open = TopologyCommand::OpenNode {
             node,
             incarnation,
-            first: seed,
-        })
-        .await?;
-        for (handle, opened) in self.sets.values().zip(opened) {
-            handle.kick();
-            opened.await.map_err(|_| Refusal)?;
-        }
-        self.reconcile().await?;
+            first: Some(options.seed.clone()),
+        };
+        self.ask_topology(&open).await?;
         Ok(())
+    }
+
+    async fn start_local(&self) -> Result<(), Refusal> {
+        let own = SetId::local(self.pipe.node);
+        let outbox = Arc::new(Outbox::new(own, self.pipe, self.options.pool.clone()));
+        let replica = SetReplica::new(
+            SetMachine::new(Box::new(MemoryPages::default())),
+            Arc::clone(&outbox),
+            Arc::clone(&self.registry),
+            self.effects.clone(),
+        );
+        let set = Arc::new(LocalSet::new(Arc::clone(&outbox), replica));
+        let run = Arc::clone(&set).run(self.supervisor.clone());
+        self.supervisor.spawn("local set", run);
+        self.table.insert(own, SetHandle::Local { outbox, set });
+        self.open_pipe(own).await
+    }
+
+    /// Starts this node's replica of a set, if it does not run yet.
+    pub(super) async fn host(&self, record: &SetRecord) -> Result<(), StartError> {
+        if self.table.get(record.id).is_some() {
+            return Ok(());
+        }
+        let outbox = Outbox::new(record.id, self.pipe, self.options.pool.clone());
+        let outbox = Arc::new(outbox);
+        // The first command of the pipe, before anybody else can send one.
+        outbox.push(&Command::OpenPipe);
+        let handle = replicas::start_set(self, record, outbox).await?;
+        self.table.insert(record.id, handle);
+        Ok(())
+    }
+
+    /// Waits until the set knows this incarnation of the node.
+    pub(super) async fn open_pipe(&self, set: SetId) -> Result<(), Refusal> {
+        let Some(handle) = self.table.get(set) else {
+            return Ok(());
+        };
+        if set.is_local() {
+            handle.push(&Command::OpenPipe);
+        }
+        let inspect = Command::Inspect {
+            queue: QueueId(0),
+            touch: false,
+        };
+        handle.ask(&inspect).await.map(|_| ())
     }
 
     /// A crash between the two steps of a declare or a delete leaves a record without a queue, or a queue without a
     /// record: the record is what counts.
     async fn reconcile(&self) -> Result<(), Refusal> {
+        let mut known = Vec::new();
+        for (set, handle) in self.sets() {
+            let ids = |replica: &SetReplica| {
+                let queues = replica.machine().queues().map(|(id, _)| id);
+                queues.collect::<Vec<QueueId>>()
+            };
+            known.push((set, handle, handle.with(ids)));
+        }
+        // A queue that another node made just now has a record, but this copy of the topology may be behind.
+        self.topology_barrier().await?;
         let records: Vec<QueueRecord> = self
             .topology
             .read(|topology| topology.queues().cloned().collect());
         let mut last = Vec::new();
-        for (set, handle) in &self.sets {
-            let known = handle.with(|replica| {
-                replica
-                    .machine()
-                    .queues()
-                    .map(|(id, _)| id)
-                    .collect::<Vec<_>>()
+        for (set, handle, known) in known {
+            let gone = known.into_iter().filter(|id| {
+                self.topology
+                    .read(|topology| topology.queue_by_id(*id).is_none())
             });
-            for id in known {
-                if self
-                    .topology
-                    .read(|topology| topology.queue_by_id(id).is_none())
-                {
-                    let delete = Command::Delete {
-                        queue: id,
-                        if_unused: false,
-                        if_empty: false,
-                    };
-                    last.push(handle.asking(&delete));
-                }
+            for queue in gone {
+                let delete = Command::Delete {
+                    queue,
+                    if_unused: false,
+                    if_empty: false,
+                };
+                last.push(handle.asking(&delete));
             }
-            for record in records.iter().filter(|r| r.set() == *set) {
+            for record in records.iter().filter(|record| record.lives_in(set)) {
                 if handle.with(|replica| !replica.machine().has_queue(record.id)) {
-                    let config = Box::new(record.config(&self.queue_defaults));
+                    let config = Box::new(record.config(&self.options.queue_defaults));
                     last.push(handle.asking(&Command::Create {
                         queue: record.id,
                         config,
@@ -204,30 +267,36 @@ impl Cluster {
         Ok(())
     }
 
-    /// A set of this node.
+    /// A set as this node uses it.
     #[must_use]
     pub fn set(&self, set: SetId) -> Option<&SetHandle> {
-        self.sets.get(&set)
+        self.table.get(set)
     }
 
-    /// All sets of this node, the local one too.
+    /// The sets of which this node holds a replica, and its own.
     pub fn sets(&self) -> impl Iterator<Item = (SetId, &SetHandle)> {
-        self.sets.iter().map(|(set, handle)| (*set, handle))
+        self.table.iter()
     }
 
-    /// Where a new durable queue goes: the set with the fewest queues.
+    /// This node's own set.
+    #[must_use]
+    pub fn local(&self) -> SetId {
+        SetId::local(self.pipe.node)
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.pipe.node
+    }
+
+    /// Where a new durable queue goes: the set with the fewest queues, of those this node can see into.
     #[must_use]
     pub fn place(&self) -> SetId {
-        let queues = |set: &SetId| {
-            self.sets
-                .get(set)
-                .map_or(0, |handle| handle.with(|r| r.machine().totals().queues))
-        };
-        self.placement
-            .iter()
-            .copied()
-            .min_by_key(queues)
-            .unwrap_or(SetId::LOCAL)
+        let replicated = self.sets().filter(|(set, _)| !set.is_local());
+        let fewest = replicated
+            .min_by_key(|(_, handle)| handle.with(|replica| replica.machine().totals().queues));
+        fewest.map_or(self.local(), |(set, _)| set)
     }
 
     /// Changes the topology; the answer comes when this node's copy has changed.
@@ -243,37 +312,36 @@ impl Cluster {
             .map_err(|_| Refusal)
     }
 
-    /// The topology's Raft group, for metrics.
+    /// Completes when this node's copy has everything that was committed before the call.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the node stops first.
+    pub async fn topology_barrier(&self) -> Result<(), Refusal> {
+        let PipeId { node, incarnation } = self.pipe;
+        let again = TopologyCommand::OpenNode {
+            node,
+            incarnation,
+            first: None,
+        };
+        self.ask_topology(&again).await.map(|_| ())
+    }
+
+    /// The topology's Raft group.
     #[must_use]
     pub fn topology_group(&self) -> &Group {
         &self.topology_group
     }
 
-    /// Stops every replica: snapshot, close.
+    /// Stops every replica: hands leaderships over, snapshot, close.
     pub async fn stop(&self) {
-        let groups = self.sets.values().filter_map(|handle| match handle {
-            SetHandle::Replica { group, .. } => Some(group),
-            SetHandle::Local { .. } => None,
-        });
-        for group in groups.chain([&self.topology_group]) {
-            if let Err(error) = group.shutdown().await {
+        let groups = self.sets().filter_map(|(_, handle)| handle.group());
+        let stops = groups.chain([&self.topology_group]).map(Group::shutdown);
+        for stopped in futures_util::future::join_all(stops).await {
+            if let Err(error) = stopped {
                 tracing::warn!(%error, "a replica did not stop cleanly");
             }
         }
     }
-}
-
-/// The answer to the command behind it tells that a pipe is open.
-fn open_pipe(outbox: &Outbox<Reply>) -> oneshot::Receiver<Reply> {
-    outbox.push(&Command::OpenPipe);
-    outbox.ask(&Command::Inspect {
-        queue: QueueId(0),
-        touch: false,
-    })
-}
-
-fn set_dir(options: &ClusterOptions, set: SetId) -> PathBuf {
-    options.data_dir.join("sets").join(set.to_string())
 }
 
 async fn start_topology(
@@ -285,18 +353,32 @@ async fn start_topology(
     let set = SetId::TOPOLOGY;
     let machine = TopologyReplica::new(Arc::clone(shared), Arc::clone(outbox));
     let machine = Arc::new(Mutex::new(machine));
-    let group_options = (options.group)(set, set_dir(options, set));
+    let mut group_options = (options.group)(set, options.set_dir(set));
+    let first = options.membership.formation.nodes.iter();
+    group_options.voters = first
+        .take(TOPOLOGY_VOTERS_MAX)
+        .map(|node| (node.id, node.address.clone()))
+        .collect();
+    group_options.transport = Arc::new(options.links.clone());
     let started = Group::start(group_options, Arc::clone(&machine)).await;
     let group = started.map_err(|error| StartError::Replica { set, error })?;
+    let stamp = Arc::default();
+    let hosted = Hosted {
+        group: group.clone(),
+        stamp: Arc::clone(&stamp),
+    };
+    options.hub.host(set, hosted);
+    let proposer = Proposer {
+        outbox: Arc::clone(outbox),
+        group: group.clone(),
+        stamp,
+        deadline: Arc::default(),
+        tick: |_| (),
+        links: options.links.clone(),
+        node: options.pipe.node,
+    };
     let last_stamp = move || machine.lock().last_stamp();
-    let run = proposer::run(
-        Arc::clone(outbox),
-        group.clone(),
-        last_stamp,
-        |_: &Outbox<TopologyReply>| (),
-        Arc::default(),
-        supervisor.clone(),
-    );
+    let run = proposer.run(last_stamp, supervisor.clone());
     supervisor.spawn("topology proposer", run);
     group
         .ready()
@@ -305,51 +387,9 @@ async fn start_topology(
     Ok(group)
 }
 
-async fn start_set(
-    options: &ClusterOptions,
-    outbox: Arc<Outbox<Reply>>,
-    registry: &Arc<Registry>,
-    effects: &SetEffects,
-    supervisor: &Supervisor,
-) -> Result<SetHandle, StartError> {
-    let set = outbox.set();
-    let dir = set_dir(options, set);
-    let group_options = (options.group)(set, dir.clone());
-    let pages = PageFiles::open(Arc::clone(&group_options.disk), dir.join("pages"))
-        .map_err(|error| StartError::Pages { set, error })?;
-    let pages = SetPages::new(pages);
-    let machine = SetMachine::new(Box::new(pages.clone()));
-    let replica = SetReplica::new(
-        machine,
-        Arc::clone(&outbox),
-        Arc::clone(registry),
-        effects.clone(),
-    )
-    .with_pages(pages);
-    let deadline = replica.deadline();
-    let replica = Arc::new(Mutex::new(replica));
-    let started = Group::start(group_options, Arc::clone(&replica)).await;
-    let group = started.map_err(|error| StartError::Replica { set, error })?;
-    let clock = Arc::clone(&replica);
-    let last_stamp = move || -> Millis { clock.lock().machine().last_now() };
-    let run = proposer::run(
-        Arc::clone(&outbox),
-        group.clone(),
-        last_stamp,
-        proposer::set_tick,
-        deadline,
-        supervisor.clone(),
-    );
-    supervisor.spawn("set proposer", run);
-    group
-        .ready()
-        .await
-        .map_err(|error| StartError::Replica { set, error })?;
-    let log = group.log().clone();
-    Ok(SetHandle::Replica {
-        outbox,
-        log,
-        group,
-        replica,
-    })
+impl ClusterOptions {
+    /// Where a set's replica lives.
+    pub(super) fn set_dir(&self, set: SetId) -> PathBuf {
+        self.data_dir.join("sets").join(set.to_string())
+    }
 }

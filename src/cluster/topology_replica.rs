@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use crate::base::coding::{Reader, Truncated, Writer};
 use crate::base::{Millis, NodeId};
@@ -22,12 +23,25 @@ use super::outbox::Outbox;
 pub struct SharedTopology {
     topology: RwLock<Topology>,
     version: AtomicU64,
+    changes: watch::Sender<u64>,
 }
 
 impl SharedTopology {
     /// Reads under the lock: no await inside.
     pub fn read<T>(&self, read: impl FnOnce(&Topology) -> T) -> T {
         read(&self.topology.read())
+    }
+
+    /// Tells of every change; a slow reader hears of the newest only.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn set_version(&self, version: u64) {
+        if self.version.swap(version, Ordering::AcqRel) != version {
+            self.changes.send_replace(version);
+        }
     }
 
     /// Changes whenever anything in the topology does.
@@ -89,9 +103,7 @@ impl TopologyReplica {
                     let reply = {
                         let mut topology = self.shared.topology.write();
                         let reply = topology.apply(meta, command);
-                        self.shared
-                            .version
-                            .store(topology.version(), Ordering::Release);
+                        self.shared.set_version(topology.version());
                         reply
                     };
                     if pipe == self.outbox.pipe() {
@@ -121,10 +133,9 @@ impl TopologyReplica {
         }
         let mut topology = Topology::new();
         topology.restore(reader.rest()).map_err(|_| Truncated)?;
-        self.shared
-            .version
-            .store(topology.version(), Ordering::Release);
+        let version = topology.version();
         *self.shared.topology.write() = topology;
+        self.shared.set_version(version);
         Ok(())
     }
 }

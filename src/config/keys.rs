@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::cluster;
 use super::value::{self, Expected};
 use super::{ANY, Config, LogFormat, PROMETHEUS_PORT, Threshold};
 
@@ -19,6 +20,7 @@ pub struct Draft {
     mechanisms: BTreeMap<(u64, String), Option<String>>,
     prometheus: (Option<u16>, Option<std::net::IpAddr>),
     tags_named: bool,
+    pub(super) cluster: cluster::Written,
     /// Where a listener that names only a port listens.
     pub node_ip: std::net::IpAddr,
     /// Port used when no listener is named.
@@ -80,7 +82,7 @@ const fn refused(pattern: &'static str, why: &'static str) -> Key {
 
 const ERLANG: &str = "it tunes Erlang or RabbitMQ's own storage; there is nothing to tune here";
 const HTTP_API: &str = "the management API is not served yet";
-const ONE_NODE: &str = "nodes do not form clusters yet";
+const PEERS: &str = "peers are found by a list (classic_config) or by DNS only";
 const NO_TLS: &str = "TLS is not served yet";
 const NO_PROTOCOL: &str = "only AMQP 0-9-1 is served";
 const NO_DEFINITIONS: &str = "definitions are not imported yet";
@@ -337,12 +339,42 @@ pub static KEYS: &[Key] = &[
     }),
     ignored("cluster_tags.*", LATER),
     ignored("node_tags.*", LATER),
-    ignored("cluster_formation.*", ONE_NODE),
+    set(
+        "cluster_formation.peer_discovery_backend",
+        "classic_config or dns",
+        "classic_config",
+        |d, _, v| {
+            let name = v.trim_start_matches("rabbit_peer_discovery_");
+            d.cluster.by_dns = name == "dns";
+            let known = matches!(name, "classic_config" | "dns" | "local");
+            Ok((!known).then_some(PEERS))
+        },
+    ),
+    set(
+        "cluster_formation.classic_config.nodes.$n",
+        "node name",
+        "",
+        |d, name, v| {
+            cluster::host(v)?;
+            d.cluster.nodes.push((name.to_owned(), v.to_owned()));
+            Ok(None)
+        },
+    ),
+    set(
+        "cluster_formation.dns.hostname",
+        "host name",
+        "",
+        |d, _, v| {
+            d.cluster.dns = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    ignored("cluster_formation.*", PEERS),
     ignored(
         "cluster_partition_handling",
         "a minority never serves, as with quorum queues",
     ),
-    ignored("cluster_keepalive_interval", ONE_NODE),
+    ignored("cluster_keepalive_interval", ERLANG),
     refused("management.load_definitions", NO_DEFINITIONS),
     ignored("management.*", HTTP_API),
     ignored("management_agent.*", HTTP_API),
@@ -435,6 +467,38 @@ pub static KEYS: &[Key] = &[
         d.config.version = Some(v.to_owned());
         Ok(None)
     }),
+    set(
+        "leveret.cluster.listener",
+        "port, or ip:port",
+        "",
+        |d, _, v| {
+            d.cluster.config.listener = Some(value::address(v, ANY)?);
+            Ok(None)
+        },
+    ),
+    set("leveret.cluster.address", "host:port", "", |d, _, v| {
+        d.cluster.config.address = Some(v.to_owned());
+        Ok(None)
+    }),
+    set("leveret.cluster.join", "host:port", "", |d, _, v| {
+        d.cluster.config.join = Some(v.to_owned());
+        Ok(None)
+    }),
+    set("leveret.cluster.secret", "text", "", |d, _, v| {
+        text(&mut d.cluster.config.secret, v)
+    }),
+    set("leveret.cluster.tls.cacertfile", "file", "", |d, _, v| {
+        d.cluster.config.tls[0] = Some(v.into());
+        Ok(None)
+    }),
+    set("leveret.cluster.tls.certfile", "file", "", |d, _, v| {
+        d.cluster.config.tls[1] = Some(v.into());
+        Ok(None)
+    }),
+    set("leveret.cluster.tls.keyfile", "file", "", |d, _, v| {
+        d.cluster.config.tls[2] = Some(v.into());
+        Ok(None)
+    }),
     set("leveret.segment_size", "bytes", "64MiB", |d, _, v| {
         d.config.segment_bytes = value::bytes_within(v, 1 << 20, 1 << 30)?;
         Ok(None)
@@ -517,17 +581,20 @@ impl Draft {
             mechanisms: BTreeMap::new(),
             prometheus: (None, None),
             tags_named: false,
+            cluster: cluster::Written::default(),
             node_ip: ANY,
             node_port: super::AMQP_PORT,
         }
     }
 
-    /// The configuration; the listeners and mechanisms named put together.
+    /// The configuration; the listeners, mechanisms and peers named put together.
     ///
     /// # Errors
-    /// No mechanism is left to offer.
-    pub fn finish(mut self) -> Result<Config, Expected> {
+    /// A key and what it should have been: no mechanism is left to offer, or peers are named without a secret.
+    pub fn finish(mut self) -> Result<Config, (&'static str, Expected)> {
         let (ip, port) = (self.node_ip, self.node_port);
+        let cluster = self.cluster.finish(&self.config.node_name, ip, port);
+        self.config.cluster = cluster.map_err(|expected| ("leveret.cluster.secret", expected))?;
         self.config.listeners = if self.listeners.is_empty() && !self.no_listeners {
             vec![SocketAddr::new(ip, port)]
         } else {
@@ -543,7 +610,8 @@ impl Draft {
             self.config.auth_mechanisms = self.mechanisms.into_values().flatten().collect();
         }
         if self.config.auth_mechanisms.is_empty() {
-            return Err("at least one of PLAIN and AMQPLAIN".to_owned());
+            let expected = "at least one of PLAIN and AMQPLAIN".to_owned();
+            return Err(("auth_mechanisms", expected));
         }
         Ok(self.config)
     }

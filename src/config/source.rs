@@ -85,12 +85,12 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
     }
     let mut config = match draft.finish() {
         Ok(config) => config,
-        Err(expected) => {
+        Err((key, expected)) => {
             let place = Place {
                 source: "configuration".into(),
                 line: 0,
             };
-            let key = "auth_mechanisms".to_owned();
+            let key = key.to_owned();
             return Err(Problems(vec![ConfigError::BadValue {
                 place,
                 key,
@@ -238,6 +238,15 @@ fn environment(
             Ok(ip) => draft.node_ip = ip,
             Err(_) => wrong("RABBITMQ_NODE_IP_ADDRESS", "an IP address"),
         }
+    }
+    if let Some(port) = env("RABBITMQ_DIST_PORT") {
+        match value::number_u16(&port) {
+            Ok(port) => draft.cluster.port = Some(port),
+            Err(expected) => wrong("RABBITMQ_DIST_PORT", &expected),
+        }
+    }
+    if let Some(secret) = env("RABBITMQ_ERLANG_COOKIE").filter(|secret| !secret.is_empty()) {
+        draft.cluster.config.secret = secret;
     }
     if let Some(dir) = env("RABBITMQ_MNESIA_DIR") {
         draft.config.data_dir = dir.into();

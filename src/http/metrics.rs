@@ -252,7 +252,7 @@ fn raft_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
     let int = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let mut groups = vec![("0".to_owned(), state.node.cluster.topology_group().clone())];
     for (set, handle) in state.node.cluster.sets() {
-        let label = if set == crate::base::SetId::LOCAL {
+        let label = if set.is_local() {
             "local".to_owned()
         } else {
             set.to_string()

@@ -29,7 +29,7 @@ mod writer;
 
 pub use message::{Message, MessageError, MessageFlags, MessageParts, message, survivors};
 pub use reader::{Batch, BatchError, Chunk, Item, Items, PublishItem};
-pub use writer::{BatchBuilder, BufferPool, PublishOptions};
+pub use writer::{BatchBuilder, BufferPool, PooledBuffer, PublishOptions, restamp};
 
 const MAGIC_WHOLE: u8 = 0xB1;
 const MAGIC_SURVIVORS: u8 = 0xB2;

@@ -38,6 +38,15 @@ impl BufferPool {
         pooled.unwrap_or_else(|| Vec::with_capacity(1 << class))
     }
 
+    /// An empty buffer for at least `size` bytes.
+    #[must_use]
+    pub fn lend(&self, size: usize) -> PooledBuffer {
+        PooledBuffer {
+            buffer: self.take(size),
+            pool: self.clone(),
+        }
+    }
+
     fn give(&self, mut buffer: Vec<u8>) {
         buffer.clear();
         let class = buffer.capacity().checked_ilog2().unwrap_or(0);
@@ -54,19 +63,37 @@ impl BufferPool {
     }
 }
 
-/// A sealed payload's buffer, on its way back to the pool.
-struct Pooled {
+/// A recycled buffer that goes back to its pool when the last `Bytes` made of it is dropped.
+#[derive(Debug)]
+pub struct PooledBuffer {
     buffer: Vec<u8>,
     pool: BufferPool,
 }
 
-impl AsRef<[u8]> for Pooled {
+impl PooledBuffer {
+    /// What is in it so far.
+    #[must_use]
+    pub fn filled(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// The content for good. A short one is copied, so that it does not hold a page.
+    #[must_use]
+    pub fn freeze(self) -> Bytes {
+        if self.buffer.len() < POOL_FROM {
+            return Bytes::copy_from_slice(&self.buffer);
+        }
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.buffer
     }
 }
 
-impl Drop for Pooled {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         self.pool.give(std::mem::take(&mut self.buffer));
     }
@@ -196,26 +223,36 @@ impl BatchBuilder {
         head.put_u64_le(first_seq);
         head.put_u32_le(self.commands);
         head.put_u32_le(bytes as u32);
-        let payload = match self.buffer.len() {
-            small if small < POOL_FROM => Bytes::copy_from_slice(&self.buffer),
-            size if size < COPY_BELOW => {
-                let mut copy = self.pool.take(size);
-                copy.extend_from_slice(&self.buffer);
-                self.pooled(copy)
+        let size = self.buffer.len();
+        let payload = if size < POOL_FROM {
+            Bytes::copy_from_slice(&self.buffer)
+        } else if size < COPY_BELOW {
+            let mut copy = self.pool.lend(size);
+            copy.filled().extend_from_slice(&self.buffer);
+            copy.freeze()
+        } else {
+            let full = std::mem::replace(&mut self.buffer, self.pool.take(size));
+            PooledBuffer {
+                buffer: full,
+                pool: self.pool.clone(),
             }
-            size => {
-                let buffer = std::mem::replace(&mut self.buffer, self.pool.take(size));
-                self.pooled(buffer)
-            }
+            .freeze()
         };
         self.begin();
         payload
     }
-
-    fn pooled(&self, buffer: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Pooled {
-            buffer,
-            pool: self.pool.clone(),
-        })
-    }
 }
+
+/// Puts the leader's clock into a payload that another node sealed. `false`: it is no payload.
+#[must_use]
+pub fn restamp(payload: &mut [u8], stamp: Millis) -> bool {
+    let whole = payload.first() == Some(&MAGIC_WHOLE) && payload.len() >= HEADER_SIZE;
+    if whole && let Some(field) = payload.get_mut(STAMP_AT..STAMP_AT + 8) {
+        field.copy_from_slice(&stamp.0.to_le_bytes());
+        return true;
+    }
+    false
+}
+
+/// Where the stamp stands in a payload's header.
+const STAMP_AT: usize = 8;

@@ -4,6 +4,7 @@
 
 use super::access::{Permissions, User};
 use super::command::{Removed, Seed, TopologyCommand, TopologyReply};
+use super::members::{NodeRecord, NodeState};
 use super::{Topology, Vhost, no_vhost};
 use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::{NodeId, QueueId};
@@ -65,6 +66,7 @@ impl Topology {
                 write,
                 read,
             } => self.set_permissions(&user, vhost, Permissions::new(configure, write, read)),
+            TopologyCommand::Members(command) => self.change_members(command),
             TopologyCommand::ClearPermissions { user, vhost } => {
                 let user = self.users.get_mut(&user);
                 if user.is_some_and(|user| user.permissions.remove(&vhost).is_some()) {
@@ -79,29 +81,20 @@ impl Topology {
         if let Some(seed) = first.filter(|_| self.vhosts.is_empty() && self.users.is_empty()) {
             self.seed(seed);
         }
-        let mut removed = Removed::default();
-        let known = self.nodes.get(&node);
-        if known.is_some_and(|known| *known >= incarnation) {
-            return TopologyReply::Removed(removed);
-        }
-        self.nodes.insert(node, incarnation);
-        let gone = self.queues.values().filter(|queue| {
-            queue.node == node && queue.incarnation < incarnation && queue.is_local()
+        let known = self.nodes.entry(node).or_insert_with(|| NodeRecord {
+            id: node,
+            name: String::new(),
+            address: String::new(),
+            token: 0,
+            incarnation: 0,
+            state: NodeState::Active,
         });
-        let gone: Vec<QueueId> = gone.map(|queue| queue.id).collect();
-        for id in gone {
-            self.remove_queue(id, &mut removed);
+        if known.incarnation >= incarnation {
+            return TopologyReply::Removed(Removed::default());
         }
-        for vhost in self.vhosts.values_mut() {
-            let gone = vhost.exchanges.iter().filter(|(_, state)| {
-                let exchange = &state.exchange;
-                !exchange.durable && exchange.node == node && exchange.incarnation < incarnation
-            });
-            let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
-            for name in gone {
-                vhost.remove_exchange(&name, &mut removed.exchanges);
-            }
-        }
+        known.incarnation = incarnation;
+        self.last_node = self.last_node.max(node);
+        let removed = self.close_node(node, incarnation - 1);
         self.changed();
         TopologyReply::Removed(removed)
     }

@@ -6,6 +6,7 @@
 
 use bytes::BufMut;
 
+use super::members::MembersCommand;
 use super::record::{ExchangeName, QueueRecord};
 use super::table::{get_table, put_table};
 use crate::amqp::{FieldTable, ProtocolError};
@@ -182,6 +183,8 @@ pub enum TopologyCommand {
     },
     /// Answer: `Done`, also if there are none.
     ClearPermissions { user: String, vhost: String },
+    /// Nodes and sets.
+    Members(MembersCommand),
 }
 
 /// What a command took away, for those who hold its contents and connections.
@@ -205,6 +208,10 @@ pub enum TopologyReply {
     },
     /// It is so, and these went with it.
     Removed(Removed),
+    /// The node's id.
+    Node(NodeId),
+    /// The set's id.
+    Set(SetId),
     /// The client's fault.
     Failed(ProtocolError),
 }
@@ -422,6 +429,7 @@ impl TopologyCommand {
                 put_text(out, user);
                 put_text(out, vhost);
             }
+            Self::Members(command) => command.encode(out),
         }
     }
 
@@ -440,6 +448,7 @@ impl TopologyCommand {
             Self::DeleteUser { .. } => 11,
             Self::SetPermissions { .. } => 12,
             Self::ClearPermissions { .. } => 13,
+            Self::Members(_) => 14,
         }
     }
 
@@ -500,6 +509,7 @@ impl TopologyCommand {
                 user: reader.text()?,
                 vhost: reader.text()?,
             },
+            14 => Self::Members(MembersCommand::decode(reader)?),
             other => return Err(CodecError::UnknownTag(other)),
         })
     }

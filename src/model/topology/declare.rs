@@ -12,7 +12,7 @@ use super::{
 };
 use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, LongString, ProtocolError, ReplyCode, ShortString};
-use crate::base::{QueueId, SetId};
+use crate::base::QueueId;
 
 impl Topology {
     pub(super) fn declare_queue(
@@ -54,8 +54,11 @@ impl Topology {
         };
         validate(&declare.vhost, &declare.name, kind, &arguments)?;
         check_properties(&declare, kind, &title)?;
-        let local = declare.exclusive || declare.set == SetId::LOCAL;
-        let known = self.nodes.get(&declare.node).copied().unwrap_or_default();
+        let local = declare.exclusive || declare.set.is_local();
+        let known = self
+            .nodes
+            .get(&declare.node)
+            .map_or(0, |node| node.incarnation);
         if local && declare.incarnation < known {
             let text = "the declaring node has been restarted";
             return Err(ProtocolError::new(ReplyCode::InternalError, text));

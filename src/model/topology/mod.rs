@@ -13,6 +13,7 @@ mod binding;
 mod command;
 mod declare;
 mod exchange;
+mod members;
 mod record;
 mod snapshot;
 pub(crate) mod table;
@@ -30,6 +31,7 @@ pub use command::{
     Bind, CodecError, DeclareExchange, DeclareQueue, Destination, Removed, Seed, TopologyCommand,
     TopologyReply,
 };
+pub use members::{Formation, MembersCommand, NodeRecord, NodeState, SetRecord};
 pub use record::{
     BindingRef, DeadLetterTarget, Exchange, ExchangeKind, ExchangeName, Part, PartState,
     QueueDefaults, QueueKind, QueueRecord,
@@ -45,7 +47,12 @@ use record::{exchange_title, queue_title};
 pub struct Topology {
     version: u64,
     next_queue: u64,
-    nodes: BTreeMap<NodeId, u64>,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    /// Highest id a node ever had.
+    last_node: NodeId,
+    /// The cluster's id; 0 until it is formed.
+    cluster: u64,
+    sets: BTreeMap<SetId, SetRecord>,
     users: BTreeMap<String, User>,
     vhosts: BTreeMap<String, Vhost>,
     queues: BTreeMap<QueueId, QueueRecord>,
@@ -94,6 +101,9 @@ impl Topology {
             version: 0,
             next_queue: 1,
             nodes: BTreeMap::new(),
+            last_node: NodeId(0),
+            cluster: 0,
+            sets: BTreeMap::new(),
             users: BTreeMap::new(),
             vhosts: BTreeMap::new(),
             queues: BTreeMap::new(),

@@ -135,13 +135,19 @@ impl QueueRecord {
             .iter()
             .find(|part| part.state == PartState::Active)
             .or(self.parts.first())
-            .map_or(SetId::LOCAL, |part| part.set)
+            .map_or(SetId::local(self.node), |part| part.set)
+    }
+
+    /// Whether a part of it is in `set`.
+    #[must_use]
+    pub fn lives_in(&self, set: SetId) -> bool {
+        self.parts.iter().any(|part| part.set == set)
     }
 
     /// Whether it goes when its node restarts.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        self.exclusive.is_some() || self.parts.iter().any(|part| part.set == SetId::LOCAL)
+        self.exclusive.is_some() || self.parts.iter().any(|part| part.set.is_local())
     }
 
     /// `queue 'q' in vhost '/'`, as error texts name it.

@@ -10,15 +10,14 @@ use bytes::BufMut;
 
 use super::access::{Permission, Permissions, User};
 use super::command::{CodecError, get_texts, put_texts};
-use super::record::{
-    DeadLetterTarget, Exchange, ExchangeKind, Part, PartState, QueueKind, QueueRecord,
-};
+use super::members::{NodeRecord, SetRecord, get_parts, put_parts};
+use super::record::{DeadLetterTarget, Exchange, ExchangeKind, QueueKind, QueueRecord};
 use super::table::{get_table, put_table};
 use super::{ExchangeState, Target, Topology, Vhost};
 use crate::base::coding::{Reader, Writer};
-use crate::base::{Digest, NodeId, QueueId, SessionId, SetId};
+use crate::base::{Digest, NodeId, QueueId, SessionId};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Topology {
     /// All of it. Equal topologies give equal bytes.
@@ -29,9 +28,14 @@ impl Topology {
         out.put_varint(self.version);
         out.put_varint(self.next_queue);
         out.put_varint(self.nodes.len() as u64);
-        for (node, incarnation) in &self.nodes {
-            out.put_varint(node.0);
-            out.put_varint(*incarnation);
+        for node in self.nodes.values() {
+            node.encode(&mut out);
+        }
+        out.put_varint(self.last_node.0);
+        out.put_u64_le(self.cluster);
+        out.put_varint(self.sets.len() as u64);
+        for set in self.sets.values() {
+            set.encode(&mut out);
         }
         out.put_varint(self.vhosts.len() as u64);
         for vhost in self.vhosts.values() {
@@ -91,9 +95,14 @@ impl Topology {
         topology.version = reader.varint()?;
         topology.next_queue = reader.varint()?;
         for _ in 0..reader.varint()? {
-            topology
-                .nodes
-                .insert(NodeId(reader.varint()?), reader.varint()?);
+            let node = NodeRecord::decode(reader)?;
+            topology.nodes.insert(node.id, node);
+        }
+        topology.last_node = NodeId(reader.varint()?);
+        topology.cluster = reader.u64()?;
+        for _ in 0..reader.varint()? {
+            let set = SetRecord::decode(reader)?;
+            topology.sets.insert(set.id, set);
         }
         for _ in 0..reader.varint()? {
             let name = reader.text()?;
@@ -244,11 +253,7 @@ fn put_queue(out: &mut Vec<u8>, queue: &QueueRecord) {
     out.put_flag(queue.auto_delete);
     out.put_blob(queue.kind.name().as_bytes());
     put_table(out, &queue.arguments);
-    out.put_varint(queue.parts.len() as u64);
-    for part in &queue.parts {
-        out.put_u32_le(part.set.0);
-        out.put_flag(part.state == PartState::Draining);
-    }
+    put_parts(out, &queue.parts);
     out.put_varint(queue.node.0);
     out.put_varint(queue.incarnation);
     out.put_flag(queue.dead_letter.is_some());
@@ -271,17 +276,7 @@ fn get_queue(reader: &mut Reader<'_>, topology: &Topology) -> Result<QueueRecord
     let auto_delete = reader.flag()?;
     let kind = QueueKind::from_name(reader.blob()?).ok_or(CodecError::Inconsistent)?;
     let arguments = get_table(reader)?;
-    let mut parts = Vec::new();
-    for _ in 0..reader.varint()? {
-        let set = SetId(reader.u32()?);
-        let draining = reader.flag()?;
-        let state = if draining {
-            PartState::Draining
-        } else {
-            PartState::Active
-        };
-        parts.push(Part { set, state });
-    }
+    let parts = get_parts(reader)?;
     let node = NodeId(reader.varint()?);
     let incarnation = reader.varint()?;
     let dead_letter = if reader.flag()? {

@@ -394,7 +394,7 @@ fn a_restarted_node_loses_what_was_its_own() {
     declare(&mut topology, queue("kept", none())).unwrap();
     let mut own = queue("own", none());
     own.exclusive = true;
-    own.set = SetId::LOCAL;
+    own.set = SetId::local(NodeId(1));
     declare(&mut topology, own).unwrap();
     let again = TopologyCommand::OpenNode {
         node: NodeId(1),

@@ -1,0 +1,234 @@
+//! The listener for peers, and what each method does.
+//!
+//! Invariants: nothing is read of a request before its secret is proved; a node of another cluster is refused with a
+//! text that says so; a pipe's batches are proposed in their order, and the first that cannot be ends the pipe.
+//! Not here: what the replicas do with what arrives.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use http::{HeaderMap, HeaderName};
+use tokio::net::TcpListener;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use super::frame::{self, Messages};
+use super::hub::{Hosted, Hub};
+use super::links::{CONNECTION_WINDOW, HTTP_FRAME_BYTES, Own, STREAM_WINDOW};
+use super::{AUTH, CLUSTER, NODE, PeerSecurity, SET};
+use crate::base::SetId;
+use crate::model::batch::{BufferPool, restamp};
+use crate::raft::{BoxStream, Frame, ProposalReceipt, ProposeError};
+use crate::rt::Supervisor;
+
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PONG_LIMIT: Duration = Duration::from_secs(5);
+
+type Answers = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+/// What every request needs.
+#[derive(Clone)]
+struct Peers {
+    hub: Arc<Hub>,
+    own: Arc<Own>,
+    security: PeerSecurity,
+    pool: BufferPool,
+}
+
+/// Serves peers on `listener` until the node stops.
+///
+/// # Errors
+/// TLS cannot be set up, or the listener failed.
+pub async fn serve(
+    listener: TcpListener,
+    hub: Arc<Hub>,
+    own: Arc<Own>,
+    security: PeerSecurity,
+    pool: BufferPool,
+    supervisor: Supervisor,
+) -> io::Result<()> {
+    let mut server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(HTTP_FRAME_BYTES)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PONG_LIMIT));
+    if let Some(tls) = &security.tls {
+        let config = ServerTlsConfig::new()
+            .identity(Identity::from_pem(&tls.certificate, &tls.key))
+            .client_ca_root(Certificate::from_pem(&tls.ca));
+        server = server.tls_config(config).map_err(io::Error::other)?;
+    }
+    let peers = Peers {
+        hub,
+        own,
+        security,
+        pool,
+    };
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let served = server.add_service(peers).serve_with_incoming(incoming);
+    // Streams of peers last as long as they do, so nobody waits for their end.
+    tokio::select! {
+        served = served => served.map_err(io::Error::other),
+        () = supervisor.stopping() => Ok(()),
+    }
+}
+
+impl NamedService for Peers {
+    const NAME: &'static str = "leveret.Peer";
+}
+
+impl tower_service::Service<http::Request<Body>> for Peers {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let peers = self.clone();
+        Box::pin(async move {
+            Ok(match peers.dispatch(request).await {
+                Ok(answers) => answered(answers),
+                Err(status) => status.into_http(),
+            })
+        })
+    }
+}
+
+/// Says at the end how it went, as gRPC wants it.
+fn answered(answers: Answers) -> http::Response<Body> {
+    let mut response = http::Response::new(frame::body(answers));
+    let kind = http::HeaderValue::from_static("application/grpc");
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
+    response
+}
+
+fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
+}
+
+fn one(frame: Bytes) -> Answers {
+    Box::pin(futures_util::stream::once(async { Ok(vec![frame]) }))
+}
+
+impl Peers {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {
+        if !self.security.proves(headers.get(AUTH)) {
+            tracing::warn!("a peer without the shared secret was refused");
+            return Err(Status::unauthenticated(
+                "the shared secret is not this cluster's",
+            ));
+        }
+        let own = self.own.cluster.load(Ordering::Acquire);
+        let theirs = number(headers, &CLUSTER).unwrap_or(0);
+        if own != 0 && theirs != 0 && own != theirs {
+            let node = number(headers, &NODE).unwrap_or(0);
+            tracing::warn!(node, theirs, own, "a node of another cluster was refused");
+            let text = format!("this node belongs to cluster {own:016x}, not {theirs:016x}");
+            return Err(Status::failed_precondition(text));
+        }
+        Ok(())
+    }
+
+    fn hosted(&self, headers: &HeaderMap) -> Result<Hosted, Status> {
+        let set = number(headers, &SET).and_then(|set| u32::try_from(set).ok());
+        let set = SetId(set.ok_or_else(|| Status::invalid_argument("which set?"))?);
+        if number(headers, &CLUSTER).unwrap_or(0) == 0 {
+            return Err(Status::failed_precondition("not a member of a cluster"));
+        }
+        let hosted = self.hub.hosted(set);
+        hosted.ok_or_else(|| Status::unavailable(format!("no replica of set {set} here")))
+    }
+
+    async fn dispatch(self, request: http::Request<Body>) -> Result<Answers, Status> {
+        let (head, body) = request.into_parts();
+        self.admit(&head.headers)?;
+        let mut messages = Messages::new(body, self.pool.clone());
+        match head.uri.path() {
+            super::REQUEST => {
+                let hosted = self.hosted(&head.headers)?;
+                let frame = wanted(messages.next().await?)?;
+                Ok(one(hosted.group.answer(frame).await))
+            }
+            super::APPENDS => {
+                let hosted = self.hosted(&head.headers)?;
+                let frames: BoxStream<Bytes> = Box::pin(unbroken(messages));
+                let answers = hosted.group.answer_appends(frames);
+                Ok(Box::pin(answers.map(|answer| Ok(vec![answer]))))
+            }
+            super::PIPE => {
+                let hosted = self.hosted(&head.headers)?;
+                let end = async move { Err(take_batches(hosted, messages).await) };
+                Ok(Box::pin(futures_util::stream::once(end)))
+            }
+            super::CONTROL => {
+                let frame = wanted(messages.next().await?)?;
+                let answer = self.hub.control();
+                let answer = answer.ok_or_else(|| Status::unavailable("the node starts"))?;
+                Ok(one(answer(frame).await))
+            }
+            _ => Err(Status::unimplemented("no such method")),
+        }
+    }
+}
+
+fn wanted(message: Option<crate::model::batch::PooledBuffer>) -> Result<Bytes, Status> {
+    let message = message.ok_or_else(|| Status::invalid_argument("no message"))?;
+    Ok(message.freeze())
+}
+
+/// The messages until the stream breaks: what follows a break never arrives.
+fn unbroken(messages: Messages) -> impl Stream<Item = Bytes> + Send {
+    messages
+        .into_stream()
+        .take_while(|message| std::future::ready(message.is_ok()))
+        .filter_map(|message| std::future::ready(message.ok()))
+}
+
+/// Proposes a peer's batches until one cannot be; why.
+async fn take_batches(hosted: Hosted, mut messages: Messages) -> Status {
+    let mut last: Option<ProposalReceipt> = None;
+    loop {
+        let mut message = match messages.next().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Status::cancelled("the peer closed the pipe"),
+            Err(error) => return error,
+        };
+        let Some(stamp) = hosted.stamp.now() else {
+            return Status::unavailable("not the leader");
+        };
+        if !restamp(message.filled(), stamp) {
+            return Status::invalid_argument("no batch");
+        }
+        let payload = message.freeze();
+        loop {
+            match hosted.group.propose(payload.clone()) {
+                Ok(receipt) => {
+                    last = Some(receipt);
+                    break;
+                }
+                Err(ProposeError::Busy) => match last.take() {
+                    // Room comes with the end of what was proposed before.
+                    Some(receipt) => drop(receipt.await),
+                    None => tokio::task::yield_now().await,
+                },
+                Err(error) => return Status::unavailable(error.to_string()),
+            }
+        }
+    }
+}

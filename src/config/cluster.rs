@@ -1,0 +1,115 @@
+//! What a node is told about its peers.
+//!
+//! RabbitMQ's names where it has them (`cluster_formation.*`, node names `rabbit@host`), our own for the listener, the
+//! secret and TLS. A node listens for peers only if it is told of any, or where to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::value::Expected;
+
+/// Peers, as told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Where peers reach this node; `None`: the node stays alone.
+    pub listener: Option<SocketAddr>,
+    /// What peers are told to reach it by, `host:port`. Default: the host of the node's name, or the listener if it names
+    /// an address.
+    pub address: Option<String>,
+    /// Addresses, `host:port`, of the nodes to form a cluster with.
+    pub peers: Vec<String>,
+    /// A name that stands for the addresses of all nodes.
+    pub dns: Option<String>,
+    /// A member of the cluster to join, `host:port`; then none is ever formed.
+    pub join: Option<String>,
+    /// What all nodes share.
+    pub secret: String,
+    /// Authority, certificate and key files for mutual TLS between nodes; all or none.
+    pub tls: [Option<PathBuf>; 3],
+}
+
+/// What of it was written, before it is put together.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) config: Cluster,
+    /// Node names by the last part of their key.
+    pub(super) nodes: Vec<(String, String)>,
+    pub(super) port: Option<u16>,
+    /// `classic_config` unless said otherwise.
+    pub(super) by_dns: bool,
+    pub(super) dns: Option<String>,
+}
+
+/// How far the port for peers is from AMQP's, as RabbitMQ's is.
+const PORT_OFFSET: u16 = 20_000;
+
+/// The host in `rabbit@host`.
+pub(super) fn host(node: &str) -> Result<&str, Expected> {
+    let parts = node.split_once('@');
+    let host = parts.map(|(_, host)| host);
+    host.filter(|host| !host.is_empty() && !host.contains(char::is_whitespace))
+        .ok_or_else(|| "a node name such as rabbit@host1".to_owned())
+}
+
+fn with_port(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
+impl Written {
+    /// The configuration of a node of this name, whose AMQP port is `node_port` and listens at `any`.
+    pub(super) fn finish(
+        self,
+        node_name: &str,
+        any: IpAddr,
+        node_port: u16,
+    ) -> Result<Cluster, Expected> {
+        let mut config = self.config;
+        let near = node_port.checked_add(PORT_OFFSET);
+        let port = self.port.or(near).unwrap_or(25_672);
+        if self.by_dns {
+            config.dns = self.dns.map(|name| with_port(&name, port));
+        } else {
+            for (_, node) in &self.nodes {
+                config.peers.push(with_port(host(node)?, port));
+            }
+            config.peers.sort();
+            config.peers.dedup();
+        }
+        config.join = config.join.map(|address| {
+            let bare = !address.contains(':') || address.parse::<IpAddr>().is_ok();
+            if bare {
+                with_port(&address, port)
+            } else {
+                address
+            }
+        });
+        let told = !config.peers.is_empty() || config.dns.is_some() || config.join.is_some();
+        if config.listener.is_none() && told {
+            config.listener = Some(SocketAddr::new(any, port));
+        }
+        let Some(listener) = config.listener else {
+            return Ok(config);
+        };
+        if config.address.is_none() {
+            config.address = Some(if listener.ip().is_unspecified() {
+                with_port(host(node_name)?, listener.port())
+            } else {
+                listener.to_string()
+            });
+        }
+        if config.secret.is_empty() {
+            return Err(
+                "a secret that all nodes share (or RABBITMQ_ERLANG_COOKIE), to talk to peers"
+                    .into(),
+            );
+        }
+        let given = config.tls.iter().flatten().count();
+        if given != 0 && given != config.tls.len() {
+            return Err("an authority, a certificate and a key for peers, or none".into());
+        }
+        Ok(config)
+    }
+}
