@@ -11,11 +11,15 @@
 //! Not here: what a batch does, what Raft decides.
 
 pub mod control;
+mod events;
 mod frame;
 mod hub;
 mod links;
 mod service;
+mod watch;
 
+pub use events::{Events, Head, WatchRequest};
+pub use frame::Messages;
 pub use hub::{Hosted, Hub};
 pub use links::{Links, Own};
 pub use service::serve;
