@@ -16,6 +16,7 @@ mod compaction;
 mod disk;
 mod disk_os;
 mod error;
+mod install;
 pub mod page_file;
 mod read_buffers;
 mod reading;
@@ -33,6 +34,7 @@ pub use compaction::{CompactOutcome, Fate};
 pub use disk::{Disk, DiskFile, OpenMode};
 pub use disk_os::OsDisk;
 pub use error::LogError;
+pub use install::Install;
 pub use page_file::PageFiles;
 pub use record::Record;
 pub use recovery::{Damage, Recovered};
@@ -46,5 +48,7 @@ mod damage_test;
 mod fault_test;
 #[cfg(test)]
 mod faulty_disk;
+#[cfg(test)]
+mod install_test;
 #[cfg(test)]
 mod log_test;

@@ -115,6 +115,17 @@ impl Tail {
         self.records.push_back(record);
     }
 
+    /// Forgets all records; the log goes on behind `upto`.
+    pub(super) fn restart(&mut self, upto: u64, meta: Bytes) {
+        self.records.clear();
+        self.bytes = 0;
+        self.next = upto + 1;
+        self.last_meta = None;
+        self.purged = Some((upto, meta));
+        self.epoch += 1;
+        self.written = self.next;
+    }
+
     pub(super) fn written(&mut self, epoch: u64, next: u64) {
         if epoch == self.epoch {
             self.written = next;
@@ -158,6 +169,8 @@ struct Handle {
     shared: Arc<Shared>,
     jobs: Mutex<Option<Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Whether a peer's log is on its way.
+    installing: AtomicBool,
 }
 
 /// A broker set's log. Clones are handles of the same log; the last one to go closes it.
@@ -190,6 +203,7 @@ impl Log {
         let dir = dir.into();
         let failed = |error| LogError::io(&dir, error);
         disk.create_dir(&dir).map_err(failed)?;
+        super::install::resume(&*disk, &dir)?;
         let found = recover(&*disk, &dir)?;
         let spare = Spares::open(
             Arc::clone(&disk),
@@ -245,6 +259,7 @@ impl Log {
             shared,
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(thread)),
+            installing: AtomicBool::new(false),
         }));
         log.find_last()?;
         recovered.last = log.last_index();
@@ -278,13 +293,17 @@ impl Log {
         &self.0.shared
     }
 
+    pub(super) fn installing(&self) -> &AtomicBool {
+        &self.0.installing
+    }
+
     /// Hands a job to the writer; `None` if the log is closed. The guard keeps the order of a caller that first changes
     /// memory.
-    fn queue(&self) -> Option<MappedMutexGuard<'_, Sender<Job>>> {
+    pub(super) fn queue(&self) -> Option<MappedMutexGuard<'_, Sender<Job>>> {
         MutexGuard::try_map(self.0.jobs.lock(), Option::as_mut).ok()
     }
 
-    fn send(&self, queue: &Sender<Job>, job: Job) {
+    pub(super) fn send(&self, queue: &Sender<Job>, job: Job) {
         let weight = job.weight() as u64;
         let queued = &self.shared().counters.queued_bytes;
         queued.fetch_add(weight, Relaxed);
