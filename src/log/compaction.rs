@@ -237,7 +237,8 @@ impl Log {
             ..CompactOutcome::default()
         };
         for index in old.first..old.first + old.count {
-            let record = match self.get(index) {
+            // Past the caches: they may still have what an earlier compaction dropped.
+            let record = match self.load(index) {
                 Err(LogError::Gone { .. }) => None,
                 other => Some(other?),
             };

@@ -356,7 +356,7 @@ impl Run {
             match (self.log.get(index), self.twin.alive.get(&index)) {
                 (Ok(found), ours) => {
                     let ours = ours.or_else(|| self.twin.dropped.get(&index));
-                    assert!(Some(&found) == ours, "{index} is not ours: {:?} {:?} {:?} {:?}", found.meta, ours.map(|o|o.meta.clone()), self.log.segments(), self.log.cached(index).is_some());
+                    assert!(Some(&found) == ours, "{index} is not ours");
                 }
                 (Err(LogError::Gone { .. } | LogError::Missing { .. }), None) => {}
                 (Err(error), _) => panic!("{index}: {error}"),
@@ -378,7 +378,6 @@ proptest! {
     ) {
         let mut run = Run::new(seed, options(direct, spares));
         for op in ops {
-            eprintln!("{op:?} {:?}",(run.twin.next(),run.twin.purged, run.twin.minted));
             run.step(op);
         }
         run.step(Op::Barrier);
