@@ -48,3 +48,5 @@ mod fault_test;
 mod faulty_disk;
 #[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod truncate_test;

@@ -351,7 +351,10 @@ fn judge(
                 path: segment_path(dir, damage.segment),
                 offset: damage.offset,
                 first: damage.first,
-                last: until.checked_sub(1).filter(|_| until < u64::MAX).unwrap_or(u64::MAX),
+                last: until
+                    .checked_sub(1)
+                    .filter(|_| until < u64::MAX)
+                    .unwrap_or(u64::MAX),
             });
         }
     }

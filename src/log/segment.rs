@@ -273,14 +273,7 @@ impl Segments {
             durable: end,
         };
         let mut bytes = frame.encode(salt, end).to_vec();
-        bytes.extend_from_slice(&Header::encode(
-            Kind::Truncate,
-            next,
-            &[],
-            &[],
-            nonce,
-            salt,
-        ));
+        bytes.extend_from_slice(&Header::encode(Kind::Truncate, next, &[], &[], nonce, salt));
         let file = self.disk.open(&path, OpenMode::Write).map_err(failed)?;
         file.write_at(&bytes, end).map_err(failed)?;
         or_poison(file.sync(), &self.poisoned).map_err(failed)
