@@ -52,3 +52,5 @@ mod faulty_disk;
 mod install_test;
 #[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod truncate_test;

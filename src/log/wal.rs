@@ -74,6 +74,8 @@ pub(super) struct Tail {
     hard_state: Option<Bytes>,
     /// Counts truncations, so that an old record's write does not free a new record of its index.
     epoch: u64,
+    /// The first index that goes by truncations the writer has not come to.
+    cutting: Option<u64>,
     pub(super) written: u64,
 }
 
@@ -128,6 +130,7 @@ impl Tail {
 
     pub(super) fn written(&mut self, epoch: u64, next: u64) {
         if epoch == self.epoch {
+            self.cutting = None;
             self.written = next;
         }
         while self.bytes > self.bytes_max
@@ -404,6 +407,7 @@ impl Log {
         tail.next = next;
         tail.last_meta = meta;
         tail.epoch += 1;
+        tail.cutting = Some(tail.cutting.map_or(next, |cut| cut.min(next)));
         tail.written = tail.written.min(next);
         self.shared().cache.lock().clear();
         let epoch = tail.epoch;
@@ -472,7 +476,17 @@ impl Log {
     /// All segments that hold records, oldest first.
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        self.shared().segments.lock().infos()
+        // What a truncation cut does not count, though the writer may not have come to it yet: another record may have its
+        // index by the time that the segment is deleted. Both locks, so that nothing is sealed in between.
+        let tail = self.shared().tail.read();
+        let mut infos = self.shared().segments.lock().infos();
+        let cut = tail.cutting.unwrap_or(u64::MAX);
+        drop(tail);
+        infos.retain(|one| one.first < cut);
+        for one in &mut infos {
+            one.last = one.last.min(cut - 1);
+        }
+        infos
     }
 
     /// Waits until all that was asked before is durable. Blocks.
