@@ -11,8 +11,9 @@ mod broker;
 mod build;
 mod wait;
 
-pub use broker::{Broker, Settings};
+pub use broker::{Broker, Refused, Settings};
 pub use build::{suite_dir, workspace_dir};
+pub use tempfile::TempDir;
 pub use wait::{eventually, eventually_async};
 
 /// The URL of a broker that is not ours, when the environment names one in `COMPAT_AMQP_URL`.
