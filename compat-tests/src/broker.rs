@@ -102,6 +102,12 @@ impl Broker {
         &self.url
     }
 
+    /// Where a client of ours connects to a broker of ours.
+    #[must_use]
+    pub const fn amqp_port(&self) -> u16 {
+        self.amqp_port
+    }
+
     /// The address of the metrics, as an HTTP URL.
     #[must_use]
     pub fn metrics_url(&self) -> String {
@@ -223,6 +229,11 @@ impl Broker {
             "metrics answered: {answer}"
         );
         answer
+    }
+
+    /// Other settings, from the next start on.
+    pub fn reconfigure(&self, settings: Settings<'_>) {
+        self.write_config(settings);
     }
 
     fn write_config(&self, settings: Settings<'_>) {
