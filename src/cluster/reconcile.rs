@@ -73,7 +73,9 @@ impl Cluster {
             if let Some(hosted) = self.options.hub.hosted(set.id) {
                 let others = nodes.iter().map(|node| node.id);
                 let foreign = others.filter(|node| !set.members.contains(node));
-                hosted.ring.set_foreign(foreign.collect(), self.applied(set.id));
+                hosted
+                    .ring
+                    .set_foreign(foreign.collect(), self.applied(set.id));
             }
         }
         for set in &sets {

@@ -311,6 +311,11 @@ impl SetReplica {
     }
 
     fn run_effects(&mut self, index: u64) {
+        if let Some(fault) = self.machine.fault() {
+            // What the machine says after a page it could not read is not to be believed.
+            tracing::error!(set = %self.set, %fault, "the set's index cannot be read");
+            std::process::abort();
+        }
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::base::{Position, QueueId};
 use crate::base::limits::READ_AHEAD_BYTES;
+use crate::base::{Position, QueueId};
 use crate::log::{Log, LogError};
 use crate::model::batch::{MessageParts, PublishOptions};
 use crate::model::set::{Command, Reply};

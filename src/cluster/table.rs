@@ -58,11 +58,7 @@ impl SetTable {
     }
 
     /// A set, made now if it was not added yet.
-    pub fn insert_with(
-        &self,
-        set: SetId,
-        make: impl FnOnce() -> SetHandle,
-    ) -> Option<&SetHandle> {
+    pub fn insert_with(&self, set: SetId, make: impl FnOnce() -> SetHandle) -> Option<&SetHandle> {
         Some(self.slot(set)?.get_or_init(make))
     }
 

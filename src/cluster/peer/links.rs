@@ -290,6 +290,23 @@ impl Transport for Links {
             Ok(boxed)
         })
     }
+
+    fn snapshot(
+        &self,
+        to: &Peer,
+        frames: BoxStream<Frame>,
+    ) -> BoxFuture<Result<Bytes, TransportError>> {
+        let (links, set) = (self.clone(), to.set);
+        let address = self.address(to.node).unwrap_or_else(|| to.address.clone());
+        Box::pin(async move {
+            let body = frame::body(frames.map(Ok::<_, tonic::Status>));
+            let call = links.call(&address, Way::Snapshot, super::SNAPSHOT, set, body);
+            match call.await?.next().await.map_err(failed)? {
+                Some(message) => Ok(message.freeze()),
+                None => Err(failed("the peer gave no answer")),
+            }
+        })
+    }
 }
 
 fn way(lane: Lane) -> Way {

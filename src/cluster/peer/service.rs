@@ -176,6 +176,12 @@ impl Peers {
                 let answers = group(&hosted)?.answer_appends(frames);
                 Ok(Box::pin(answers.map(|answer| Ok(vec![answer]))))
             }
+            super::SNAPSHOT => {
+                let hosted = self.hosted(&head.headers)?;
+                let frames: BoxStream<Bytes> = Box::pin(unbroken(messages));
+                let answer = group(&hosted)?.answer_snapshot(frames);
+                Ok(one(answer.await))
+            }
             super::PIPE => {
                 let hosted = self.hosted(&head.headers)?;
                 let end = async move { Err(take_batches(hosted, messages).await) };

@@ -40,7 +40,9 @@ pub fn watch(
         .ok_or_else(|| Status::invalid_argument("the topology is not watched"))?;
     let node = request.pipe.node;
     if !hosted.ring.keeps(node) {
-        return Err(Status::unavailable("not known yet that the node holds no replica"));
+        return Err(Status::unavailable(
+            "not known yet that the node holds no replica",
+        ));
     }
     let seen = hosted.ring.watch(node);
     let group = handle.group().cloned();
