@@ -109,6 +109,8 @@ pub struct Config {
     pub max_message_size: u64,
     /// Longest lease of a delivery, milliseconds, from 1. Default 1800000.
     pub consumer_timeout_ms: u64,
+    /// Silence of a node after which its clients' leases end, milliseconds, from 1. Default 60000.
+    pub consumer_disconnected_timeout_ms: u64,
     /// From accept to connection.open, milliseconds, from 1. Default 10000.
     pub handshake_timeout_ms: u64,
     /// Memory at which publishers are blocked. Default 0.6 of memory.
@@ -168,6 +170,7 @@ impl Default for Config {
             max_connections: None,
             max_message_size: limits::MESSAGE_SIZE_MAX_BYTES_DEFAULT,
             consumer_timeout_ms: 1_800_000,
+            consumer_disconnected_timeout_ms: 60_000,
             handshake_timeout_ms: 10_000,
             memory_high_watermark: Threshold::Relative(0.6),
             total_memory_bytes: None,

@@ -12,7 +12,7 @@ use crate::base::{NodeId, SetId};
 use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
-    Candidate, Cluster, ClusterOptions, FormationError, Refusal, StartError, alone, find,
+    Candidate, Cluster, ClusterOptions, FormationError, Patience, Refusal, StartError, alone, find,
 };
 use crate::config;
 use crate::http::{MetricsState, Names, serve};
@@ -68,6 +68,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Log bytes after which a snapshot is taken.
     pub snapshot_every_bytes: u64,
+    /// How long silent peers keep what they have.
+    pub patience: Patience,
     /// Peers.
     pub cluster: config::cluster::Cluster,
     /// Names for metrics.
@@ -266,6 +268,7 @@ async fn enter(
             vhost: settings.default_vhost.clone(),
         },
         queue_defaults: settings.queue_defaults,
+        patience: settings.patience,
         pool,
     })
 }

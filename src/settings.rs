@@ -3,6 +3,9 @@
 use crate::amqp::{AMQPValue, FieldTable, LongString};
 use crate::base::Millis;
 use crate::broker::alarm::total_memory_bytes;
+use std::time::Duration;
+
+use crate::cluster::Patience;
 use crate::config::Config;
 use crate::http::Names;
 use crate::model::topology::QueueDefaults;
@@ -43,6 +46,10 @@ impl From<&Config> for Settings {
             disk_free_limit_bytes: config.disk_free_limit.bytes(memory),
             segment_bytes: config.segment_bytes,
             snapshot_every_bytes: config.snapshot_every_bytes,
+            patience: Patience {
+                leases: Duration::from_millis(config.consumer_disconnected_timeout_ms),
+                replicas: Duration::from_secs(config.cluster.replace_after_s),
+            },
             cluster: config.cluster.clone(),
             names,
             session,

@@ -10,6 +10,8 @@
 //! Not here: sockets, sessions, AMQP.
 
 mod clock;
+mod control;
+mod controller;
 mod formation;
 mod local_set;
 mod mailbox;
@@ -29,6 +31,7 @@ mod table;
 mod topology_replica;
 
 pub use clock::LeaderClock;
+pub use controller::Patience;
 pub use formation::{Candidate, FormationError, Membership, alone, find};
 pub use local_set::LocalSet;
 pub use mailbox::{Event, Mailbox};

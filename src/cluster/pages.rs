@@ -1,12 +1,15 @@
 //! A set's cold index pages, in files beside its log, shared by the machine (which writes and reads them) and the
-//! snapshot (which makes them durable).
+//! snapshot (which makes them durable, and ships them to a replica that is behind).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::log::PageFiles;
 use crate::model::set::{PageError, Pages};
-use crate::raft::SnapshotPages;
+use crate::raft::{PageStore, SnapshotPages};
 
 /// See the module's head. Clones share the files.
 #[derive(Clone)]
@@ -24,6 +27,33 @@ impl SetPages {
     pub fn snapshot(&self) -> Box<dyn SnapshotPages> {
         self.0.snapshot_begin();
         Box::new(Snapshot(self.clone()))
+    }
+
+    /// Removes all pages but these, which the state just restored names.
+    pub fn retain(&self, ids: &BTreeSet<u64>) {
+        if let Err(error) = self.0.retain(ids) {
+            tracing::warn!(%error, "index pages no longer needed stay on disk");
+        }
+    }
+}
+
+impl PageStore for SetPages {
+    fn read(&self, id: u64) -> io::Result<Bytes> {
+        self.0.read(id).map_err(io::Error::other)
+    }
+
+    fn stage(&self, id: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.stage(id, bytes).map_err(io::Error::other)
+    }
+
+    fn adopt(&self) -> io::Result<()> {
+        self.0.adopt().map_err(io::Error::other)
+    }
+
+    fn unstage(&self) {
+        if let Err(error) = self.0.unstage() {
+            tracing::warn!(%error, "index pages of a broken transfer stay on disk");
+        }
     }
 }
 

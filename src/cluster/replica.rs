@@ -18,7 +18,7 @@ use crate::model::set::{
     Applied, Command, DeadLetter, Delivery, Effect, Effects, Enqueue, MemoryPages, Pages, Reply,
     SetMachine, Source,
 };
-use crate::raft::{LiveEntry, Machine, MachineError, SnapshotPages};
+use crate::raft::{LiveEntry, Machine, MachineError, PageStore, SnapshotPages};
 
 use super::mailbox::{Event, Mailbox};
 use super::outbox::Outbox;
@@ -402,6 +402,15 @@ impl Machine for SetReplica {
         self.pages.as_ref().map(SetPages::snapshot)
     }
 
+    fn page_ids(&self) -> Vec<u64> {
+        self.machine.page_ids().collect()
+    }
+
+    fn page_store(&self) -> Option<Arc<dyn PageStore>> {
+        let pages = self.pages.clone()?;
+        Some(Arc::new(pages))
+    }
+
     fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
         let pages: Box<dyn Pages> = match &self.pages {
             Some(pages) => Box::new(pages.clone()),
@@ -410,6 +419,9 @@ impl Machine for SetReplica {
         self.machine = SetMachine::restore(bytes, pages)
             .map_err(|error| MachineError::new(error.to_string()))?;
         self.ring.restart(self.machine.applied_index());
+        if let Some(pages) = &self.pages {
+            pages.retain(&self.machine.page_ids().collect());
+        }
         Ok(())
     }
 

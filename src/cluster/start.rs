@@ -21,6 +21,7 @@ use crate::model::topology::{
 use crate::raft::{Group, GroupOptions, RaftError};
 use crate::rt::Supervisor;
 
+use super::controller::{self, Patience};
 use super::formation::Membership;
 use super::local_set::LocalSet;
 use super::outbox::{Outbox, Refusal};
@@ -84,6 +85,8 @@ pub struct ClusterOptions {
     pub seed: Seed,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
+    /// How long silent nodes keep what they have.
+    pub patience: Patience,
     /// Recycled buffers.
     pub pool: BufferPool,
 }
@@ -139,6 +142,7 @@ impl Cluster {
             table: SetTable::default(),
             supervisor: supervisor.clone(),
         });
+        cluster.answer_control();
         cluster.enter().await?;
         cluster.start_local().await?;
         let sets: Vec<SetRecord> = cluster.topology.read(|topology| {
@@ -154,6 +158,9 @@ impl Cluster {
         cluster.reconcile().await?;
         let run = reconcile::run(Arc::clone(&cluster), supervisor.clone());
         supervisor.spawn("reconcile", run);
+        let patience = cluster.options.patience;
+        let run = controller::run(Arc::clone(&cluster), patience, supervisor.clone());
+        supervisor.spawn("controller", run);
         Ok((cluster, receiver))
     }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::value::Expected;
 
 /// Peers, as told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
     /// Where peers reach this node; `None`: the node stays alone.
     pub listener: Option<SocketAddr>,
@@ -26,6 +26,23 @@ pub struct Cluster {
     pub secret: String,
     /// Authority, certificate and key files for mutual TLS between nodes; all or none.
     pub tls: [Option<PathBuf>; 3],
+    /// Silence of a node after which another takes its replicas, if there is one to spare, seconds. Default 600.
+    pub replace_after_s: u64,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            listener: None,
+            address: None,
+            peers: Vec::new(),
+            dns: None,
+            join: None,
+            secret: String::new(),
+            tls: [None, None, None],
+            replace_after_s: 600,
+        }
+    }
 }
 
 /// What of it was written, before it is put together.

@@ -251,7 +251,10 @@ pub static KEYS: &[Key] = &[
         d.config.consumer_timeout_ms = value::number(v, 1, u64::from(u32::MAX))?;
         Ok(None)
     }),
-    ignored("consumer_disconnected_timeout", LATER),
+    set("consumer_disconnected_timeout", "ms", "60000", |d, _, v| {
+        d.config.consumer_disconnected_timeout_ms = value::number(v, 1, u64::from(u32::MAX))?;
+        Ok(None)
+    }),
     set(
         "vm_memory_high_watermark.relative",
         "part of memory",
@@ -476,6 +479,10 @@ pub static KEYS: &[Key] = &[
             Ok(None)
         },
     ),
+    set("leveret.cluster.replace_after", "seconds", "600", |d, _, v| {
+        d.cluster.config.replace_after_s = value::number(v, 1, u64::MAX)?;
+        Ok(None)
+    }),
     set("leveret.cluster.address", "host:port", "", |d, _, v| {
         d.cluster.config.address = Some(v.to_owned());
         Ok(None)

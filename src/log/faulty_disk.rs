@@ -126,10 +126,10 @@ fn count_down(left: &mut Option<u64>, errno: i32) -> io::Result<()> {
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Debug)]
-pub(super) struct FaultyDisk(Arc<Mutex<State>>);
+pub(crate) struct FaultyDisk(Arc<Mutex<State>>);
 
 impl FaultyDisk {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self::with(Names::new(), StdRng::seed_from_u64(seed))
     }
 
@@ -147,7 +147,7 @@ impl FaultyDisk {
     }
 
     /// Cuts the power: what is left is another disk; on this one nothing works any more.
-    pub(super) fn crash(&self) -> Self {
+    pub(crate) fn crash(&self) -> Self {
         let mut state = self.0.lock();
         state.off = true;
         let pending = std::mem::take(&mut state.pending);
@@ -178,17 +178,17 @@ impl FaultyDisk {
     }
 
     /// Lets this many syncs succeed, and then none.
-    pub(super) fn fail_syncs_after(&self, count: u64) {
+    pub(crate) fn fail_syncs_after(&self, count: u64) {
         self.0.lock().syncs_until_error = Some(count);
     }
 
     /// Lets this many writes succeed, and then none: the disk is full.
-    pub(super) fn fill_after(&self, count: u64) {
+    pub(crate) fn fill_after(&self, count: u64) {
         self.0.lock().writes_until_full = Some(count);
     }
 
     /// Writes that were done so far.
-    pub(super) fn writes(&self) -> u64 {
+    pub(crate) fn writes(&self) -> u64 {
         self.0.lock().writes
     }
 }

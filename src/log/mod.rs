@@ -47,7 +47,7 @@ mod damage_test;
 #[cfg(test)]
 mod fault_test;
 #[cfg(test)]
-mod faulty_disk;
+pub(crate) mod faulty_disk;
 #[cfg(test)]
 mod install_test;
 #[cfg(test)]

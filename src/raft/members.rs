@@ -167,9 +167,13 @@ impl Group {
     pub async fn wait_applied(&self, index: u64) -> Result<(), RaftError> {
         let core = self.raft().wait(None);
         let applied = core.applied_index_at_least(Some(index), "wait_applied");
-        match applied.await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(RaftError::Stopped(error.to_string())),
+        let mut state = self.leadership();
+        // A replica whose disk failed stops before its core does.
+        let stopped = state.wait_for(|state| state.stopped);
+        let gone = || RaftError::Stopped(format!("before entry {index} was applied"));
+        tokio::select! {
+            applied = applied => applied.map(drop).map_err(|_| gone()),
+            _ = stopped => Err(gone()),
         }
     }
 

@@ -86,7 +86,12 @@ impl Group {
             match group.receive(frames).await {
                 Ok(bytes) => bytes,
                 Err(reason) => {
-                    tracing::warn!(set = %group.shared().set, reason, "a snapshot did not arrive");
+                    let shared = group.shared();
+                    if shared.log.poisoned() {
+                        // Staging syncs too; after a failed sync this replica must not go on.
+                        shared.fail(&reason);
+                    }
+                    tracing::warn!(set = %shared.set, reason, "a snapshot did not arrive");
                     wire::put_failure(&reason)
                 }
             }

@@ -73,38 +73,56 @@ impl Progress {
     }
 }
 
-/// The frames of `held`. They end early if something cannot be read; `progress` then says what.
+/// The frames of `held`. They end early if something cannot be read; `progress` then says what. Nothing is read or
+/// pinned before the first frame is asked for, as most peers that are away are never asked to take it.
 pub(super) fn frames(
     shared: &Arc<Shared>,
     held: Held,
     vote: Vote,
     progress: &Arc<Progress>,
 ) -> BoxStream<Frame> {
-    let (tx, rx) = mpsc::channel(FRAMES_AHEAD);
-    let (shared, told) = (Arc::clone(shared), Arc::clone(progress));
-    tokio::task::spawn_blocking(move || {
-        let pin = Pin::new(&shared);
-        let shipment = Shipment {
-            shared: &shared,
-            held: &held,
-            packer: Packer::default(),
-            out: tx,
+    let (shared, progress) = (Arc::clone(shared), Arc::clone(progress));
+    let start = move || {
+        let (tx, rx) = mpsc::channel(FRAMES_AHEAD);
+        let told = Arc::clone(&progress);
+        tokio::task::spawn_blocking(move || produce(&shared, &held, vote, tx, &told));
+        (rx, progress)
+    };
+    Box::pin(stream::unfold(Source::Waiting(start), |source| async {
+        let (mut rx, progress) = match source {
+            Source::Waiting(start) => start(),
+            Source::Running(rx, progress) => (rx, progress),
         };
-        match shipment.run(vote) {
-            Ok(()) | Err(ShipError::NobodyListens) => {}
-            Err(error) => *told.failure.lock() = Some(error.to_string()),
-        }
-        drop(pin);
-    });
-    let progress = Arc::clone(progress);
-    Box::pin(stream::unfold(rx, move |mut rx| {
-        let progress = Arc::clone(&progress);
-        async move {
-            let frame = rx.recv().await?;
-            progress.taken.fetch_add(1, Ordering::Relaxed);
-            Some((frame, rx))
-        }
+        let frame = rx.recv().await?;
+        progress.taken.fetch_add(1, Ordering::Relaxed);
+        Some((frame, Source::Running(rx, progress)))
     }))
+}
+
+/// Frames to come.
+enum Source<F> {
+    Waiting(F),
+    Running(mpsc::Receiver<Frame>, Arc<Progress>),
+}
+
+fn produce(
+    shared: &Arc<Shared>,
+    held: &Held,
+    vote: Vote,
+    out: mpsc::Sender<Frame>,
+    progress: &Progress,
+) {
+    let _pin = Pin::new(shared);
+    let shipment = Shipment {
+        shared,
+        held,
+        packer: Packer::default(),
+        out,
+    };
+    match shipment.run(vote) {
+        Ok(()) | Err(ShipError::NobodyListens) => {}
+        Err(error) => *progress.failure.lock() = Some(error.to_string()),
+    }
 }
 
 /// Why a snapshot cannot be sent.

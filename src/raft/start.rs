@@ -144,6 +144,8 @@ fn config(options: &GroupOptions) -> Result<Config, RaftError> {
         // Entries go to followers while the leader's own disk still syncs. A leader that lost some of them and went on
         // in its old term would write others under the same log ids.
         enable_leader_restore: Some(false),
+        // A member that lost its disk is a fault of its node, and no reason for every leader it meets to panic.
+        allow_log_reversion: Some(true),
         max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
         api_channel_size: Some(

@@ -28,7 +28,7 @@ use super::shared::Shared;
 use super::shipping::Scarcity;
 use super::snapshot::blocking;
 use super::types::Types;
-use crate::log::{Fate, SegmentInfo};
+use crate::log::{CompactOutcome, Fate, LogError, SegmentInfo};
 
 /// Segments compacted per snapshot at most.
 const COMPACTIONS_PER_ROUND: usize = 4;
@@ -110,6 +110,7 @@ impl Upkeep {
                 () = self.shared.snapshot_due.notified() => {}
                 _ = clock.tick() => {
                     if last.elapsed() < self.rule.every {
+                        self.tidy_rest().await;
                         continue;
                     }
                 }
@@ -123,6 +124,17 @@ impl Upkeep {
                 // Whoever asked may have left.
                 drop(wish.send(result));
             }
+        }
+    }
+
+    /// What had to wait for a snapshot that was sent.
+    async fn tidy_rest(&self) {
+        if self.shared.live.lock().is_none() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        if let Err(error) = blocking(move || tidy(&shared)).await {
+            tracing::warn!(set = %self.shared.set, %error, "old segments stay");
         }
     }
 
@@ -204,42 +216,64 @@ fn stopped(reason: impl std::fmt::Display) -> RaftError {
     RaftError::Stopped(reason.to_string())
 }
 
-/// Deletes dead segments and compacts nearly dead ones; not while a snapshot that may need them is sent.
+/// Deletes dead segments and compacts nearly dead ones. While a snapshot that may need them is sent, what is left to do
+/// is kept for later.
 fn tidy(shared: &Shared) -> io::Result<()> {
-    let Some(live) = shared.live.lock().take() else {
+    let Some(mut live) = shared.live.lock().take() else {
         return Ok(());
     };
     let Some((purged, _)) = shared.log.purged() else {
         return Ok(());
     };
-    for range in live.dead {
-        if range.end > purged + 1 {
-            continue;
-        }
+    live.dead.retain(|range| range.end <= purged + 1);
+    live.scarce.retain(|(range, _)| range.end <= purged + 1);
+    let mut done = 0;
+    for range in &live.dead {
         let now = shared.machine.lock().live_bytes(range.start, range.end - 1);
         if now == 0 {
             let deleted = shared.unpinned(|| shared.log.delete_segment(range.start));
-            deleted.unwrap_or(Ok(())).map_err(io::Error::other)?;
+            let Some(deleted) = deleted else { break };
+            deleted.map_err(io::Error::other)?;
+        }
+        done += 1;
+    }
+    live.dead.drain(..done);
+    while live.dead.is_empty()
+        && let Some((range, then)) = live.scarce.pop()
+    {
+        if compact(shared, &range, &then)
+            .map_err(io::Error::other)?
+            .is_none()
+        {
+            live.scarce.push((range, then));
+            break;
         }
     }
-    for (range, then) in live.scarce {
-        if range.end > purged + 1 {
-            continue;
-        }
-        let now = shared
-            .machine
-            .lock()
-            .live_entries(range.start, range.end - 1);
-        let survivors = union(then, now);
-        let compact = shared.compact;
-        let mut fate = |index: u64, payload: &Bytes| match survivors.get(&index) {
-            None => Fate::Drop,
-            Some(slots) => compact(index, payload, slots).map_or(Fate::Drop, Fate::Replace),
-        };
-        let compacted = shared.unpinned(|| shared.log.compact_segment(range.start, &mut fate));
-        compacted.transpose().map_err(io::Error::other)?;
+    if !live.dead.is_empty() || !live.scarce.is_empty() {
+        *shared.live.lock() = Some(live);
     }
     Ok(())
+}
+
+/// Compacts one segment to what lived then or lives now; `None` if a snapshot is being sent.
+fn compact(
+    shared: &Shared,
+    range: &Range<u64>,
+    then: &[LiveEntry],
+) -> Result<Option<CompactOutcome>, LogError> {
+    let now = shared
+        .machine
+        .lock()
+        .live_entries(range.start, range.end - 1);
+    let survivors = union(then.to_vec(), now);
+    let compact = shared.compact;
+    let mut fate = |index: u64, payload: &Bytes| match survivors.get(&index) {
+        None => Fate::Drop,
+        Some(slots) => compact(index, payload, slots).map_or(Fate::Drop, Fate::Replace),
+    };
+    shared
+        .unpinned(|| shared.log.compact_segment(range.start, &mut fate))
+        .transpose()
 }
 
 /// What either list needs, by index.

@@ -22,8 +22,10 @@ pub enum Ask {
         /// Names its data folder.
         token: u64,
     },
-    /// What there is and how it is, for people, as JSON.
+    /// What there is and how it is: lines of fields apart by tabs, see `cluster::control`.
     Status,
+    /// What this node holds: its part of `Status`.
+    Report,
     /// Give a node's replicas and leaderships to others, or (false) let it take its share again.
     Drain {
         /// The node's name.
@@ -103,6 +105,7 @@ impl Ask {
                 out.put_u64_le(*token);
             }
             Self::Status => out.put_u8(3),
+            Self::Report => out.put_u8(7),
             Self::Drain { node, drain } => {
                 out.put_u8(4);
                 put_text(&mut out, node);
@@ -148,6 +151,7 @@ impl Ask {
                 token: reader.u64()?,
             },
             3 => Self::Status,
+            7 => Self::Report,
             4 => Self::Drain {
                 node: reader.text()?,
                 drain: reader.flag()?,
@@ -276,6 +280,7 @@ mod test {
                 token: 5,
             },
             Ask::Status,
+            Ask::Report,
             Ask::Drain {
                 node: "rabbit@a".into(),
                 drain: true,

@@ -227,6 +227,12 @@ impl SetMachine {
         self.queues.values().flat_map(of).collect()
     }
 
+    /// Ids of the pages outside that the state names.
+    pub fn page_ids(&self) -> impl Iterator<Item = u64> + '_ {
+        let levels = self.queues.values().flat_map(|queue| &queue.levels);
+        levels.flat_map(|level| level.ready.middle.iter().map(|page| page.id))
+    }
+
     /// Which entries still hold live messages.
     #[must_use]
     pub fn live(&self) -> &LiveMap {

@@ -21,6 +21,8 @@ pub enum NodeState {
     Active,
     /// Gives its replicas and leaderships away, to be taken out.
     Draining,
+    /// As draining; once it holds nothing it is no member any more.
+    Leaving,
 }
 
 /// A member of the cluster.
@@ -146,7 +148,7 @@ impl Topology {
         self.last_node = id;
         // Whoever had this name lost its data: it can give nothing back, so it is on its way out.
         for node in self.nodes.values_mut().filter(|node| node.name == name) {
-            node.state = NodeState::Draining;
+            node.state = NodeState::Leaving;
         }
         let record = NodeRecord {
             id,
@@ -289,13 +291,18 @@ impl SetRecord {
 
 impl NodeState {
     pub(super) fn encode(self) -> u8 {
-        u8::from(self == Self::Draining)
+        match self {
+            Self::Active => 0,
+            Self::Draining => 1,
+            Self::Leaving => 2,
+        }
     }
 
     pub(super) fn decode(byte: u8) -> Result<Self, CodecError> {
         match byte {
             0 => Ok(Self::Active),
             1 => Ok(Self::Draining),
+            2 => Ok(Self::Leaving),
             other => Err(CodecError::UnknownTag(other)),
         }
     }

@@ -3,6 +3,7 @@
 mod alone;
 mod members;
 mod restart;
+mod ship;
 mod suite;
 mod three;
 mod tidy;

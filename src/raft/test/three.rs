@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,7 +21,13 @@ use crate::base::NodeId;
 pub(super) struct Wires {
     groups: Arc<Mutex<HashMap<NodeId, Group>>>,
     asked: Arc<Mutex<HashSet<(NodeId, String)>>>,
+    /// Snapshots sent so far, and after how many frames each is to break off.
+    pub(super) snapshots: Arc<AtomicUsize>,
+    pub(super) breaks: Arc<Mutex<Option<Break>>>,
 }
+
+/// Told how many snapshots were sent before; says after how many frames this one ends.
+pub(super) type Break = Box<dyn FnMut(usize) -> usize + Send>;
 
 impl Wires {
     fn peer(&self, to: &Peer) -> Result<Group, TransportError> {
@@ -88,8 +95,14 @@ impl Transport for Wires {
         frames: BoxStream<Frame>,
     ) -> BoxFuture<Result<Bytes, TransportError>> {
         let peer = self.peer(to);
+        let mut end = usize::MAX;
+        if peer.is_ok() {
+            let before = self.snapshots.fetch_add(1, Ordering::Relaxed);
+            let mut breaks = self.breaks.lock();
+            end = breaks.as_mut().map_or(usize::MAX, |says| says(before));
+        }
         Box::pin(async move {
-            let frames = frames.map(|frame| joined(&frame));
+            let frames = frames.map(|frame| joined(&frame)).take(end);
             Ok(peer?.answer_snapshot(Box::pin(frames)).await)
         })
     }
