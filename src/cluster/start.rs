@@ -325,11 +325,12 @@ async fn start_set(
         Arc::clone(registry),
         effects.clone(),
     )
-    .with_pages(pages);
+    .with_pages(pages.clone());
     let deadline = replica.deadline();
     let replica = Arc::new(Mutex::new(replica));
     let started = Group::start(group_options, Arc::clone(&replica)).await;
     let group = started.map_err(|error| StartError::Replica { set, error })?;
+    pages.bind(group.log());
     let clock = Arc::clone(&replica);
     let last_stamp = move || -> Millis { clock.lock().machine().last_now() };
     let run = proposer::run(

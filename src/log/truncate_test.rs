@@ -181,7 +181,7 @@ fn a_segment_does_not_count_what_a_waiting_truncation_cut() {
         Bytes::new(),
         Box::new(move |_| {
             there.send(()).unwrap();
-            drop(wait.recv());
+            wait.recv().unwrap();
         }),
     );
     arrived.recv().unwrap();
@@ -205,7 +205,7 @@ fn a_second_compaction_does_not_bring_back_what_the_tail_cache_still_has() {
     let (log, _) = Log::open(Arc::new(OsDisk), dir.path(), cached).unwrap();
     append(&log, 1..12, 1);
     log.purge(5, Bytes::new()).unwrap();
-    let mut keep = |fate: Fate| log.compact_segment(1, &mut |_, _| fate.clone()).unwrap();
+    let keep = |fate: Fate| log.compact_segment(1, &mut |_, _| fate.clone()).unwrap();
     assert_eq!(keep(Fate::Drop).kept, 0);
     assert!(log.cached(2).is_some());
     assert_eq!(keep(Fate::Keep).kept, 0);
