@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::log::PageFiles;
+use crate::log::{Log, PageFiles};
 use crate::model::set::{PageError, Pages};
 use crate::raft::{PageStore, SnapshotPages};
 
@@ -20,6 +20,11 @@ impl SetPages {
     #[must_use]
     pub fn new(files: PageFiles) -> Self {
         Self(Arc::new(files))
+    }
+
+    /// From here on a failed sync of a page stops the set's log too, and the other way round.
+    pub fn bind(&self, log: &Log) {
+        self.0.bind(log);
     }
 
     /// What the snapshot just taken leans on.

@@ -42,12 +42,13 @@ pub async fn start_set(
         cluster.effects.clone(),
         Arc::clone(&ring),
     )
-    .with_pages(pages);
+    .with_pages(pages.clone());
     let deadline = replica.deadline();
     let replica = Arc::new(Mutex::new(replica));
     let clock = Arc::clone(&replica);
     let started = Group::start(group_options, Arc::clone(&replica)).await;
     let group = started.map_err(|error| StartError::Replica { set, error })?;
+    pages.bind(group.log());
     let stamp = Arc::default();
     let handle = SetHandle::Replica {
         outbox: Arc::clone(&outbox),

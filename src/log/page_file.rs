@@ -64,7 +64,11 @@ impl PageFiles {
 
     /// From here on a failed sync of a page poisons `log` too, and a poisoned log stops the pages.
     pub fn bind(&self, log: &Log) {
-        *self.poisoned.lock() = Arc::clone(&log.shared().poisoned);
+        let mut poisoned = self.poisoned.lock();
+        let of_log = Arc::clone(&log.shared().poisoned);
+        // A sync may have failed before.
+        of_log.fetch_or(poisoned.load(Relaxed), Relaxed);
+        *poisoned = of_log;
     }
 
     /// The flag of a failed sync, unless there was one.
@@ -250,6 +254,33 @@ impl PageFiles {
             let mut state = self.state.lock();
             state.leaving.remove(&id);
             state.unsynced.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::super::LogOptions;
+    use super::super::faulty_disk::FaultyDisk;
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_of_a_page_poisons_the_log_before_and_after_they_are_bound() {
+        for bound_first in [true, false] {
+            let disk = FaultyDisk::new(3);
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            let pages = PageFiles::open(Arc::clone(&shared), "/pages".into()).unwrap();
+            let (log, _) = Log::open(shared, "/log", LogOptions::default()).unwrap();
+            if bound_first {
+                pages.bind(&log);
+            }
+            pages.write(1, b"page").unwrap();
+            disk.fail_syncs_after(0);
+            assert!(pages.snapshot_prepare().is_err());
+            assert_eq!(log.poisoned(), bound_first);
+            pages.bind(&log);
+            assert!(log.poisoned());
+            assert!(matches!(pages.write(2, b"page"), Err(LogError::Poisoned)));
         }
     }
 }

@@ -317,7 +317,9 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
                 first,
             };
             let until = lost.until.min(floor);
-            let dead = until <= seen.first && !newest;
+            // Of a segment without a sound record, a gap tells what is missed, if there is a mark to count from.
+            let hollow = seen.offsets.is_empty() && found.recovered.purged.is_some();
+            let dead = !newest && (until <= seen.first || (hollow && until < u64::MAX));
             damages.push((damage, Some(until).filter(|_| !dead)));
         }
         if !head.compacted {

@@ -14,6 +14,9 @@
 //! | 48 | 8 | end | compacted: of its records; otherwise 0 |
 //! | 56 | 4 | crc | of bytes 0..56 |
 //!
+//! Behind the end of a sealed segment there may be one more frame with a truncation: a later one reached into it, or
+//! took all that followed it. See the head of recovery.
+//!
 //! `<number>.idx`: magic "LVRTIDX" and version 1 (8), number (8), salt (4), zero (4), first index (8), count (8), end
 //! (8), cut (8, `u64::MAX` if none), crc of all before (4), `count` offsets (4 each: 0 gone, 1 damaged), crc of these
 //! (4). It can be lost: a scan of the segment makes it again. A wrong salt means it is of an earlier life.

@@ -27,12 +27,13 @@ fn record(index: u64, generation: u8) -> Record {
     }
 }
 
+/// Each record in a group of its own.
 fn append(log: &Log, range: std::ops::Range<u64>, generation: u8) {
     for index in range {
         let record = record(index, generation);
         log.append(vec![record], Box::new(|result| result.unwrap()));
+        log.sync_barrier().unwrap();
     }
-    log.sync_barrier().unwrap();
 }
 
 fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(Log, Recovered), LogError> {
@@ -123,22 +124,31 @@ fn a_truncation_survives_a_power_cut_at_any_of_its_writes() {
 
 #[test]
 fn damage_in_a_segment_that_was_cut_whole_is_no_reason_to_refuse() {
-    let dir = tempfile::tempdir().unwrap();
-    let (disk, log) = on_disk(dir.path());
-    append(&log, 1..12, 1);
-    // As after a power cut that kept the truncation and lost the removals.
-    let dead = std::fs::read(path(dir.path(), 2)).unwrap();
-    log.truncate_after(Some(4)).unwrap();
-    append(&log, 5..8, 2);
-    drop(log);
-    assert!(!path(dir.path(), 2).exists());
-    let mut bytes = dead;
-    bytes[5000] ^= 1;
-    std::fs::write(path(dir.path(), 2), bytes).unwrap();
-    let (log, recovered) = open(&disk, dir.path()).unwrap();
-    assert_eq!((recovered.last, recovered.damages.len()), (Some(7), 1));
-    assert_eq!(log.get(5).unwrap(), record(5, 2));
-    assert!(!path(dir.path(), 2).exists());
+    // One record of it, or all.
+    for flipped in [5000..5001, 4096..16_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, log) = on_disk(dir.path());
+        append(&log, 1..12, 1);
+        log.purge(1, Bytes::new()).unwrap();
+        let dead = path(dir.path(), 2);
+        let mut bytes = std::fs::read(&dead).unwrap();
+        log.truncate_after(Some(4)).unwrap();
+        append(&log, 5..8, 2);
+        drop(log);
+        assert!(!dead.exists());
+        // As after a power cut that kept the truncation and lost the removal.
+        for byte in &mut bytes[flipped] {
+            *byte ^= 1;
+        }
+        std::fs::write(&dead, bytes).unwrap();
+        let (log, recovered) = open(&disk, dir.path()).unwrap();
+        assert_eq!((recovered.last, recovered.damages.len()), (Some(7), 1));
+        for index in 2..8 {
+            let generation = if index < 5 { 1 } else { 2 };
+            assert_eq!(log.get(index).unwrap(), record(index, generation));
+        }
+        assert!(!dead.exists());
+    }
 }
 
 #[test]
@@ -171,7 +181,7 @@ fn a_segment_does_not_count_what_a_waiting_truncation_cut() {
         Bytes::new(),
         Box::new(move |_| {
             there.send(()).unwrap();
-            wait.recv().ok();
+            wait.recv().unwrap();
         }),
     );
     arrived.recv().unwrap();

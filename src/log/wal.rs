@@ -233,9 +233,6 @@ impl Log {
             OpenMode::Write
         };
         let file = shared.disk.open(&path, mode).map_err(failed)?;
-        // What was read may so far be in the page cache only.
-        file.sync().map_err(failed)?;
-        shared.disk.sync_dir(&shared.dir).map_err(failed)?;
         let reader = Arc::clone(&shared.segments.lock().active.file);
         let mut appender = Appender::new(Arc::clone(&file));
         appender

@@ -1,0 +1,358 @@
+//! What the records of nodes and sets should become: decided by the topology's leader, from the records and from who is
+//! heard of.
+//!
+//! Shape: [`plan`] is pure: records in, changes out. The task around it runs on every node and acts only where the
+//! topology is led, so there is one controller at a time; its changes are commands like any other, so a change of
+//! controller half-way loses nothing.
+//! Invariants: a set keeps as many members as before or more, except that nobody is kept who was told to leave; a member
+//! is replaced only where a node is there to take its place.
+//! Not here: carrying it out ([`super::reconcile`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::{NodeId, SetId};
+use crate::model::set::Command;
+use crate::model::topology::{
+    MembersCommand, NodeRecord, NodeState, SetRecord, TopologyCommand,
+};
+use crate::rt::Supervisor;
+
+use super::start::Cluster;
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Replicas of a set, as long as there are nodes enough.
+const REPLICAS: usize = 3;
+
+/// How long a silent node keeps what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Until its clients' leases end.
+    pub leases: Duration,
+    /// Until another node takes its replicas.
+    pub replicas: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            leases: Duration::from_secs(60),
+            replicas: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The changes that are due. `lost`: nodes that were silent for too long.
+#[must_use]
+pub fn plan(
+    nodes: &[NodeRecord],
+    sets: &[SetRecord],
+    lost: &BTreeSet<NodeId>,
+) -> Vec<MembersCommand> {
+    let mut load = Load::new(nodes, sets, lost);
+    let mut changes = Vec::new();
+    if load.active.is_empty() {
+        return changes;
+    }
+    let want = REPLICAS.min(load.active.len());
+    let mut sets = sets.to_vec();
+    for set in &mut sets {
+        let before = set.clone();
+        load.choose_members(set, nodes, want);
+        load.choose_leader(set);
+        if *set != before {
+            changes.push(MembersCommand::PutSet(set.clone()));
+        }
+    }
+    for _ in sets.len()..load.active.len() {
+        let mut set = SetRecord {
+            id: SetId::TOPOLOGY,
+            members: Vec::new(),
+            leader: NodeId(0),
+            generation: 0,
+        };
+        load.choose_members(&mut set, nodes, want);
+        load.choose_leader(&mut set);
+        changes.push(MembersCommand::PutSet(set));
+    }
+    changes.extend(load.level_leaders(&sets).map(MembersCommand::PutSet));
+    for node in nodes.iter().filter(|node| node.state == NodeState::Leaving) {
+        if !sets.iter().any(|set| set.members.contains(&node.id)) {
+            changes.push(MembersCommand::RemoveNode { node: node.id });
+        }
+    }
+    changes
+}
+
+/// How much each node that takes its share has.
+struct Load {
+    active: BTreeSet<NodeId>,
+    replicas: BTreeMap<NodeId, usize>,
+    leads: BTreeMap<NodeId, usize>,
+}
+
+impl Load {
+    fn new(nodes: &[NodeRecord], sets: &[SetRecord], lost: &BTreeSet<NodeId>) -> Self {
+        let takes = |node: &&NodeRecord| node.state == NodeState::Active && !lost.contains(&node.id);
+        let active: BTreeSet<NodeId> = nodes.iter().filter(takes).map(|node| node.id).collect();
+        let mut load = Self {
+            active,
+            replicas: BTreeMap::new(),
+            leads: BTreeMap::new(),
+        };
+        for set in sets {
+            for node in &set.members {
+                *load.replicas.entry(*node).or_default() += 1;
+            }
+            *load.leads.entry(set.leader).or_default() += 1;
+        }
+        load
+    }
+
+    fn least(&self, by: &BTreeMap<NodeId, usize>, of: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+        let fit = self.active.iter().copied().filter(of);
+        fit.min_by_key(|node| by.get(node).copied().unwrap_or(0))
+    }
+
+    fn choose_members(&mut self, set: &mut SetRecord, nodes: &[NodeRecord], want: usize) {
+        let stays = |id: &NodeId| self.active.contains(id);
+        let mut kept: Vec<NodeId> = set.members.iter().copied().filter(stays).collect();
+        while kept.len() < want
+            && let Some(node) = self.least(&self.replicas, |id| !kept.contains(id))
+        {
+            kept.push(node);
+            *self.replicas.entry(node).or_default() += 1;
+        }
+        // Nobody takes the place of these: a lost node may come back, one that is to leave may not stay.
+        let waits = |id: &NodeId| {
+            let node = nodes.iter().find(|node| node.id == *id);
+            node.is_some_and(|node| node.state == NodeState::Active)
+        };
+        for node in set.members.iter().filter(|id| !kept.contains(id)).copied().collect::<Vec<_>>() {
+            if kept.len() < REPLICAS.min(set.members.len()) && waits(&node) {
+                kept.push(node);
+            } else {
+                self.replicas.entry(node).and_modify(|count| *count -= 1);
+            }
+        }
+        kept.sort_unstable();
+        if !kept.is_empty() {
+            set.members = kept;
+        }
+    }
+
+    fn choose_leader(&mut self, set: &mut SetRecord) {
+        let fits = self.active.contains(&set.leader) && set.members.contains(&set.leader);
+        if fits {
+            return;
+        }
+        if let Some(node) = self.least(&self.leads, |id| set.members.contains(id)) {
+            self.leads.entry(set.leader).and_modify(|count| *count = count.saturating_sub(1));
+            *self.leads.entry(node).or_default() += 1;
+            set.leader = node;
+        }
+    }
+
+    /// One set whose leader has two more than another member.
+    fn level_leaders(&self, sets: &[SetRecord]) -> Option<SetRecord> {
+        let leads = |node: &NodeId| self.leads.get(node).copied().unwrap_or(0);
+        sets.iter().find_map(|set| {
+            let fewest = self.least(&self.leads, |id| set.members.contains(id))?;
+            (leads(&set.leader) > leads(&fewest) + 1).then(|| SetRecord {
+                leader: fewest,
+                ..set.clone()
+            })
+        })
+    }
+}
+
+/// Runs until the node stops; acts while this node leads the topology.
+pub async fn run(cluster: Arc<Cluster>, patience: Patience, supervisor: Supervisor) {
+    let mut heard: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    let mut closed: BTreeSet<(NodeId, u64)> = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = supervisor.stopping() => return,
+        }
+        if !cluster.topology_group().is_leader() {
+            heard.clear();
+            closed.clear();
+            continue;
+        }
+        cluster.control(patience, &mut heard, &mut closed).await;
+    }
+}
+
+impl Cluster {
+    async fn control(
+        &self,
+        patience: Patience,
+        heard: &mut BTreeMap<NodeId, Instant>,
+        closed: &mut BTreeSet<(NodeId, u64)>,
+    ) {
+        let (nodes, sets) = self.topology.read(|topology| {
+            let nodes: Vec<NodeRecord> = topology.nodes().cloned().collect();
+            let sets: Vec<SetRecord> = topology.sets().cloned().collect();
+            (nodes, sets)
+        });
+        let now = Instant::now();
+        let ages = self.topology_group().heard().members;
+        for node in &nodes {
+            let age = ages.get(&node.id).copied().flatten();
+            let at = age.and_then(|age| now.checked_sub(age));
+            let known = heard.entry(node.id).or_insert(now);
+            let at = if node.id == self.pipe.node { Some(now) } else { at };
+            *known = at.unwrap_or(*known).max(*known);
+        }
+        let silent = |id: &NodeId| heard.get(id).map_or(Duration::ZERO, |at| now - *at);
+        for node in nodes.iter().filter(|node| silent(&node.id) >= patience.leases) {
+            if node.incarnation > 0 && closed.insert((node.id, node.incarnation)) {
+                self.close_node(node.id, node.incarnation).await;
+            }
+        }
+        closed.retain(|(id, _)| silent(id) >= patience.leases);
+        let lost = nodes.iter().map(|node| node.id);
+        let lost = lost.filter(|id| silent(id) >= patience.replicas).collect();
+        for change in plan(&nodes, &sets, &lost) {
+            tracing::info!(?change, "the controller changes the cluster");
+            if self.ask_topology(&TopologyCommand::Members(change)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A node was silent for too long: what it held is given to others.
+    async fn close_node(&self, node: NodeId, incarnation: u64) {
+        tracing::warn!(%node, incarnation, "a node is silent; its leases end");
+        let close = MembersCommand::CloseNode { node, incarnation };
+        if self.ask_topology(&TopologyCommand::Members(close)).await.is_err() {
+            return;
+        }
+        let sets: Vec<SetId> = self
+            .topology
+            .read(|topology| topology.sets().map(|set| set.id).collect());
+        for set in sets {
+            if let Some(handle) = self.set(set) {
+                handle.push(&Command::CloseNode { node, incarnation });
+                handle.kick();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn node(id: u64, state: NodeState) -> NodeRecord {
+        NodeRecord {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            address: String::new(),
+            token: id,
+            incarnation: 1,
+            state,
+        }
+    }
+
+    fn active(count: u64) -> Vec<NodeRecord> {
+        (1..=count).map(|id| node(id, NodeState::Active)).collect()
+    }
+
+    fn set(id: u32, members: &[u64], leader: u64) -> SetRecord {
+        SetRecord {
+            id: SetId(id),
+            members: members.iter().map(|id| NodeId(*id)).collect(),
+            leader: NodeId(leader),
+            generation: 0,
+        }
+    }
+
+    /// Applies plans until there is nothing left to do.
+    fn settle(nodes: &[NodeRecord], sets: &[SetRecord], lost: &[u64]) -> Vec<SetRecord> {
+        let lost = lost.iter().map(|id| NodeId(*id)).collect();
+        let mut sets = sets.to_vec();
+        for _ in 0..20 {
+            let changes = plan(nodes, &sets, &lost);
+            let mut changed = false;
+            for change in changes {
+                let MembersCommand::PutSet(mut new) = change else {
+                    continue;
+                };
+                changed = true;
+                match sets.iter_mut().find(|set| set.id == new.id) {
+                    Some(old) => *old = new,
+                    None => {
+                        new.id = SetId(sets.len() as u32 + 1);
+                        sets.push(new);
+                    }
+                }
+            }
+            if !changed {
+                return sets;
+            }
+        }
+        panic!("does not settle: {sets:?}");
+    }
+
+    #[test]
+    fn a_cluster_that_is_as_it_should_be_is_left_alone() {
+        let sets = [set(1, &[1, 2, 3], 1), set(2, &[1, 2, 3], 2), set(3, &[1, 2, 3], 3)];
+        assert_eq!(plan(&active(3), &sets, &BTreeSet::new()), []);
+    }
+
+    #[test]
+    fn nodes_that_join_one_that_was_alone_get_replicas_sets_and_leaderships() {
+        let sets = settle(&active(3), &[set(1, &[1], 1)], &[]);
+        assert_eq!(sets.len(), 3);
+        assert!(sets.iter().all(|set| set.members.len() == 3));
+        let leaders: BTreeSet<NodeId> = sets.iter().map(|set| set.leader).collect();
+        assert_eq!(leaders.len(), 3);
+    }
+
+    #[test]
+    fn five_nodes_share_replicas_evenly() {
+        let sets = settle(&active(5), &[set(1, &[1], 1)], &[]);
+        for id in 1..=5 {
+            let holds = sets.iter().filter(|set| set.members.contains(&NodeId(id)));
+            assert!((2..=4).contains(&holds.count()), "{sets:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_member_is_replaced_by_a_spare_node_and_kept_where_there_is_none() {
+        let three = [set(1, &[1, 2, 3], 3), set(2, &[1, 2, 3], 2), set(3, &[1, 2, 3], 1)];
+        let kept = settle(&active(3), &three, &[3]);
+        assert!(kept.iter().all(|set| set.members.len() == 3), "{kept:?}");
+        assert!(kept.iter().all(|set| set.leader != NodeId(3)), "{kept:?}");
+        let moved = settle(&active(4), &three, &[3]);
+        assert!(
+            moved.iter().all(|set| !set.members.contains(&NodeId(3)) && set.members.len() == 3),
+            "{moved:?}"
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_to_leave_gives_everything_away_and_is_then_removed() {
+        let mut nodes = active(4);
+        nodes[0].state = NodeState::Leaving;
+        let sets = [set(1, &[1, 2, 3], 1), set(2, &[1, 2, 4], 2), set(3, &[1, 3, 4], 3)];
+        let sets = settle(&nodes, &sets, &[]);
+        assert!(sets.iter().all(|set| !set.members.contains(&NodeId(1))));
+        assert!(sets.iter().all(|set| set.members.len() == 3 && set.leader != NodeId(1)));
+        let last = plan(&nodes, &sets, &BTreeSet::new());
+        assert_eq!(last, [MembersCommand::RemoveNode { node: NodeId(1) }]);
+    }
+
+    #[test]
+    fn where_nobody_is_left_to_take_over_a_draining_node_leaves_smaller_sets() {
+        let mut nodes = active(3);
+        nodes[2].state = NodeState::Draining;
+        let sets = settle(&nodes, &[set(1, &[1, 2, 3], 3), set(2, &[1, 2, 3], 2)], &[]);
+        assert!(sets.iter().all(|set| set.members == [NodeId(1), NodeId(2)]));
+    }
+}
