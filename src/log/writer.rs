@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -26,6 +26,9 @@ const GROUP_BYTES: usize = 4 * 1024 * 1024;
 
 /// Bytes in a segment at which its successor is made.
 const HURRY_BYTES: u64 = 1024 * 1024;
+
+/// How long nothing is asked before the last write is vouched for.
+const VOUCH_AFTER: Duration = Duration::from_secs(1);
 
 /// One wish, in the order of its caller.
 pub(super) enum Job {
@@ -68,6 +71,8 @@ pub(super) struct Writer {
     steps: Vec<Step>,
     written: Option<(u64, u64)>,
     framed: bool,
+    /// Whether the last thing on disk is a frame that says that all before it was durable.
+    vouched: bool,
     pub(super) number: u64,
     pub(super) salt: u32,
     /// Whether the file had not its full size when it became the active one.
@@ -95,6 +100,7 @@ impl Writer {
             steps: Vec::new(),
             written: None,
             framed: false,
+            vouched: false,
             number,
             salt,
             growing: true,
@@ -106,7 +112,7 @@ impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         self.growing = self.appender.grows(self.shared.options.segment_size_bytes);
         let mut answers: Vec<Done> = Vec::new();
-        while let Ok(first) = jobs.recv() {
+        while let Some(first) = self.wait(jobs) {
             let (mut weight, mut closing) = (0, false);
             let mut result = self.poison_check();
             let mut job = Some(first);
@@ -125,7 +131,7 @@ impl Writer {
             if result.is_ok() {
                 result = self.commit();
             }
-            if result.is_ok() && closing {
+            if result.is_ok() && closing && !self.vouched {
                 result = self.vouch();
             }
             if result.is_err() {
@@ -142,6 +148,23 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// The next wish; `None` when nobody is left. While none comes the last write is vouched for, so that only damage
+    /// of the last moments before a crash can pass for a torn write.
+    fn wait(&mut self, jobs: &Receiver<Job>) -> Option<Job> {
+        if !self.vouched && self.poison_check().is_ok() {
+            match jobs.recv_timeout(VOUCH_AFTER) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if let Err(error) = self.vouch() {
+                tracing::error!(%error, "the log cannot be written");
+                self.shared.poisoned.store(true, Relaxed);
+            }
+        }
+        jobs.recv().ok()
     }
 
     fn poison_check(&self) -> Result<(), LogError> {
@@ -245,6 +268,7 @@ impl Writer {
             let bytes = frame.encode(salt, self.appender.end());
             self.appender.put(&bytes).map_err(failed)?;
             self.framed = true;
+            self.vouched = false;
         }
         let at = u32::try_from(self.appender.end()).map_err(|_| LogError::TooLarge { index })?;
         let header = Header::encode(kind, index, meta, payload, self.nonce, salt);
@@ -254,8 +278,8 @@ impl Writer {
         Ok(at)
     }
 
-    /// The last frame of a log that is closed in order: it says that all before it was durable, so that no damage can
-    /// pass for a torn write.
+    /// A frame with nothing behind it, for a log that is closed in order or left alone: it says that all before it was
+    /// durable, so that no damage can pass for a torn write.
     fn vouch(&mut self) -> Result<(), LogError> {
         let frame = Frame {
             nonce: self.nonce,
@@ -266,7 +290,9 @@ impl Writer {
         let put = self.appender.put(&bytes);
         put.map_err(|error| LogError::io(&path(), error))?;
         self.framed = true;
-        self.commit()
+        self.commit()?;
+        self.vouched = true;
+        Ok(())
     }
 
     /// Makes all that was put durable, then readable from disk.

@@ -1,5 +1,5 @@
 //! Any bytes, whole and octet by octet, decode alike and never panic.
-//! Run with a nightly toolchain, from `compat-tests`: `cargo +nightly fuzz run frames`.
+//! How it is run: `docs/testing.md`.
 #![no_main]
 
 use bytes::BytesMut;

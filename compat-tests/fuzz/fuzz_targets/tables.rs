@@ -1,5 +1,5 @@
 //! A table that is read is written and read again the same.
-//! Run with a nightly toolchain, from `compat-tests`: `cargo +nightly fuzz run tables`.
+//! How it is run: `docs/testing.md`.
 #![no_main]
 
 use leveret::amqp::value::{table_from_body, table_from_bytes, table_to_bytes};
