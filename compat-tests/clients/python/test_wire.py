@@ -1,9 +1,9 @@
 """What only shows frame by frame: pipelines, silence, and errors with the class and method that failed."""
 import pytest
-from pika import spec
+from pika import BasicProperties, spec
 from pika.data import encode_table
 
-from conftest import PERSISTENT, drained, put
+from conftest import PERSISTENT, drained, put, take
 from wire import PARAMETERS, Wire, beat, method, publish, raw
 
 
@@ -170,3 +170,15 @@ def test_line_ends_vanish_from_names(name):
         wire.channel()
         wire.send(method(1, spec.Queue.Declare(queue=f"\r{name}\n", exclusive=True)))
         assert wire.expect(spec.Queue.DeclareOk).queue == name
+
+
+def test_a_reply_goes_to_its_requester_and_to_the_queues_in_cc(channel, queue):
+    with Wire().open() as wire:
+        wire.channel()
+        wire.send(method(1, spec.Basic.Consume(queue="amq.rabbitmq.reply-to", no_ack=True)))
+        wire.expect(spec.Basic.ConsumeOk)
+        wire.send(publish(1, "", queue, b"ask", BasicProperties(reply_to="amq.rabbitmq.reply-to")))
+        _, properties, _ = take(channel, queue, auto_ack=True)
+        put(channel, properties.reply_to, b"answer", headers={"CC": [queue]})
+        wire.expect(spec.Basic.Deliver)
+    assert drained(channel, queue) == [b"answer"]
