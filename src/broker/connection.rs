@@ -9,11 +9,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hashbrown::{HashMap, HashSet};
-use tokio::io::{Interest, Ready};
+use tokio::io::{Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -235,6 +236,10 @@ impl Connection {
                 () = &mut timer => {
                     armed = None;
                     let now = SystemClock.now();
+                    // While nothing is read, what lies unread still shows that the client lives.
+                    if !may_read && unread(stream) {
+                        self.session.note_received(now);
+                    }
                     self.session.handle_timeout(now);
                     self.give_buffers_back();
                     timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_secs(3_600));
@@ -444,6 +449,14 @@ async fn ready(stream: &TcpStream, interest: Option<Interest>) -> io::Result<Rea
         Some(interest) => stream.ready(interest).await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether bytes have come that nobody has read.
+fn unread(stream: &TcpStream) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut byte = [0];
+    let peeked = stream.poll_peek(&mut context, &mut ReadBuf::new(&mut byte));
+    matches!(peeked, Poll::Ready(Ok(count)) if count > 0)
 }
 
 async fn loaded(loading: &mut Option<Loading>) -> (SetId, u64, Result<Bytes, ReadError>) {

@@ -33,10 +33,6 @@ impl Connection {
         self.publishes = true;
         self.tally
             .received(publish.body.size, number.is_some() && !tx);
-        if publish.exchange.is_empty() && self.reply_to_requester(publish) {
-            self.accepted(channel, number, tx);
-            return Ok(());
-        }
         let routed = Routed {
             vhost: &self.vhost,
             user: &self.user,
@@ -46,8 +42,12 @@ impl Connection {
             properties: &publish.properties,
         };
         let route = self.routes.find(&self.node.cluster.topology, &routed)?;
+        // After the check of the right to publish, which replies need too.
+        let replied = publish.exchange.is_empty() && self.reply_to_requester(publish);
         if route.sets.is_empty() {
-            self.unroutable(channel, publish);
+            if !replied {
+                self.unroutable(channel, publish);
+            }
             self.accepted(channel, number, tx);
             return Ok(());
         }

@@ -6,7 +6,7 @@ use crate::base::{ChannelId, QueueId};
 use crate::cluster::Refusal;
 use crate::model::set::Command;
 use crate::model::topology::{
-    Bind, DeclareExchange, Destination, Permission, Resource, TopologyCommand, TopologyReply,
+    Bind, DeclareExchange, Destination, Resource, TopologyCommand, TopologyReply,
 };
 use crate::session::{self, BindingRequest, ChannelAnswer, ChannelRequest, Request};
 
@@ -173,8 +173,7 @@ impl Asker {
             return Ok(ChannelAnswer::Done);
         }
         topology.read(|t| {
-            let resource = Resource::Exchange(&request.exchange);
-            t.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
+            t.check_declare_exchange(&self.user, &self.vhost, &request.kind, &request.exchange)
         })?;
         let pipe = self.node.cluster.pipe;
         let command = TopologyCommand::DeclareExchange(DeclareExchange {
@@ -198,10 +197,10 @@ impl Asker {
         name: String,
         if_unused: bool,
     ) -> Result<ChannelAnswer, ProtocolError> {
-        self.node.cluster.topology.read(|t| {
-            let resource = Resource::Exchange(&name);
-            t.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
-        })?;
+        self.node
+            .cluster
+            .topology
+            .read(|t| t.check_delete_exchange(&self.user, &self.vhost, &name))?;
         let vhost = self.vhost.to_string();
         self.change(TopologyCommand::DeleteExchange {
             vhost,
@@ -231,7 +230,8 @@ impl Asker {
             arguments: request.arguments,
             session: self.session,
         };
-        self.check_bind(&command)?;
+        let topology = &self.node.cluster.topology;
+        topology.read(|t| t.check_bind(&self.user, &command))?;
         let command = if bind {
             TopologyCommand::Bind(command)
         } else {
@@ -239,19 +239,6 @@ impl Asker {
         };
         self.change(command).await?;
         Ok(ChannelAnswer::Done)
-    }
-
-    /// Write on where it goes, read on where it comes from (spec/amqp-behaviour.md §9.2).
-    fn check_bind(&self, bind: &Bind) -> Result<(), ProtocolError> {
-        let target = match &bind.destination {
-            Destination::Queue(name) => Resource::Queue(name),
-            Destination::Exchange(name) => Resource::Exchange(name),
-        };
-        let source = Resource::Exchange(&bind.source);
-        self.node.cluster.topology.read(|t| {
-            t.check_permission(&self.user, &self.vhost, target, Permission::Write)?;
-            t.check_permission(&self.user, &self.vhost, source, Permission::Read)
-        })
     }
 
     /// Changes the topology, and drops the contents of queues that went with the change.

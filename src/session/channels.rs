@@ -55,6 +55,14 @@ impl Channels {
         self.slots[slot].take()
     }
 
+    /// Whether any channel waits for an answer, and so may hold commands behind it.
+    pub fn any_busy(&self) -> bool {
+        self.slots
+            .iter()
+            .flatten()
+            .any(|channel| channel.asked.is_some())
+    }
+
     pub fn clear(&mut self) {
         *self = Self::default();
     }

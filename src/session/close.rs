@@ -43,7 +43,27 @@ impl Connection {
                 self.close_reason = Some(failure.0.to_string());
                 self.begin_close(Some(failure));
             }
+            // The client waits for its close-ok and would not know what to do with a close.
+            State::Finishing => {
+                self.close_reason = Some(failure.0.to_string());
+                self.begin_close(None);
+            }
             State::Closing(_) | State::AwaitingCloseOk | State::Braking | State::Closed => {}
+        }
+    }
+
+    /// The client has asked to close. Publishes and acks it sent before count, so busy channels work off what waits,
+    /// for as long as close-ok would be awaited.
+    pub(super) fn begin_finish(&mut self) {
+        self.timers.close(Some(self.now.plus(CLOSE_WAIT_MAX)));
+        self.state = State::Finishing;
+        self.finish_channels();
+    }
+
+    /// Goes on to close once no channel waits for anything.
+    pub(super) fn finish_channels(&mut self) {
+        if matches!(self.state, State::Finishing) && !self.channels.any_busy() {
+            self.begin_close(None);
         }
     }
 
@@ -143,6 +163,7 @@ impl Connection {
             match due {
                 Due::SendHeartbeat => encode::heartbeat(&mut self.core.output),
                 Due::HandshakeOver => self.closed(Some("handshake timeout".to_owned())),
+                Due::Close if matches!(self.state, State::Finishing) => self.begin_close(None),
                 Due::Close => self.closed(None),
                 Due::ClientDead => {
                     let seconds = self.heartbeat.0 / 1000;

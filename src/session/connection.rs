@@ -39,6 +39,8 @@ pub(super) enum State {
     /// The broker opens the vhost.
     Opening,
     Running,
+    /// The client has asked to close: what its channels were told before comes to its end first.
+    Finishing,
     /// The broker tidies up; then close goes out (`Some`), or close-ok to the client's close (`None`).
     Closing(Option<Failure>),
     /// connection.close is out.
@@ -161,7 +163,11 @@ impl Connection {
             | State::AwaitingCloseOk
             | State::Braking => true,
             State::Running => !self.blocked && self.asked.is_empty() && self.core.has_room(),
-            State::LoggingIn { .. } | State::Opening | State::Closing(_) | State::Closed => false,
+            State::LoggingIn { .. }
+            | State::Opening
+            | State::Finishing
+            | State::Closing(_)
+            | State::Closed => false,
         }
     }
 

@@ -18,6 +18,7 @@ impl Connection {
         if let Err(failure) = self.take_answer(id, answer) {
             self.fail(failure);
         }
+        self.finish_channels();
     }
 
     fn take_answer(&mut self, id: ChannelId, answer: ChannelAnswer) -> Result<(), Failure> {

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::Credentials;
+use crate::amqp::AMQPValue;
+use crate::amqp::value::table_from_body;
 
 /// The credentials in a response; `None` if it is malformed or the mechanism is none of ours (§3.3).
 pub(super) fn credentials(mechanism: &str, response: &[u8]) -> Option<Credentials> {
@@ -23,26 +25,16 @@ fn plain(response: &[u8]) -> Option<Credentials> {
     made(user, password)
 }
 
-/// The entries of a field table without its length: LOGIN and PASSWORD, each a long string or bytes.
-fn amqplain(mut rest: &[u8]) -> Option<Credentials> {
-    let (mut login, mut password) = (None, None);
-    while let Some((name_len, after)) = rest.split_first() {
-        let (name, after) = after.split_at_checked(usize::from(*name_len))?;
-        let (tag, after) = after.split_first()?;
-        if !matches!(tag, b'S' | b'x') {
-            return None;
-        }
-        let (len, after) = after.split_first_chunk()?;
-        let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;
-        let (value, after) = after.split_at_checked(len)?;
-        match name {
-            b"LOGIN" => login = login.or(Some(value)),
-            b"PASSWORD" => password = password.or(Some(value)),
-            _ => {}
-        }
-        rest = after;
-    }
-    made(login?, password?)
+/// The entries of a field table without its length: LOGIN and PASSWORD, each a long string or bytes. Others may be
+/// there too.
+fn amqplain(response: &[u8]) -> Option<Credentials> {
+    let table = table_from_body(response).ok()?;
+    let entry = |name: &str| match table.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(text.as_bytes()),
+        AMQPValue::ByteArray(bytes) => Some(bytes.as_slice()),
+        _ => None,
+    };
+    made(entry("LOGIN")?, entry("PASSWORD")?)
 }
 
 fn made(user: &[u8], password: &[u8]) -> Option<Credentials> {
@@ -64,6 +56,7 @@ mod test {
                 password: Bytes::from_static(password),
             })
         };
+        let more = b"\x05LOGINx\0\0\0\x01a\x06LOCALEt\x01\x08PASSWORDS\0\0\0\0";
         let login = b"\x05LOGINS\0\0\0\x01a\x08PASSWORDS\0\0\0\x02bc";
         for (mechanism, response, expected) in [
             ("PLAIN", &b"\0guest\0secret"[..], good("guest", b"secret")),
@@ -74,6 +67,7 @@ mod test {
             ("PLAIN", b"", None),
             ("PLAIN", b"\0\xff\0p", None),
             ("AMQPLAIN", login, good("a", b"bc")),
+            ("AMQPLAIN", more, good("a", b"")),
             ("AMQPLAIN", &login[..login.len() - 1], None),
             ("AMQPLAIN", b"\x05LOGINS\0\0\0\x01a", None),
             ("AMQPLAIN", b"\x05LOGINI\0\0\0\x01", None),

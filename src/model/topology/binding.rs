@@ -2,7 +2,7 @@
 //!
 //! Need: both ends of every binding exist, and an auto-delete exchange goes with its last outgoing one. Shape: bindings
 //! belong to their source, sorted by destination; a count per (destination, source) finds them from the other end.
-//! Not here: permissions, which are checked before existence and so by the asker.
+//! Permissions are checked before existence and so by the asker, with [`Topology::check_bind`].
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use super::command::{Bind, Destination, Removed, TopologyReply};
 use super::record::{ExchangeKind, ExchangeName};
 use super::table::put_table;
 use super::{
-    BindingKey, Target, Topology, Vhost, check_owner, default_refused, no_exchange, no_queue,
-    no_vhost, precondition,
+    BindingKey, Permission, Resource, Target, Topology, Vhost, check_owner, default_refused,
+    no_exchange, no_queue, no_vhost, precondition,
 };
 use crate::amqp::{FieldTable, ProtocolError};
 use crate::model::route::check_headers_binding;
@@ -20,6 +20,21 @@ use crate::model::route::check_headers_binding;
 const TOPIC_HASHES_MAX: usize = 2;
 
 impl Topology {
+    /// Whether the user may bind or unbind these: write where it goes, read where it comes from.
+    ///
+    /// # Errors
+    /// 403 without a right, or if one of them is the default exchange.
+    pub fn check_bind(&self, user: &str, bind: &Bind) -> Result<(), ProtocolError> {
+        let target = match &bind.destination {
+            Destination::Queue(name) => Resource::Queue(name),
+            Destination::Exchange(name) => Resource::Exchange(name),
+        };
+        self.check_permission(user, &bind.vhost, target, Permission::Write)?;
+        check_no_default(bind)?;
+        let source = Resource::Exchange(&bind.source);
+        self.check_permission(user, &bind.vhost, source, Permission::Read)
+    }
+
     fn target_of(&self, vhost: &Vhost, destination: &Destination) -> Option<Target> {
         match destination {
             Destination::Queue(name) => vhost

@@ -96,7 +96,55 @@ impl Vhost {
     }
 }
 
+fn known_kind(kind: &str) -> Result<ExchangeKind, ProtocolError> {
+    ExchangeKind::from_name(kind)
+        .ok_or_else(|| precondition(format!("unknown exchange type '{kind}'")))
+}
+
+fn check_deletable(vhost: &str, name: &str) -> Result<(), ProtocolError> {
+    if name.is_empty() {
+        return Err(default_refused());
+    }
+    if name.starts_with("amq.") {
+        let title = exchange_title(vhost, name);
+        return Err(refused(format!("deletion of system {title} not allowed")));
+    }
+    Ok(())
+}
+
 impl Topology {
+    /// Whether the user may declare an exchange of this type and name.
+    ///
+    /// # Errors
+    /// 406 for an unknown type, 403 for the default exchange or without the right, in this order.
+    pub fn check_declare_exchange(
+        &self,
+        user: &str,
+        vhost: &str,
+        kind: &str,
+        name: &str,
+    ) -> Result<(), ProtocolError> {
+        known_kind(kind)?;
+        if name.is_empty() {
+            return Err(default_refused());
+        }
+        self.check_permission(user, vhost, Resource::Exchange(name), Permission::Configure)
+    }
+
+    /// Whether the user may delete an exchange of this name.
+    ///
+    /// # Errors
+    /// 403 for one that every vhost has, or without the right, in this order.
+    pub fn check_delete_exchange(
+        &self,
+        user: &str,
+        vhost: &str,
+        name: &str,
+    ) -> Result<(), ProtocolError> {
+        check_deletable(vhost, name)?;
+        self.check_permission(user, vhost, Resource::Exchange(name), Permission::Configure)
+    }
+
     pub(super) fn declare_exchange(
         &mut self,
         declare: DeclareExchange,
@@ -105,12 +153,7 @@ impl Topology {
             .vhosts
             .get(&declare.vhost)
             .ok_or_else(|| no_vhost(&declare.vhost))?;
-        let Some(kind) = ExchangeKind::from_name(&declare.kind) else {
-            return Err(precondition(format!(
-                "unknown exchange type '{}'",
-                declare.kind
-            )));
-        };
+        let kind = known_kind(&declare.kind)?;
         if declare.name.is_empty() {
             return Err(default_refused());
         }
@@ -176,13 +219,8 @@ impl Topology {
             .vhosts
             .get_mut(vhost_name)
             .ok_or_else(|| no_vhost(vhost_name))?;
-        if name.is_empty() {
-            return Err(default_refused());
-        }
+        check_deletable(vhost_name, name)?;
         let title = exchange_title(vhost_name, name);
-        if name.starts_with("amq.") {
-            return Err(refused(format!("deletion of system {title} not allowed")));
-        }
         let mut removed = Removed::default();
         if let Some(state) = vhost.exchanges.get(name) {
             if if_unused && !state.bindings.is_empty() {

@@ -292,6 +292,41 @@ fn permissions_and_passwords_decide_as_the_matrix_says() {
 }
 
 #[test]
+fn what_nobody_may_do_is_refused_as_such_even_without_rights() {
+    let topology = open();
+    let default = "operation not permitted on the default exchange";
+    let declare = |kind, name| topology.check_declare_exchange("nobody", "/", kind, name);
+    let delete = |name| topology.check_delete_exchange("nobody", "/", name);
+    let unpermitted = "configure access to exchange 'x' in vhost '/' refused for user 'nobody'";
+    let system = "deletion of system exchange 'amq.topic' in vhost '/' not allowed";
+    for (checked, text) in [
+        (declare("odd", ""), "unknown exchange type 'odd'"),
+        (declare("direct", ""), default),
+        (declare("direct", "x"), unpermitted),
+        (delete(""), default),
+        (delete("amq.topic"), system),
+        (delete("x"), unpermitted),
+    ] {
+        assert_eq!(checked.unwrap_err().text, text);
+    }
+    let bind = |user, source: &str| {
+        let bind = Bind {
+            vhost: "/".into(),
+            source: source.into(),
+            destination: Destination::Queue("q".into()),
+            routing_key: String::new(),
+            arguments: none(),
+            session: SessionId(7),
+        };
+        topology.check_bind(user, &bind)
+    };
+    let write = "write access to queue 'q' in vhost '/' refused for user 'nobody'";
+    assert_eq!(bind("nobody", "").unwrap_err().text, write);
+    assert_eq!(bind("guest", "").unwrap_err().text, default);
+    assert_eq!(bind("guest", "x"), Ok(()));
+}
+
+#[test]
 fn cycles_end_and_alternate_exchanges_chain() {
     let mut topology = open();
     let q = declare(&mut topology, queue("q", none())).unwrap().0;

@@ -13,6 +13,47 @@ fn the_clients_close_is_answered_once_the_broker_has_tidied_up() {
 }
 
 #[test]
+fn what_the_client_sent_before_its_close_is_done_before_close_ok() {
+    let mut peer = Peer::with_channel();
+    peer.open_channel(2);
+    peer.send(1, consume("q", "c", false));
+    peer.bytes(&publish(1, "q", "x"));
+    peer.send(2, consume("q", "d", false));
+    peer.send(0, close());
+    peer.expect(&["1 Consume", "2 Consume"], &[]);
+    assert!(!peer.session.wants_input());
+    // A channel's failure does not stop the others, and is told as ever.
+    peer.answer(2, ChannelAnswer::Failed(not_found()));
+    peer.answer(2, ChannelAnswer::Done);
+    peer.expect(&["2 Close"], &["2 Close { reply_code: 404"]);
+    peer.answer(1, consuming(7, "c", false));
+    peer.expect(&["1 Publish", "CloseConnection"], &["1 ConsumeOk"]);
+    peer.session.answer(Answer::Done);
+    peer.expect(&[], &["0 CloseOk"]);
+    assert!(peer.session.is_closed());
+}
+
+#[test]
+fn a_close_does_not_wait_for_ever_and_an_error_meanwhile_is_not_told() {
+    let mut peer = Peer::with_channel();
+    peer.send(1, consume("q", "c", false));
+    peer.send(0, close());
+    peer.expect(&["1 Consume"], &[]);
+    peer.session.handle_timeout(Millis(30_000));
+    peer.expect(&["CloseConnection"], &[]);
+    peer.session.answer(Answer::Done);
+    peer.expect(&[], &["0 CloseOk"]);
+
+    let mut peer = Peer::with_channel();
+    peer.send(1, consume("q", "c", false));
+    peer.send(0, close());
+    peer.session.shutdown("x");
+    peer.session.answer(Answer::Done);
+    peer.expect(&["1 Consume", "CloseConnection"], &["0 CloseOk"]);
+    assert!(peer.session.is_closed());
+}
+
+#[test]
 fn our_close_waits_for_close_ok_and_takes_nothing_else() {
     let mut peer = Peer::with_channel();
     peer.session.shutdown("Closed via management plugin");
