@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use leveret::base::SetId;
+use leveret::cluster::peer::control::Ask;
 use leveret::config::{Loaded, LogLevel, Problems, Sources, load, value};
 
 /// A replicated message broker that RabbitMQ clients use unchanged.
@@ -42,11 +44,92 @@ pub struct Options {
 pub enum Command {
     /// Run the broker (the default)
     Serve,
+    /// Ask or tell a running cluster; needs the configuration (or RABBITMQ_ERLANG_COOKIE) of one of its nodes
+    Cluster {
+        /// The node to ask, host:port of its listener for peers [default: the configured one]
+        #[arg(long, global = true, value_name = "HOST:PORT")]
+        node: Option<String>,
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
     /// Look at configuration
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+}
+
+/// Subcommands of `cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Nodes, sets, leaders, how far each replica is, queues that move
+    Status,
+    /// Let a node give its replicas and leaderships to others
+    Drain {
+        /// Its name, rabbit@host
+        name: String,
+    },
+    /// Let a drained node take its share again
+    Undrain {
+        /// Its name, rabbit@host
+        name: String,
+    },
+    /// Take a node out: what it holds goes to others, then it is no member any more; it need not be running
+    Forget {
+        /// Its name, rabbit@host
+        name: String,
+    },
+    /// Move a queue to another set
+    Move {
+        /// Its name
+        queue: String,
+        /// The set
+        set: u32,
+        /// Its vhost
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+    /// Spread a queue over several sets; over one: gather it there
+    Spread {
+        /// Its name
+        queue: String,
+        /// How many
+        sets: u32,
+        /// Its vhost
+        #[arg(long, default_value = "/")]
+        vhost: String,
+    },
+}
+
+impl ClusterCommand {
+    /// As the question that is sent.
+    #[must_use]
+    pub fn ask(self) -> Ask {
+        match self {
+            Self::Status => Ask::Status,
+            Self::Drain { name } => Ask::Drain {
+                node: name,
+                drain: true,
+            },
+            Self::Undrain { name } => Ask::Drain {
+                node: name,
+                drain: false,
+            },
+            Self::Forget { name } => Ask::Forget { node: name },
+            Self::Move { queue, set, vhost } => Ask::Place {
+                vhost,
+                queue,
+                sets: vec![SetId(set)],
+                parts: 1,
+            },
+            Self::Spread { queue, sets, vhost } => Ask::Place {
+                vhost,
+                queue,
+                sets: Vec::new(),
+                parts: sets,
+            },
+        }
+    }
 }
 
 /// Subcommands of `config`.

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod log;
 pub mod model;
 pub mod node;
+pub mod operator;
 pub mod raft;
 pub mod rt;
 pub mod session;

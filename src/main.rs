@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use leveret::config::Loaded;
 use leveret::node::{Running, Settings};
-use leveret::telemetry;
+use leveret::{operator, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command, ConfigCommand};
@@ -28,6 +28,16 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         }
+        Some(Command::Cluster { node, command }) => match cli.options.load() {
+            Ok(loaded) => match operator::ask(&loaded.config, node, &command.ask()) {
+                Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(_) => ExitCode::FAILURE,
+                },
+                Err(why) => fail(&why),
+            },
+            Err(problems) => fail(&problems),
+        },
         None | Some(Command::Serve) => match cli.options.load() {
             Ok(loaded) => start(loaded),
             Err(problems) => fail(&problems),

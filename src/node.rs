@@ -218,7 +218,7 @@ async fn enter(
 ) -> Result<ClusterOptions, NodeError> {
     let own = Arc::new(Own::default());
     let (hub, pool) = (Arc::new(Hub::default()), BufferPool::default());
-    let security = PeerSecurity::new(&settings.cluster.secret, tls(&settings.cluster.tls)?);
+    let security = PeerSecurity::new(&settings.cluster.secret, peer_tls(&settings.cluster.tls)?);
     let links = Links::new(Arc::clone(&own), security.clone(), pool.clone());
     if let Some(membership) = &identity.membership {
         own.set(membership, identity.incarnation);
@@ -290,7 +290,11 @@ async fn peers(cluster: &config::cluster::Cluster) -> Vec<String> {
     }
 }
 
-fn tls(files: &[Option<PathBuf>; 3]) -> Result<Option<PeerTls>, NodeError> {
+/// The certificates in these files, if they are named.
+///
+/// # Errors
+/// [`NodeError::Tls`].
+pub fn peer_tls(files: &[Option<PathBuf>; 3]) -> Result<Option<PeerTls>, NodeError> {
     let [Some(ca), Some(certificate), Some(key)] = files else {
         return Ok(None);
     };

@@ -25,14 +25,28 @@ const WORDS: &[(&str, &[&str])] = &[
     (
         "tokio::",
         &[
-            "raft", "cluster", "broker", "http", "rt.rs", "node.rs", "main.rs",
+            "raft",
+            "cluster",
+            "broker",
+            "http",
+            "rt.rs",
+            "node.rs",
+            "operator.rs",
+            "main.rs",
         ],
     ),
     ("SystemTime::", &["base/clock.rs", "telemetry.rs"]),
     (
         "async fn",
         &[
-            "raft", "cluster", "broker", "http", "rt.rs", "node.rs", "main.rs",
+            "raft",
+            "cluster",
+            "broker",
+            "http",
+            "rt.rs",
+            "node.rs",
+            "operator.rs",
+            "main.rs",
         ],
     ),
     // A replica owns its two tasks and joins them at shutdown.

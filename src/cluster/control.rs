@@ -1,6 +1,5 @@
 //! Answers to questions about the cluster, by any member: join, status, drain, forget, where queues live.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,16 +23,18 @@ impl Cluster {
     /// Answers peers and operators from now on.
     pub(super) fn answer_control(self: &Arc<Self>) {
         let cluster = Arc::clone(self);
-        self.options.hub.answer_control(Arc::new(move |bytes: Bytes| {
-            let cluster = Arc::clone(&cluster);
-            Box::pin(async move {
-                let told = match Ask::decode(&bytes) {
-                    Ok(ask) => cluster.told(ask).await,
-                    Err(_) => Told::Refused("the question is not known here".to_owned()),
-                };
-                told.encode()
-            })
-        }));
+        self.options
+            .hub
+            .answer_control(Arc::new(move |bytes: Bytes| {
+                let cluster = Arc::clone(&cluster);
+                Box::pin(async move {
+                    let told = match Ask::decode(&bytes) {
+                        Ok(ask) => cluster.told(ask).await,
+                        Err(_) => Told::Refused("the question is not known here".to_owned()),
+                    };
+                    told.encode()
+                })
+            }));
     }
 
     async fn told(&self, ask: Ask) -> Told {
@@ -104,10 +105,15 @@ impl Cluster {
         let Some(node) = node else {
             return Ok(Told::Refused(format!("no node is called {name}")));
         };
-        Ok(match self.change_members(MembersCommand::SetState { node, state }).await? {
-            TopologyReply::Failed(error) => Told::Refused(error.text.to_string()),
-            _ => Told::Text(format!("node {name} is now {}", state_name(state))),
-        })
+        Ok(
+            match self
+                .change_members(MembersCommand::SetState { node, state })
+                .await?
+            {
+                TopologyReply::Failed(error) => Told::Refused(error.text.to_string()),
+                _ => Told::Text(format!("node {name} is now {}", state_name(state))),
+            },
+        )
     }
 
     /// Lets a queue live in `sets`, or in `count` of the controller's choice. What is elsewhere drains.
@@ -118,9 +124,13 @@ impl Cluster {
         sets: Vec<SetId>,
         count: u32,
     ) -> Result<Told, Refusal> {
-        let record = self.topology.read(|topology| topology.queue(vhost, queue).cloned());
+        let record = self
+            .topology
+            .read(|topology| topology.queue(vhost, queue).cloned());
         let Some(record) = record else {
-            return Ok(Told::Refused(format!("no queue '{queue}' in vhost '{vhost}'")));
+            return Ok(Told::Refused(format!(
+                "no queue '{queue}' in vhost '{vhost}'"
+            )));
         };
         if record.is_local() {
             return Ok(Told::Refused("the queue lives with its node".to_owned()));
@@ -154,10 +164,15 @@ impl Cluster {
         });
         let parts = active.chain(drains).collect();
         let queue = record.id;
-        Ok(match self.change_members(MembersCommand::SetParts { queue, parts }).await? {
-            TopologyReply::Failed(error) => Told::Refused(error.text.to_string()),
-            _ => Told::Text(format!("{} lives in {sets:?}", record.title())),
-        })
+        Ok(
+            match self
+                .change_members(MembersCommand::SetParts { queue, parts })
+                .await?
+            {
+                TopologyReply::Failed(error) => Told::Refused(error.text.to_string()),
+                _ => Told::Text(format!("{} lives in {sets:?}", record.title())),
+            },
+        )
     }
 
     fn choose_sets(&self, record: &QueueRecord, count: usize) -> Vec<SetId> {
@@ -176,12 +191,17 @@ impl Cluster {
 
     /// Every node's report, and a line for each that gives none.
     async fn status(&self) -> String {
-        let nodes: Vec<_> = self.topology.read(|topology| topology.nodes().cloned().collect());
+        let nodes: Vec<_> = self
+            .topology
+            .read(|topology| topology.nodes().cloned().collect());
         let reports = nodes.iter().map(|node| async move {
             if node.id == self.pipe.node {
                 return Some(self.report());
             }
-            let ask = self.options.links.control(&node.address, Ask::Report.encode());
+            let ask = self
+                .options
+                .links
+                .control(&node.address, Ask::Report.encode());
             let answer = tokio::time::timeout(REPORT_LIMIT, ask).await.ok()?.ok()?;
             match Told::decode(&answer) {
                 Ok(Told::Text(text)) => Some(text),
@@ -193,26 +213,22 @@ impl Cluster {
         for (node, report) in nodes.iter().zip(&reports) {
             let here = if report.is_some() { "up" } else { "away" };
             let state = state_name(node.state);
-            let line = writeln!(
-                text,
-                "node\t{}\t{}\t{}\t{state}\t{here}",
+            text += &format!(
+                "node\t{}\t{}\t{}\t{state}\t{here}\n",
                 node.id, node.name, node.address
             );
-            drop(line);
         }
         self.topology.read(|topology| {
             for set in topology.sets() {
                 let members: Vec<String> = set.members.iter().map(NodeId::to_string).collect();
                 let queues = topology.queues().filter(|queue| queue.lives_in(set.id));
-                let line = writeln!(
-                    text,
-                    "set\t{}\t{}\t{}\t{}",
+                text += &format!(
+                    "set\t{}\t{}\t{}\t{}\n",
                     set.id,
                     members.join(","),
                     set.leader,
                     queues.count()
                 );
-                drop(line);
             }
             let spread = topology.queues().filter(|queue| queue.parts.len() > 1);
             for queue in spread {
@@ -224,14 +240,12 @@ impl Cluster {
                         PartState::Draining => format!("{} draining", part.set),
                     })
                     .collect();
-                let line = writeln!(
-                    text,
-                    "queue\t{}\t{}\t{}",
+                text += &format!(
+                    "queue\t{}\t{}\t{}\n",
                     queue.vhost,
                     queue.name,
                     parts.join(", ")
                 );
-                drop(line);
             }
         });
         text.extend(reports.into_iter().flatten());
@@ -241,8 +255,13 @@ impl Cluster {
     /// This node's replicas, a line each.
     fn report(&self) -> String {
         let mut text = String::new();
-        let sets = self.sets().filter_map(|(set, handle)| Some((set, handle.group()?)));
-        for (set, group) in [(SetId::TOPOLOGY, &self.topology_group)].into_iter().chain(sets) {
+        let sets = self
+            .sets()
+            .filter_map(|(set, handle)| Some((set, handle.group()?)));
+        for (set, group) in [(SetId::TOPOLOGY, &self.topology_group)]
+            .into_iter()
+            .chain(sets)
+        {
             let metrics = group.metrics();
             let role = match (group.is_leader(), metrics.leader) {
                 (true, _) => "leader",
@@ -250,16 +269,14 @@ impl Cluster {
                 (false, None) => "no leader",
             };
             let number = |value: Option<u64>| value.unwrap_or(0);
-            let line = writeln!(
-                text,
-                "replica\t{set}\t{}\t{role}\t{}\t{}\t{}\t{}",
+            text += &format!(
+                "replica\t{set}\t{}\t{role}\t{}\t{}\t{}\t{}\n",
                 self.pipe.node,
                 metrics.term,
                 number(metrics.last_log),
                 number(metrics.committed),
                 number(metrics.applied),
             );
-            drop(line);
         }
         text
     }

@@ -16,9 +16,7 @@ use tokio::time::Instant;
 
 use crate::base::{NodeId, SetId};
 use crate::model::set::Command;
-use crate::model::topology::{
-    MembersCommand, NodeRecord, NodeState, SetRecord, TopologyCommand,
-};
+use crate::model::topology::{MembersCommand, NodeRecord, NodeState, SetRecord, TopologyCommand};
 use crate::rt::Supervisor;
 
 use super::start::Cluster;
@@ -96,7 +94,8 @@ struct Load {
 
 impl Load {
     fn new(nodes: &[NodeRecord], sets: &[SetRecord], lost: &BTreeSet<NodeId>) -> Self {
-        let takes = |node: &&NodeRecord| node.state == NodeState::Active && !lost.contains(&node.id);
+        let takes =
+            |node: &&NodeRecord| node.state == NodeState::Active && !lost.contains(&node.id);
         let active: BTreeSet<NodeId> = nodes.iter().filter(takes).map(|node| node.id).collect();
         let mut load = Self {
             active,
@@ -131,7 +130,13 @@ impl Load {
             let node = nodes.iter().find(|node| node.id == *id);
             node.is_some_and(|node| node.state == NodeState::Active)
         };
-        for node in set.members.iter().filter(|id| !kept.contains(id)).copied().collect::<Vec<_>>() {
+        for node in set
+            .members
+            .iter()
+            .filter(|id| !kept.contains(id))
+            .copied()
+            .collect::<Vec<_>>()
+        {
             if kept.len() < REPLICAS.min(set.members.len()) && waits(&node) {
                 kept.push(node);
             } else {
@@ -150,7 +155,9 @@ impl Load {
             return;
         }
         if let Some(node) = self.least(&self.leads, |id| set.members.contains(id)) {
-            self.leads.entry(set.leader).and_modify(|count| *count = count.saturating_sub(1));
+            self.leads
+                .entry(set.leader)
+                .and_modify(|count| *count = count.saturating_sub(1));
             *self.leads.entry(node).or_default() += 1;
             set.leader = node;
         }
@@ -205,11 +212,18 @@ impl Cluster {
             let age = ages.get(&node.id).copied().flatten();
             let at = age.and_then(|age| now.checked_sub(age));
             let known = heard.entry(node.id).or_insert(now);
-            let at = if node.id == self.pipe.node { Some(now) } else { at };
+            let at = if node.id == self.pipe.node {
+                Some(now)
+            } else {
+                at
+            };
             *known = at.unwrap_or(*known).max(*known);
         }
         let silent = |id: &NodeId| heard.get(id).map_or(Duration::ZERO, |at| now - *at);
-        for node in nodes.iter().filter(|node| silent(&node.id) >= patience.leases) {
+        for node in nodes
+            .iter()
+            .filter(|node| silent(&node.id) >= patience.leases)
+        {
             if node.incarnation > 0 && closed.insert((node.id, node.incarnation)) {
                 self.close_node(node.id, node.incarnation).await;
             }
@@ -219,7 +233,11 @@ impl Cluster {
         let lost = lost.filter(|id| silent(id) >= patience.replicas).collect();
         for change in plan(&nodes, &sets, &lost) {
             tracing::info!(?change, "the controller changes the cluster");
-            if self.ask_topology(&TopologyCommand::Members(change)).await.is_err() {
+            if self
+                .ask_topology(&TopologyCommand::Members(change))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -229,7 +247,11 @@ impl Cluster {
     async fn close_node(&self, node: NodeId, incarnation: u64) {
         tracing::warn!(%node, incarnation, "a node is silent; its leases end");
         let close = MembersCommand::CloseNode { node, incarnation };
-        if self.ask_topology(&TopologyCommand::Members(close)).await.is_err() {
+        if self
+            .ask_topology(&TopologyCommand::Members(close))
+            .await
+            .is_err()
+        {
             return;
         }
         let sets: Vec<SetId> = self
@@ -301,7 +323,11 @@ mod test {
 
     #[test]
     fn a_cluster_that_is_as_it_should_be_is_left_alone() {
-        let sets = [set(1, &[1, 2, 3], 1), set(2, &[1, 2, 3], 2), set(3, &[1, 2, 3], 3)];
+        let sets = [
+            set(1, &[1, 2, 3], 1),
+            set(2, &[1, 2, 3], 2),
+            set(3, &[1, 2, 3], 3),
+        ];
         assert_eq!(plan(&active(3), &sets, &BTreeSet::new()), []);
     }
 
@@ -325,13 +351,19 @@ mod test {
 
     #[test]
     fn a_lost_member_is_replaced_by_a_spare_node_and_kept_where_there_is_none() {
-        let three = [set(1, &[1, 2, 3], 3), set(2, &[1, 2, 3], 2), set(3, &[1, 2, 3], 1)];
+        let three = [
+            set(1, &[1, 2, 3], 3),
+            set(2, &[1, 2, 3], 2),
+            set(3, &[1, 2, 3], 1),
+        ];
         let kept = settle(&active(3), &three, &[3]);
         assert!(kept.iter().all(|set| set.members.len() == 3), "{kept:?}");
         assert!(kept.iter().all(|set| set.leader != NodeId(3)), "{kept:?}");
         let moved = settle(&active(4), &three, &[3]);
         assert!(
-            moved.iter().all(|set| !set.members.contains(&NodeId(3)) && set.members.len() == 3),
+            moved
+                .iter()
+                .all(|set| !set.members.contains(&NodeId(3)) && set.members.len() == 3),
             "{moved:?}"
         );
     }
@@ -340,10 +372,17 @@ mod test {
     fn a_node_that_is_to_leave_gives_everything_away_and_is_then_removed() {
         let mut nodes = active(4);
         nodes[0].state = NodeState::Leaving;
-        let sets = [set(1, &[1, 2, 3], 1), set(2, &[1, 2, 4], 2), set(3, &[1, 3, 4], 3)];
+        let sets = [
+            set(1, &[1, 2, 3], 1),
+            set(2, &[1, 2, 4], 2),
+            set(3, &[1, 3, 4], 3),
+        ];
         let sets = settle(&nodes, &sets, &[]);
         assert!(sets.iter().all(|set| !set.members.contains(&NodeId(1))));
-        assert!(sets.iter().all(|set| set.members.len() == 3 && set.leader != NodeId(1)));
+        assert!(
+            sets.iter()
+                .all(|set| set.members.len() == 3 && set.leader != NodeId(1))
+        );
         let last = plan(&nodes, &sets, &BTreeSet::new());
         assert_eq!(last, [MembersCommand::RemoveNode { node: NodeId(1) }]);
     }

@@ -479,10 +479,15 @@ pub static KEYS: &[Key] = &[
             Ok(None)
         },
     ),
-    set("leveret.cluster.replace_after", "seconds", "600", |d, _, v| {
-        d.cluster.config.replace_after_s = value::number(v, 1, u64::MAX)?;
-        Ok(None)
-    }),
+    set(
+        "leveret.cluster.replace_after",
+        "seconds",
+        "600",
+        |d, _, v| {
+            d.cluster.config.replace_after_s = value::number(v, 1, u64::MAX)?;
+            Ok(None)
+        },
+    ),
     set("leveret.cluster.address", "host:port", "", |d, _, v| {
         d.cluster.config.address = Some(v.to_owned());
         Ok(None)
