@@ -74,8 +74,8 @@ pub(super) struct Tail {
     hard_state: Option<Bytes>,
     /// Counts truncations, so that an old record's write does not free a new record of its index.
     epoch: u64,
-    /// The first index that goes by truncations the writer has not come to.
-    cutting: Option<u64>,
+    /// Truncations the writer has not come to: the epoch each began, and the first index that goes.
+    cutting: VecDeque<(u64, u64)>,
     pub(super) written: u64,
 }
 
@@ -129,8 +129,8 @@ impl Tail {
     }
 
     pub(super) fn written(&mut self, epoch: u64, next: u64) {
+        self.cutting.retain(|(began, _)| *began > epoch);
         if epoch == self.epoch {
-            self.cutting = None;
             self.written = next;
         }
         while self.bytes > self.bytes_max
@@ -404,7 +404,8 @@ impl Log {
         tail.next = next;
         tail.last_meta = meta;
         tail.epoch += 1;
-        tail.cutting = Some(tail.cutting.map_or(next, |cut| cut.min(next)));
+        let began = tail.epoch;
+        tail.cutting.push_back((began, next));
         tail.written = tail.written.min(next);
         self.shared().cache.lock().clear();
         let epoch = tail.epoch;
@@ -477,7 +478,8 @@ impl Log {
         // index by the time that the segment is deleted. Both locks, so that nothing is sealed in between.
         let tail = self.shared().tail.read();
         let mut infos = self.shared().segments.lock().infos();
-        let cut = tail.cutting.unwrap_or(u64::MAX);
+        let cuts = tail.cutting.iter().map(|(_, next)| *next);
+        let cut = cuts.min().unwrap_or(u64::MAX);
         drop(tail);
         infos.retain(|one| one.first < cut);
         for one in &mut infos {
