@@ -37,7 +37,7 @@ fn topology() -> Topology {
             session: SessionId(1),
             node: NodeId(1),
             incarnation: 1,
-            set: SetId(1),
+            sets: vec![SetId(1)],
             user: String::new(),
         }));
         let keys = [

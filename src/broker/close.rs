@@ -65,7 +65,7 @@ impl Connection {
         for consumer in &gone {
             self.forget_consumer(*consumer);
         }
-        self.holders.retain(|(of, _), _| *of != channel);
+        self.holders.retain(|(of, ..), _| *of != channel);
         self.work.retain(
             |work| !matches!(work, Work::Deliver(_, delivery, _) if gone.contains(&delivery.consumer)),
         );
@@ -157,6 +157,7 @@ impl Asker {
     async fn forget_queues(&self, queues: Vec<QueueId>) {
         for id in queues {
             self.node.stats.queues_deleted.inc();
+            self.drop_parts(id);
             if let Err(error) = self.change(TopologyCommand::DeleteQueue { id }).await {
                 tracing::warn!(queue = %id, %error, "a deleted queue stays in the topology");
             }

@@ -94,10 +94,14 @@ pub(super) struct Connection {
     pub work: VecDeque<Work>,
     events: Vec<Event>,
     pub consumers: HashMap<ConsumerId, Consumer>,
-    pub holders: HashMap<(ChannelId, QueueId), ConsumerId>,
+    pub holders: HashMap<(ChannelId, QueueId, SetId), ConsumerId>,
     pub confirms: Confirms,
     pub tx_refused: HashSet<ChannelId>,
     pub routes: Routes,
+    /// Counts publishes to queues that are spread over sets.
+    pub rotation: u64,
+    /// What was known when consumers were last attached to the parts of their queues.
+    parts_version: u64,
     pub exclusive: HashSet<QueueId>,
     pub reply_tokens: HashMap<ConsumerId, String>,
     pub reply_bytes: Arc<AtomicUsize>,
@@ -146,6 +150,8 @@ pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr) {
         confirms: Confirms::default(),
         tx_refused: HashSet::new(),
         routes: Routes::default(),
+        rotation: 0,
+        parts_version: node.cluster.topology.parts_version(),
         exclusive: HashSet::new(),
         reply_tokens: HashMap::new(),
         reply_bytes: Arc::default(),
@@ -259,6 +265,11 @@ impl Connection {
     /// Does all that can be done without waiting.
     fn step(&mut self) {
         self.take_events();
+        let parts = self.node.cluster.topology.parts_version();
+        if parts != self.parts_version {
+            self.parts_version = parts;
+            self.follow_queues();
+        }
         self.do_work();
         if self.input_refused && self.wants_input() {
             self.take_input(SystemClock.now());

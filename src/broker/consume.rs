@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::base::limits::WINDOW_MESSAGES;
-use crate::base::{ChannelId, ConsumerId, SetId};
-use crate::model::set::{Command, Delivery, Outcome};
+use crate::base::{ChannelId, ConsumerId, QueueId, SetId};
+use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome};
 use crate::session::{SettleOutcome, Settlement};
 
 use super::connection::Connection;
@@ -22,6 +22,8 @@ pub(super) enum Kind {
     Holder,
     /// Direct reply-to.
     Replies,
+    /// Takes what one more part of a queue has for another consumer.
+    Part,
 }
 
 /// See the module's head.
@@ -30,6 +32,13 @@ pub(super) struct Consumer {
     pub channel: ChannelId,
     pub set: SetId,
     pub kind: Kind,
+    pub queue: QueueId,
+    /// Whose tag its deliveries have: itself, or for a part the consumer.
+    pub main: ConsumerId,
+    /// Where a consumer is attached, itself included; empty for a part.
+    pub parts: Vec<(SetId, ConsumerId)>,
+    /// How it is attached to further parts.
+    pub config: Option<ConsumerConfig>,
     pub no_ack: bool,
     /// Deliveries carry x-delivery-count and x-acquired-count (quorum queues).
     pub counts: bool,
@@ -151,11 +160,18 @@ impl Connection {
         let Some(entry) = self.consumers.get(&consumer) else {
             return;
         };
-        let channel = entry.channel;
+        let (channel, main) = (entry.channel, entry.main);
         if entry.kind == Kind::Holder {
             self.holders.retain(|_, holder| *holder != consumer);
+        } else if self.leaves_parts(main, consumer) {
+            // The queue lives on elsewhere.
+            if consumer != main {
+                self.forget_consumer(consumer);
+            }
+            return;
         } else {
-            self.session.cancel_consumer(channel, consumer);
+            self.session.cancel_consumer(channel, main);
+            self.forget_consumer(main);
         }
         self.forget_consumer(consumer);
     }

@@ -21,6 +21,7 @@ use crate::rt::Supervisor;
 
 use super::death::{Death, Obituary, routing_keys};
 use super::node::Node;
+use super::parts::drop_parts;
 use super::replies::ADDRESS_PREFIX;
 use super::routes::by_set;
 
@@ -102,6 +103,7 @@ impl Worker {
 
     async fn queue_gone(&mut self, queue: QueueId) {
         self.node.stats.queues_deleted.inc();
+        drop_parts(&self.node.cluster, queue);
         let delete = TopologyCommand::DeleteQueue { id: queue };
         if let Err(error) = self.node.cluster.ask_topology(&delete).await {
             tracing::warn!(%queue, %error, "a deleted queue stays in the topology");

@@ -10,7 +10,7 @@ use crate::base::{Position, SetId};
 use crate::cluster::ReadError;
 use crate::model::batch::{self, Message};
 use crate::model::set::Delivery;
-use crate::session::ChannelAnswer;
+use crate::session::{ChannelAnswer, Lease};
 
 use super::connection::{Connection, Loading, Posted, Work};
 use super::consume::Kind;
@@ -59,15 +59,8 @@ impl Connection {
             }
             Posted::Unsubscribed { channel, consumer } => {
                 self.session.answer_channel(channel, ChannelAnswer::Done);
-                let holds = self
-                    .consumers
-                    .get(&consumer)
-                    .is_some_and(|entry| entry.unsettled > 0);
-                if !holds {
-                    self.forget_consumer(consumer);
-                } else if let Some(entry) = self.consumers.get_mut(&consumer) {
-                    entry.kind = Kind::Cancelled;
-                    self.node.stats.consumers.dec();
+                for one in self.attached(consumer) {
+                    self.detached(one);
                 }
             }
             Posted::Committed(channel) => self.committed(channel),
@@ -84,8 +77,12 @@ impl Connection {
         };
         entry.kind = Kind::Open;
         let set = entry.set;
+        let more = entry.config.is_some();
         for (delivery, body) in std::mem::take(&mut entry.early).into_iter().rev() {
             self.work.push_front(Work::Deliver(set, delivery, body));
+        }
+        if more {
+            self.follow_queue(consumer);
         }
     }
 
@@ -105,6 +102,7 @@ impl Connection {
             return None;
         }
         let (channel, no_ack, counts) = (entry.channel, entry.no_ack, entry.counts);
+        let main = entry.main;
         let known = body.cloned();
         let Some(payload) = known.or_else(|| self.payload(set, delivery.first)) else {
             return Some(delivery);
@@ -117,8 +115,11 @@ impl Connection {
                 let properties = with_counts(&message, counts, &delivery);
                 let sent = self.session.deliver(
                     channel,
-                    delivery.consumer,
-                    delivery.first_no,
+                    main,
+                    Lease {
+                        consumer: delivery.consumer,
+                        no: delivery.first_no,
+                    },
                     delivery.redelivered,
                     &message.exchange,
                     &message.routing_key,
@@ -198,7 +199,10 @@ impl Connection {
         let sent = self.session.deliver(
             reply.channel,
             reply.consumer,
-            0,
+            Lease {
+                consumer: reply.consumer,
+                no: 0,
+            },
             false,
             &reply.exchange,
             &reply.routing_key,

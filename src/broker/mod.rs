@@ -19,6 +19,7 @@ mod deliver;
 pub mod listener;
 mod login;
 mod node;
+mod parts;
 mod publish;
 mod queues;
 mod replies;

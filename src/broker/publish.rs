@@ -1,5 +1,7 @@
 //! Publishing: route, append to the outboxes, and later turn what was applied into confirms.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::amqp::{ProtocolError, ReplyCode};
@@ -10,7 +12,7 @@ use crate::session::{ChannelAnswer, PublishRequest, Settlement};
 
 use super::connection::{Connection, Posted};
 use super::replies::ADDRESS_PREFIX;
-use super::routes::Routed;
+use super::routes::{Routed, with_parts};
 
 const PUBLISH_METHOD: (u16, u16) = (60, 40);
 
@@ -44,7 +46,7 @@ impl Connection {
         let route = self.routes.find(&self.node.cluster.topology, &routed)?;
         // After the check of the right to publish, which replies need too.
         let replied = publish.exchange.is_empty() && self.reply_to_requester(publish);
-        if route.sets.is_empty() {
+        if route.sets.is_empty() && route.spread.is_empty() {
             if !replied {
                 self.unroutable(channel, publish);
             }
@@ -64,11 +66,18 @@ impl Connection {
             priority: publish.properties.priority(),
             delay: None,
         };
-        let shared = route.sets.len() > 1;
+        let sets = match &route.spread[..] {
+            [] => Cow::Borrowed(&route.sets),
+            spread => {
+                self.rotation += 1;
+                Cow::Owned(with_parts(&route.sets, spread, self.rotation))
+            }
+        };
+        let shared = sets.len() > 1;
         if let (true, Some(number)) = (shared, number) {
-            self.confirms.share(channel, number, route.sets.len());
+            self.confirms.share(channel, number, sets.len());
         }
-        for (set, queues) in &route.sets {
+        for (set, queues) in &*sets {
             self.append(
                 *set,
                 queues,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::limits::WINDOW_MESSAGES;
-use crate::base::{ChannelId, ConsumerId, SessionId, SetId};
+use crate::base::{ChannelId, ConsumerId, QueueId, SessionId, SetId};
 use crate::cluster::SetHandle;
 use crate::model::batch;
 use crate::model::set::{Command, ConsumerConfig, Credit, Reply};
@@ -19,6 +19,7 @@ use super::connection::{Connection, Posted};
 use super::consume::{Consumer, Kind};
 use super::deliver::with_counts;
 use super::node::{Node, random_name};
+use super::parts::share;
 use super::requests::{answer, stopping};
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -48,7 +49,7 @@ fn count(value: u64) -> u32 {
 }
 
 impl Asker {
-    fn set(&self, set: SetId) -> Result<&SetHandle, ProtocolError> {
+    pub(super) fn set(&self, set: SetId) -> Result<&SetHandle, ProtocolError> {
         self.node.cluster.set(set).ok_or_else(stopping)
     }
 
@@ -101,13 +102,11 @@ impl Asker {
     }
 
     async fn create(&self, record: &QueueRecord) -> Result<(), ProtocolError> {
-        let config = Box::new(record.config(&self.node.options.queue_defaults));
-        self.set(record.set())?
-            .ask(&Command::Create {
-                queue: record.id,
-                config,
-            })
-            .await?;
+        let create = Command::Create {
+            queue: record.id,
+            config: Box::new(record.config(&self.node.options.queue_defaults)),
+        };
+        self.ask_parts(record, &create).await?;
         Ok(())
     }
 
@@ -127,10 +126,10 @@ impl Asker {
         })?;
         let cluster = &self.node.cluster;
         let transient = request.exclusive || !request.durable;
-        let set = if transient {
-            cluster.local()
+        let sets = if transient {
+            vec![cluster.local()]
         } else {
-            cluster.place()
+            cluster.place(QueueRecord::wanted_parts(&request.arguments))
         };
         let command = TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: self.vhost.to_string(),
@@ -143,7 +142,7 @@ impl Asker {
             session: self.session,
             node: cluster.pipe.node,
             incarnation: cluster.pipe.incarnation,
-            set,
+            sets,
             user: self.user.to_string(),
         });
         self.node.stats.queues_declared.inc();
@@ -172,18 +171,25 @@ impl Asker {
             queue: record.id,
             touch: true,
         };
-        let reply = self.set(record.set())?.ask(&inspect).await?;
-        let (messages, consumers) = match reply {
-            Reply::Counts {
-                ready, consumers, ..
-            } => (count(ready), consumers),
-            Reply::NoQueue => {
-                // A declare that lost its connection between its two steps: the second is made up for here.
-                self.create(record).await?;
-                (0, 0)
+        let replies = self.ask_parts(record, &inspect).await?;
+        if replies.iter().all(|reply| *reply == Reply::NoQueue) {
+            // A declare that lost its connection between its two steps: the second is made up for here.
+            self.create(record).await?;
+        }
+        let (mut messages, mut consumers) = (0, 0);
+        for reply in replies {
+            if let Reply::Counts {
+                ready,
+                consumers: attached,
+                ..
+            } = reply
+            {
+                messages += ready;
+                // A consumer is attached to every part.
+                consumers = attached.max(consumers);
             }
-            _ => (0, 0),
-        };
+        }
+        let messages = count(messages);
         Ok(ChannelAnswer::QueueDeclared {
             queue: record.name.clone(),
             messages,
@@ -194,13 +200,15 @@ impl Asker {
     /// queue.purge.
     pub async fn purge(&self, queue: &str) -> Result<ChannelAnswer, ProtocolError> {
         let record = self.find(queue, Permission::Read)?;
-        match self
-            .set(record.set())?
-            .ask(&Command::Purge { queue: record.id })
-            .await?
-        {
-            Reply::Count(messages) => Ok(ChannelAnswer::Count(count(messages))),
-            _ => Err(no_queue(queue, &self.vhost)),
+        let purge = Command::Purge { queue: record.id };
+        let replies = self.ask_parts(&record, &purge).await?;
+        let counts = replies.iter().filter_map(|reply| match reply {
+            Reply::Count(messages) => Some(*messages),
+            _ => None,
+        });
+        match counts.reduce(|all, one| all + one) {
+            Some(messages) => Ok(ChannelAnswer::Count(count(messages))),
+            None => Err(no_queue(queue, &self.vhost)),
         }
     }
 
@@ -224,12 +232,7 @@ impl Asker {
             );
             return Err(soft(ReplyCode::NotImplemented, text));
         }
-        let delete = Command::Delete {
-            queue: record.id,
-            if_unused,
-            if_empty,
-        };
-        let messages = match self.set(record.set())?.ask(&delete).await? {
+        let messages = match self.delete_parts(&record, if_unused, if_empty).await? {
             Reply::Count(messages) => messages,
             Reply::InUse => {
                 let text = format!("{} in use", record.title());
@@ -265,12 +268,26 @@ impl Connection {
     }
 
     /// A holder of leases on a queue, known to the registry and to this connection.
-    fn add_consumer(&mut self, channel: ChannelId, record: &QueueRecord, kind: Kind) -> ConsumerId {
+    pub(super) fn add_consumer(
+        &mut self,
+        channel: ChannelId,
+        record: &QueueRecord,
+        set: SetId,
+        kind: Kind,
+    ) -> ConsumerId {
         let consumer = self.node.cluster.registry.consumer(&self.mailbox);
+        let parts = match kind {
+            Kind::Opening => vec![(set, consumer)],
+            _ => Vec::new(),
+        };
         let entry = Consumer {
             channel,
-            set: record.set(),
+            set,
             kind,
+            queue: record.id,
+            main: consumer,
+            parts,
+            config: None,
             no_ack: false,
             counts: record.kind == QueueKind::Quorum,
             window: false,
@@ -302,7 +319,7 @@ impl Connection {
                     .answer_channel(channel, ChannelAnswer::Failed(error));
             }
         };
-        let consumer = self.add_consumer(channel, &record, Kind::Opening);
+        let consumer = self.add_consumer(channel, &record, record.set(), Kind::Opening);
         self.node.stats.consumers.inc();
         let window = request.no_ack || request.prefetch == 0;
         if let Some(entry) = self.consumers.get_mut(&consumer) {
@@ -318,10 +335,13 @@ impl Connection {
             credit: if window {
                 Credit::Window(WINDOW_MESSAGES)
             } else {
-                Credit::Prefetch(u32::from(request.prefetch))
+                Credit::Prefetch(share(request.prefetch, record.active_sets().count()))
             },
             visibility: arguments.visibility,
         };
+        if let Some(entry) = self.consumers.get_mut(&consumer) {
+            entry.config = Some(config);
+        }
         let tag = if request.tag.is_empty() {
             format!("amq.ctag-{}", random_name())
         } else {
@@ -365,6 +385,10 @@ impl Connection {
             channel,
             set: self.node.cluster.local(),
             kind: Kind::Replies,
+            queue: QueueId(0),
+            main: consumer,
+            parts: Vec::new(),
+            config: None,
             no_ack: true,
             counts: false,
             window: false,
@@ -402,18 +426,28 @@ impl Connection {
             .consumers
             .get(&consumer)
             .filter(|entry| entry.kind != Kind::Replies);
-        let set = known.map(|entry| entry.set);
-        let Some(handle) = set.and_then(|set| self.node.cluster.set(set)) else {
+        let parts = known.map(|entry| entry.parts.clone());
+        let Some(parts) = parts.filter(|parts| !parts.is_empty()) else {
             self.forget_consumer(consumer);
             return self.session.answer_channel(channel, ChannelAnswer::Done);
         };
-        let reply = handle.asking(&Command::Unsubscribe { consumer });
+        let replies: Vec<_> = parts
+            .into_iter()
+            .filter_map(|(set, consumer)| {
+                let handle = self.node.cluster.set(set)?;
+                Some(handle.asking(&Command::Unsubscribe { consumer }))
+            })
+            .collect();
         let asker = self.asker();
         self.task(async move {
-            if let Ok(Reply::Unsubscribed {
-                deleted: Some(queue),
-            }) = reply.await
-            {
+            let mut gone = None;
+            for reply in replies {
+                if let Ok(Reply::Unsubscribed { deleted }) = reply.await {
+                    gone = gone.or(deleted);
+                }
+            }
+            if let Some(queue) = gone {
+                asker.drop_parts(queue);
                 let delete = TopologyCommand::DeleteQueue { id: queue };
                 if let Err(error) = asker.change(delete).await {
                     return Some(Posted::Answer(channel, ChannelAnswer::Failed(error)));
@@ -446,32 +480,59 @@ impl Connection {
                 .session
                 .answer_channel(channel, ChannelAnswer::Failed(error));
         }
-        let key = (channel, record.id);
-        let holder = match self.holders.get(&key) {
-            Some(holder) => *holder,
-            None => {
-                let holder = self.add_consumer(channel, &record, Kind::Holder);
-                self.holders.insert(key, holder);
-                holder
-            }
-        };
-        let Some(handle) = self.node.cluster.set(record.set()).cloned() else {
-            return;
-        };
-        let (session, queue) = (self.id, record.id);
-        let get = Command::Get {
-            queue,
-            holder,
-            session,
-            channel: channel.0,
-            no_ack,
-        };
-        let reply = handle.asking(&get);
+        // Whichever part is asked first is drained first.
+        self.rotation += 1;
+        let mut sets: Vec<SetId> = record.sets().collect();
+        let turn = self.rotation as usize % sets.len().max(1);
+        sets.rotate_left(turn);
+        let mut asks = Vec::new();
+        for set in sets {
+            let Some(handle) = self.node.cluster.set(set).cloned() else {
+                continue;
+            };
+            let holder = self.holder(channel, &record, set);
+            let (session, queue) = (self.id, record.id);
+            let get = Command::Get {
+                queue,
+                holder,
+                session,
+                channel: channel.0,
+                no_ack,
+            };
+            asks.push((handle, get));
+        }
+        // Sent before anything else of this channel; further parts only if the first has nothing.
+        let first = asks.first().map(|(handle, get)| handle.asking(get));
         let asker = self.asker();
         self.task(async move {
-            let got = asker.got(reply.await.ok(), &handle, &record, no_ack).await;
+            let mut reply = match first {
+                Some(first) => first.await.ok(),
+                None => None,
+            };
+            let mut from = asks.first().map(|(handle, _)| handle.clone());
+            for (handle, get) in asks.iter().skip(1) {
+                if reply != Some(Reply::GotNothing) {
+                    break;
+                }
+                reply = handle.ask(get).await.ok();
+                from = Some(handle.clone());
+            }
+            let got = match from {
+                Some(handle) => asker.got(reply, &handle, &record, no_ack).await,
+                None => Err(stopping()),
+            };
             Some(Posted::Answer(channel, answer(got)))
         });
+    }
+
+    fn holder(&mut self, channel: ChannelId, record: &QueueRecord, set: SetId) -> ConsumerId {
+        let key = (channel, record.id, set);
+        if let Some(holder) = self.holders.get(&key) {
+            return *holder;
+        }
+        let holder = self.add_consumer(channel, record, set, Kind::Holder);
+        self.holders.insert(key, holder);
+        holder
     }
 }
 

@@ -20,6 +20,8 @@ const ROUTES_MAX: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Route {
     pub sets: Vec<(SetId, Vec<QueueId>)>,
+    /// Queues that are spread over several sets, each with those.
+    pub spread: Vec<(QueueId, Vec<SetId>)>,
 }
 
 /// See the module's head.
@@ -52,6 +54,30 @@ pub(super) fn by_set(targets: &[QueueTarget]) -> Vec<(SetId, Vec<QueueId>)> {
         }
     }
     sets
+}
+
+/// Publishes of one connection that go to the same part of a spread queue before the next part has its turn: enough
+/// for batches to stay whole.
+const TURN: u64 = 64;
+
+/// `sets`, and for each spread queue the part whose turn it is.
+pub(super) fn with_parts(
+    sets: &[(SetId, Vec<QueueId>)],
+    spread: &[(QueueId, Vec<SetId>)],
+    count: u64,
+) -> Vec<(SetId, Vec<QueueId>)> {
+    let mut all = sets.to_vec();
+    for (queue, parts) in spread {
+        let turn = (count / TURN) as usize % parts.len().max(1);
+        let Some(set) = parts.get(turn).copied() else {
+            continue;
+        };
+        match all.iter_mut().find(|(known, _)| *known == set) {
+            Some((_, queues)) => queues.push(*queue),
+            None => all.push((set, vec![*queue])),
+        }
+    }
+    all
 }
 
 impl Routes {
@@ -100,6 +126,7 @@ impl Routes {
         keys.extend(publish.more_keys.iter().map(|key| &key[..]));
         let allowed = self.allowed.contains(publish.exchange);
         self.targets.clear();
+        let mut spread = Vec::new();
         let result = topology.read(|topology| {
             if !allowed {
                 topology.check_permission(
@@ -116,10 +143,17 @@ impl Routes {
                 keys: &keys,
                 properties: publish.properties,
             };
-            topology.route(&input, &mut self.targets)
+            let routed = topology.route(&input, &mut self.targets);
+            self.targets.retain(|target| {
+                let parts = topology.spread(target.queue);
+                spread.extend(parts.map(|parts| (target.queue, parts.to_vec())));
+                parts.is_none()
+            });
+            routed
         })?;
         let route = Arc::new(Route {
             sets: by_set(&self.targets),
+            spread,
         });
         // Names must not keep a socket's read buffer alive.
         let exchange = Bytes::copy_from_slice(publish.exchange);

@@ -176,13 +176,10 @@ impl Cluster {
     }
 
     fn choose_sets(&self, record: &QueueRecord, count: usize) -> Vec<SetId> {
-        let mut load: Vec<(bool, usize, SetId)> = self.topology.read(|topology| {
+        let mut load: Vec<(bool, u64, SetId)> = self.topology.read(|topology| {
             let sets = topology.sets();
-            sets.map(|set| {
-                let queues = topology.queues().filter(|queue| queue.lives_in(set.id));
-                (!record.lives_in(set.id), queues.count(), set.id)
-            })
-            .collect()
+            sets.map(|set| (!record.lives_in(set.id), topology.queues_in(set.id), set.id))
+                .collect()
         });
         // Where it lives already it may stay, then where there are fewest.
         load.sort_unstable();
@@ -221,13 +218,12 @@ impl Cluster {
         self.topology.read(|topology| {
             for set in topology.sets() {
                 let members: Vec<String> = set.members.iter().map(NodeId::to_string).collect();
-                let queues = topology.queues().filter(|queue| queue.lives_in(set.id));
                 text += &format!(
                     "set\t{}\t{}\t{}\t{}\n",
                     set.id,
                     members.join(","),
                     set.leader,
-                    queues.count()
+                    topology.queues_in(set.id)
                 );
             }
             let spread = topology.queues().filter(|queue| queue.parts.len() > 1);

@@ -13,8 +13,11 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use tokio::time::Instant;
 
-use crate::base::{NodeId, SetId};
-use crate::model::topology::{NodeState, SetRecord};
+use crate::base::{NodeId, QueueId, SetId};
+use crate::model::set::{Command, Reply};
+use crate::model::topology::{
+    MembersCommand, NodeState, Part, PartState, QueueRecord, SetRecord, TopologyCommand,
+};
 use crate::raft::{Group, RaftError};
 use crate::rt::Supervisor;
 
@@ -30,8 +33,14 @@ const THERE: Duration = Duration::from_secs(1);
 /// reason that is still there, does not get it back at once.
 const SETTLED: Duration = Duration::from_secs(5);
 
+/// How long a part of a queue drains at least: until then all nodes know that it takes no more, and those who did not
+/// know sent what they had.
+const DRAINS: Duration = Duration::from_secs(2);
+
 /// Since when this node leads which set.
 type Leads = HashMap<SetId, Instant>;
+/// Since when it knows of which part that drains in a set it leads.
+type Drains = HashMap<(SetId, QueueId), Instant>;
 
 /// What a set's members should be.
 struct Wanted {
@@ -43,9 +52,10 @@ struct Wanted {
 /// Runs until the node stops.
 pub async fn run(cluster: Arc<Cluster>, supervisor: Supervisor) {
     let mut changed = cluster.topology.changes();
-    let mut leads = Leads::new();
+    let (mut leads, mut drains) = (Leads::new(), Drains::new());
     loop {
         cluster.look(&mut leads).await;
+        cluster.end_drained(&mut drains).await;
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             seen = changed.changed() => if seen.is_err() { return },
@@ -100,6 +110,48 @@ impl Cluster {
         };
         self.align(SetId::TOPOLOGY, &self.topology_group, &wanted, leads)
             .await;
+    }
+
+    /// Ends parts of queues that drain in a set this node leads and hold nothing any more.
+    async fn end_drained(&self, drains: &mut Drains) {
+        let found: Vec<(QueueRecord, SetId)> = self.topology.read(|topology| {
+            let records = topology.draining();
+            let parts = records.flat_map(|record| {
+                let draining = record
+                    .parts
+                    .iter()
+                    .filter(|part| part.state == PartState::Draining);
+                draining.map(|part| (record.clone(), part.set))
+            });
+            parts.collect()
+        });
+        drains.retain(|key, _| found.iter().any(|(record, set)| *key == (*set, record.id)));
+        for (record, set) in found {
+            let handle = self.set(set);
+            let leads = handle.and_then(|handle| handle.group());
+            if !leads.is_some_and(Group::is_leader) {
+                continue;
+            }
+            let since = drains.entry((set, record.id)).or_insert_with(Instant::now);
+            if since.elapsed() < DRAINS {
+                continue;
+            }
+            let queue = record.id;
+            let retired = match handle {
+                Some(handle) => handle.ask(&Command::Retire { queue }).await,
+                None => continue,
+            };
+            if !matches!(retired, Ok(Reply::Count(_) | Reply::NoQueue)) {
+                continue;
+            }
+            let parts = record.parts.iter().filter(|part| part.set != set);
+            let parts: Vec<Part> = parts.copied().collect();
+            let command = MembersCommand::SetParts { queue, parts };
+            match self.ask_topology(&TopologyCommand::Members(command)).await {
+                Ok(_) => tracing::info!(queue = %record.title(), %set, "a part has drained"),
+                Err(error) => tracing::warn!(%error, "a drained part stays in the records"),
+            }
+        }
     }
 
     fn applied(&self, set: SetId) -> u64 {

@@ -346,13 +346,19 @@ impl Cluster {
         self.pipe.node
     }
 
-    /// Where a new durable queue goes: the set with the fewest queues, of those this node can see into.
+    /// Where a new durable queue goes: `parts` sets, those with the fewest queues.
     #[must_use]
-    pub fn place(&self) -> SetId {
-        let replicated = self.sets().filter(|(set, _)| !set.is_local());
-        let fewest = replicated
-            .min_by_key(|(_, handle)| handle.with(|replica| replica.machine().totals().queues));
-        fewest.map_or(self.local(), |(set, _)| set)
+    pub fn place(&self, parts: usize) -> Vec<SetId> {
+        let mut load: Vec<(u64, SetId)> = self.topology.read(|topology| {
+            let sets = topology.sets();
+            sets.map(|set| (topology.queues_in(set.id), set.id))
+                .collect()
+        });
+        load.sort_unstable();
+        load.into_iter()
+            .take(parts.max(1))
+            .map(|(_, set)| set)
+            .collect()
     }
 
     /// Changes the topology; the answer comes when this node's copy has changed.

@@ -23,6 +23,7 @@ use super::outbox::Outbox;
 pub struct SharedTopology {
     topology: RwLock<Topology>,
     version: AtomicU64,
+    parts_version: AtomicU64,
     changes: watch::Sender<u64>,
 }
 
@@ -36,6 +37,12 @@ impl SharedTopology {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Changes whenever a queue comes to live elsewhere.
+    #[must_use]
+    pub fn parts_version(&self) -> u64 {
+        self.parts_version.load(Ordering::Acquire)
     }
 
     fn set_version(&self, version: u64) {
@@ -103,6 +110,8 @@ impl TopologyReplica {
                     let reply = {
                         let mut topology = self.shared.topology.write();
                         let reply = topology.apply(meta, command);
+                        let parts = topology.parts_version();
+                        self.shared.parts_version.store(parts, Ordering::Release);
                         self.shared.set_version(topology.version());
                         reply
                     };
@@ -135,6 +144,9 @@ impl TopologyReplica {
         topology.restore(reader.rest()).map_err(|_| Truncated)?;
         let version = topology.version();
         *self.shared.topology.write() = topology;
+        self.shared
+            .parts_version
+            .fetch_add(1 << 32, Ordering::AcqRel);
         self.shared.set_version(version);
         Ok(())
     }

@@ -6,7 +6,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::value::Expected;
+use super::ANY;
+use super::keys::{Key, ignored, set, text};
+use super::value::{self, Expected};
 
 /// Peers, as told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,84 @@ impl Default for Cluster {
         }
     }
 }
+
+const PEERS: &str = "peers are found by a list (classic_config) or by DNS only";
+
+/// The keys about peers.
+pub(super) static KEYS: &[Key] = &[
+    set(
+        "cluster_formation.peer_discovery_backend",
+        "classic_config or dns",
+        "classic_config",
+        |d, _, v| {
+            let name = v.trim_start_matches("rabbit_peer_discovery_");
+            d.cluster.by_dns = name == "dns";
+            let known = matches!(name, "classic_config" | "dns" | "local");
+            Ok((!known).then_some(PEERS))
+        },
+    ),
+    set(
+        "cluster_formation.classic_config.nodes.$n",
+        "node name",
+        "",
+        |d, name, v| {
+            host(v)?;
+            d.cluster.nodes.push((name.to_owned(), v.to_owned()));
+            Ok(None)
+        },
+    ),
+    set(
+        "cluster_formation.dns.hostname",
+        "host name",
+        "",
+        |d, _, v| {
+            d.cluster.dns = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    ignored("cluster_formation.*", PEERS),
+    set(
+        "leveret.cluster.listener",
+        "port, or ip:port",
+        "",
+        |d, _, v| {
+            d.cluster.config.listener = Some(value::address(v, ANY)?);
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.replace_after",
+        "seconds",
+        "600",
+        |d, _, v| {
+            d.cluster.config.replace_after_s = value::number(v, 1, u64::MAX)?;
+            Ok(None)
+        },
+    ),
+    set("leveret.cluster.address", "host:port", "", |d, _, v| {
+        d.cluster.config.address = Some(v.to_owned());
+        Ok(None)
+    }),
+    set("leveret.cluster.join", "host:port", "", |d, _, v| {
+        d.cluster.config.join = Some(v.to_owned());
+        Ok(None)
+    }),
+    set("leveret.cluster.secret", "text", "", |d, _, v| {
+        text(&mut d.cluster.config.secret, v)
+    }),
+    set("leveret.cluster.tls.cacertfile", "file", "", |d, _, v| {
+        d.cluster.config.tls[0] = Some(v.into());
+        Ok(None)
+    }),
+    set("leveret.cluster.tls.certfile", "file", "", |d, _, v| {
+        d.cluster.config.tls[1] = Some(v.into());
+        Ok(None)
+    }),
+    set("leveret.cluster.tls.keyfile", "file", "", |d, _, v| {
+        d.cluster.config.tls[2] = Some(v.into());
+        Ok(None)
+    }),
+];
 
 /// What of it was written, before it is put together.
 #[derive(Debug, Default)]

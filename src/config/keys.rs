@@ -55,7 +55,12 @@ pub struct Key {
     pub effect: Effect,
 }
 
-const fn set(pattern: &'static str, unit: &'static str, default: &'static str, f: Setter) -> Key {
+pub(super) const fn set(
+    pattern: &'static str,
+    unit: &'static str,
+    default: &'static str,
+    f: Setter,
+) -> Key {
     Key {
         pattern,
         unit,
@@ -63,7 +68,7 @@ const fn set(pattern: &'static str, unit: &'static str, default: &'static str, f
         effect: Effect::Set(f),
     }
 }
-const fn ignored(pattern: &'static str, why: &'static str) -> Key {
+pub(super) const fn ignored(pattern: &'static str, why: &'static str) -> Key {
     Key {
         pattern,
         unit: "any",
@@ -82,7 +87,6 @@ const fn refused(pattern: &'static str, why: &'static str) -> Key {
 
 const ERLANG: &str = "it tunes Erlang or RabbitMQ's own storage; there is nothing to tune here";
 const HTTP_API: &str = "the management API is not served yet";
-const PEERS: &str = "peers are found by a list (classic_config) or by DNS only";
 const NO_TLS: &str = "TLS is not served yet";
 const NO_PROTOCOL: &str = "only AMQP 0-9-1 is served";
 const NO_DEFINITIONS: &str = "definitions are not imported yet";
@@ -90,7 +94,12 @@ const NO_FILE: &str = "log lines go to standard output only";
 const LATER: &str = "not served yet";
 
 /// Every key.
-pub static KEYS: &[Key] = &[
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(cluster::KEYS)
+}
+
+/// Every key but those about peers.
+static KEYS: &[Key] = &[
     set("listeners.tcp", "none", "", |d, _, v| {
         value::one_of(v, &["none"])?;
         d.no_listeners = true;
@@ -342,37 +351,6 @@ pub static KEYS: &[Key] = &[
     }),
     ignored("cluster_tags.*", LATER),
     ignored("node_tags.*", LATER),
-    set(
-        "cluster_formation.peer_discovery_backend",
-        "classic_config or dns",
-        "classic_config",
-        |d, _, v| {
-            let name = v.trim_start_matches("rabbit_peer_discovery_");
-            d.cluster.by_dns = name == "dns";
-            let known = matches!(name, "classic_config" | "dns" | "local");
-            Ok((!known).then_some(PEERS))
-        },
-    ),
-    set(
-        "cluster_formation.classic_config.nodes.$n",
-        "node name",
-        "",
-        |d, name, v| {
-            cluster::host(v)?;
-            d.cluster.nodes.push((name.to_owned(), v.to_owned()));
-            Ok(None)
-        },
-    ),
-    set(
-        "cluster_formation.dns.hostname",
-        "host name",
-        "",
-        |d, _, v| {
-            d.cluster.dns = Some(v.to_owned());
-            Ok(None)
-        },
-    ),
-    ignored("cluster_formation.*", PEERS),
     ignored(
         "cluster_partition_handling",
         "a minority never serves, as with quorum queues",
@@ -470,47 +448,6 @@ pub static KEYS: &[Key] = &[
         d.config.version = Some(v.to_owned());
         Ok(None)
     }),
-    set(
-        "leveret.cluster.listener",
-        "port, or ip:port",
-        "",
-        |d, _, v| {
-            d.cluster.config.listener = Some(value::address(v, ANY)?);
-            Ok(None)
-        },
-    ),
-    set(
-        "leveret.cluster.replace_after",
-        "seconds",
-        "600",
-        |d, _, v| {
-            d.cluster.config.replace_after_s = value::number(v, 1, u64::MAX)?;
-            Ok(None)
-        },
-    ),
-    set("leveret.cluster.address", "host:port", "", |d, _, v| {
-        d.cluster.config.address = Some(v.to_owned());
-        Ok(None)
-    }),
-    set("leveret.cluster.join", "host:port", "", |d, _, v| {
-        d.cluster.config.join = Some(v.to_owned());
-        Ok(None)
-    }),
-    set("leveret.cluster.secret", "text", "", |d, _, v| {
-        text(&mut d.cluster.config.secret, v)
-    }),
-    set("leveret.cluster.tls.cacertfile", "file", "", |d, _, v| {
-        d.cluster.config.tls[0] = Some(v.into());
-        Ok(None)
-    }),
-    set("leveret.cluster.tls.certfile", "file", "", |d, _, v| {
-        d.cluster.config.tls[1] = Some(v.into());
-        Ok(None)
-    }),
-    set("leveret.cluster.tls.keyfile", "file", "", |d, _, v| {
-        d.cluster.config.tls[2] = Some(v.into());
-        Ok(None)
-    }),
     set("leveret.segment_size", "bytes", "64MiB", |d, _, v| {
         d.config.segment_bytes = value::bytes_within(v, 1 << 20, 1 << 30)?;
         Ok(None)
@@ -521,7 +458,7 @@ pub static KEYS: &[Key] = &[
     }),
 ];
 
-fn text(field: &mut String, value: &str) -> Result<Remark, Expected> {
+pub(super) fn text(field: &mut String, value: &str) -> Result<Remark, Expected> {
     if value.is_empty() {
         return Err("something that is not empty".to_owned());
     }
@@ -637,7 +574,7 @@ mod tests {
     fn the_written_defaults_are_the_defaults() {
         let mut draft = Draft::new("rabbit@localhost".to_owned());
         let mut set = 0;
-        for row in KEYS {
+        for row in all() {
             let plain = !row.pattern.contains('$') && !row.default.contains(' ');
             if let (Effect::Set(f), true) = (row.effect, plain && !row.default.is_empty()) {
                 f(&mut draft, "", row.default).unwrap_or_else(|e| panic!("{}: {e}", row.pattern));

@@ -1,12 +1,11 @@
 //! Finding a key's row, and the known key a wrong one was probably meant to be.
 
-use super::keys::{KEYS, Key};
+use super::keys::{Key, all};
 
 /// The row for a key, and what its first `$` stands for.
 #[must_use]
 pub fn find(key: &str) -> Option<(&'static Key, &str)> {
-    KEYS.iter()
-        .find_map(|row| matched(row.pattern, key).map(|name| (row, name)))
+    all().find_map(|row| matched(row.pattern, key).map(|name| (row, name)))
 }
 
 fn matched<'k>(pattern: &str, key: &'k str) -> Option<&'k str> {
@@ -33,7 +32,7 @@ fn matched<'k>(pattern: &str, key: &'k str) -> Option<&'k str> {
 /// The known key nearest to a wrong one, if it is near.
 #[must_use]
 pub fn nearest(key: &str) -> Option<String> {
-    let candidates = KEYS.iter().map(|row| {
+    let candidates = all().map(|row| {
         // The caller's own segments stand in for the wildcards.
         let mut given = key.split('.');
         let mut parts = Vec::new();
@@ -74,7 +73,7 @@ mod tests {
 
     #[test]
     fn every_row_can_be_reached() {
-        for row in KEYS {
+        for row in all() {
             let key = row.pattern.replace(['$', '*'], "x1");
             let (found, _) = find(&key).unwrap_or_else(|| panic!("{key} is not found"));
             assert_eq!(found.pattern, row.pattern, "another row hides it");

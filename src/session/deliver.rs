@@ -42,29 +42,24 @@ impl Connection {
     }
 
     /// Sends one message to a consumer, under the channel's next delivery tag, and keeps its lease until it is
-    /// settled (not for no-ack). False, and nothing done, if the channel or the consumer is gone, or the client has
-    /// asked to cancel it: the message must go back.
+    /// settled (not for no-ack). The lease may be held for the consumer by another, of another part of its queue.
+    /// False, and nothing done, if the channel or the consumer is gone, or the client has asked to cancel it: the
+    /// message must go back.
     #[expect(clippy::too_many_arguments, reason = "basic.deliver's own")]
     #[must_use]
     pub fn deliver(
         &mut self,
         channel: ChannelId,
         consumer: ConsumerId,
-        lease_no: u64,
+        lease: Lease,
         redelivered: bool,
         exchange: &[u8],
         routing_key: &[u8],
         properties: &[u8],
         body: &[u8],
     ) -> bool {
-        let sent = self.deliver_method(
-            channel,
-            consumer,
-            lease_no,
-            redelivered,
-            exchange,
-            routing_key,
-        );
+        let sent =
+            self.deliver_method(channel, consumer, lease, redelivered, exchange, routing_key);
         if sent {
             let frame_max = self.core.frame_max;
             encode::content(&mut self.core.output, channel, frame_max, properties, body);
@@ -80,21 +75,15 @@ impl Connection {
         &mut self,
         channel: ChannelId,
         consumer: ConsumerId,
-        lease_no: u64,
+        lease: Lease,
         redelivered: bool,
         exchange: &[u8],
         routing_key: &[u8],
         properties: &[u8],
         body_size: u64,
     ) -> bool {
-        let sent = self.deliver_method(
-            channel,
-            consumer,
-            lease_no,
-            redelivered,
-            exchange,
-            routing_key,
-        );
+        let sent =
+            self.deliver_method(channel, consumer, lease, redelivered, exchange, routing_key);
         if sent {
             encode::content_header(&mut self.core.output, channel, body_size, properties);
         }
@@ -105,7 +94,7 @@ impl Connection {
         &mut self,
         channel: ChannelId,
         consumer: ConsumerId,
-        lease_no: u64,
+        lease: Lease,
         redelivered: bool,
         exchange: &[u8],
         routing_key: &[u8],
@@ -115,10 +104,6 @@ impl Connection {
         };
         let Some(found) = open.consumers.get(&consumer) else {
             return false;
-        };
-        let lease = Lease {
-            consumer,
-            no: lease_no,
         };
         let tag = open.unacked.deliver((!found.no_ack).then_some(lease));
         encode::deliver(

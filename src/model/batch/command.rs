@@ -26,6 +26,7 @@ const OPEN_PIPE: u8 = 15;
 const DEAD_LETTERED: u8 = 16;
 const TICK: u8 = 17;
 const CLOSE_NODE: u8 = 18;
+const RETIRE: u8 = 19;
 
 /// Writes any command but a publish, which the builder writes with its message.
 pub(super) fn encode(out: &mut Vec<u8>, command: &Command) {
@@ -126,6 +127,10 @@ pub(super) fn encode(out: &mut Vec<u8>, command: &Command) {
             out.put_varint(*id);
         }
         Command::Tick => out.put_u8(TICK),
+        Command::Retire { queue } => {
+            out.put_u8(RETIRE);
+            out.put_varint(queue.0);
+        }
         Command::CloseNode { node, incarnation } => {
             out.put_u8(CLOSE_NODE);
             out.put_varint(node.0);
@@ -210,6 +215,9 @@ pub(super) fn decode(opcode: u8, reader: &mut Reader<'_>) -> Result<Option<Comma
             id: reader.varint()?,
         },
         TICK => Command::Tick,
+        RETIRE => Command::Retire {
+            queue: queue(reader)?,
+        },
         CLOSE_NODE => Command::CloseNode {
             node: NodeId(reader.varint()?),
             incarnation: reader.varint()?,

@@ -212,6 +212,7 @@ fn every_command_comes_back() {
             channel: Some(8),
         },
         Command::OpenPipe,
+        Command::Retire { queue: QueueId(7) },
         Command::CloseNode {
             node: crate::base::NodeId(3),
             incarnation: 4,

@@ -26,6 +26,9 @@ pub enum Command {
         if_unused: bool,
         if_empty: bool,
     },
+    /// Ends a part of a queue that lives elsewhere now: deletes it if nothing at all is left in it; publishes that still
+    /// come are refused. `Reply::Count(0)`, `Reply::NotEmpty` or `Reply::NoQueue`.
+    Retire { queue: QueueId },
     /// Removes the ready messages; unsettled ones stay. `Reply::Count`.
     Purge { queue: QueueId },
     /// Counts: ready messages and consumers. `Reply::Counts`. `touch` renews the queue's expiry (a declare).

@@ -27,6 +27,11 @@ impl SetMachine {
             return;
         }
         let Some(queue) = self.queues.get_mut(&run.queue) else {
+            if self.moved.contains(&run.queue) {
+                // Whoever sent it did not know yet where the queue lives: it must not count as delivered.
+                let seqs = (skip..run.count).map(|slot| source.seq + u64::from(slot));
+                effects.extend(seqs.map(|seq| Effect::Refused(Source { seq, ..source })));
+            }
             return;
         };
         let ground = &mut self.ground;

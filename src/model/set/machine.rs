@@ -58,6 +58,8 @@ pub struct SetMachine {
     pub(super) queues: BTreeMap<QueueId, Queue>,
     pub(super) members: BTreeSet<(SessionId, u16, ConsumerId)>,
     pub(super) opened: BTreeSet<(PipeId, SessionId)>,
+    /// Queues of which a part was here and was retired.
+    pub(super) moved: BTreeSet<QueueId>,
     pub(super) ground: Ground,
 }
 
@@ -78,6 +80,7 @@ impl SetMachine {
             queues: BTreeMap::new(),
             members: BTreeSet::new(),
             opened: BTreeSet::new(),
+            moved: BTreeSet::new(),
             ground: Ground {
                 now: Millis(0),
                 consumers: BTreeMap::new(),

@@ -68,6 +68,7 @@ impl SetMachine {
                 if_unused,
                 if_empty,
             } => self.delete_if(queue, if_unused, if_empty, effects),
+            Command::Retire { queue } => self.retire_part(queue, effects),
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
                 Some(queue) => Reply::Count(queue.purge(&mut self.ground)),
                 None => Reply::NoQueue,
@@ -118,6 +119,7 @@ impl SetMachine {
     }
 
     pub(super) fn create(&mut self, id: QueueId, config: QueueConfig) -> Reply {
+        self.moved.remove(&id);
         if !self.queues.contains_key(&id) {
             let mut queue = Queue::new(id, config, self.ground.now);
             queue.touch(&mut self.ground);
@@ -176,6 +178,18 @@ impl SetMachine {
         if if_unused && !queue.attached.is_empty() {
             return Reply::InUse;
         }
+        Reply::Count(self.delete(id, effects))
+    }
+
+    fn retire_part(&mut self, id: QueueId, effects: &mut Effects) -> Reply {
+        let Some(queue) = self.queues.get(&id) else {
+            return Reply::NoQueue;
+        };
+        let stats = queue.stats();
+        if stats.ready + stats.unsettled + stats.delayed + stats.dead_letters > 0 {
+            return Reply::NotEmpty;
+        }
+        self.moved.insert(id);
         Reply::Count(self.delete(id, effects))
     }
 

@@ -26,7 +26,7 @@ use crate::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, Session
 
 const MAGIC: &[u8; 4] = b"LVQM";
 /// The version written.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 
 type Out = Vec<u8>;
 type In<'a, 'b> = &'a mut Reader<'b>;
@@ -362,6 +362,7 @@ impl SetMachine {
         self.queues.put(&mut out);
         self.members.put(&mut out);
         self.opened.put(&mut out);
+        self.moved.put(&mut out);
         ground.consumers.put(&mut out);
         ground.channels.put(&mut out);
         ground.live.buckets().put(&mut out);
@@ -408,6 +409,7 @@ impl SetMachine {
         machine.queues = Stored::get(from)?;
         machine.members = Stored::get(from)?;
         machine.opened = Stored::get(from)?;
+        machine.moved = Stored::get(from)?;
         machine.ground.consumers = Stored::get(from)?;
         machine.ground.channels = Stored::get(from)?;
         machine.ground.live = LiveMap::from_buckets(Stored::get(from)?);

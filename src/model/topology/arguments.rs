@@ -34,6 +34,8 @@ const LOCATORS: &[&[u8]] = &[b"client-local", b"balanced", b"random", b"least-le
 const OVERFLOWS: &[&[u8]] = &[b"drop-head", b"reject-publish", b"reject-publish-dlx"];
 const STRATEGIES: &[&[u8]] = &[b"at-most-once", b"at-least-once"];
 const TEN_YEARS: u64 = TTL_MS_MAX;
+/// Sets one queue may be spread over.
+const PARTS_MAX: u64 = 64;
 
 /// Known queue arguments.
 const TABLE: &[(&str, u8, Rule)] = &[
@@ -68,6 +70,7 @@ const TABLE: &[(&str, u8, Rule)] = &[
     ("x-consumer-timeout", C | Q, Rule::AtLeast0),
     ("x-consumer-disconnected-timeout", Q, Rule::AtLeast0),
     ("x-visibility-timeout", C | Q, Rule::Visibility),
+    ("x-parts", C | Q, Rule::Between1(PARTS_MAX)),
     ("x-delayed-retry-type", Q, Rule::Text),
     ("x-delayed-retry-min", Q, Rule::AtLeast1),
     ("x-delayed-retry-max", Q, Rule::AtLeast1),

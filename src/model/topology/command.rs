@@ -109,8 +109,8 @@ pub struct DeclareQueue {
     pub node: NodeId,
     /// The asker's incarnation.
     pub incarnation: u64,
-    /// Where the queue is to live, if new.
-    pub set: SetId,
+    /// Where the queue is to live, if new; at least one.
+    pub sets: Vec<SetId>,
     /// Who asks: must have rights on a new queue's dead-letter exchange. Empty: the broker itself, no checks.
     pub user: String,
 }
@@ -235,6 +235,14 @@ pub(super) fn get_texts(reader: &mut Reader<'_>) -> Result<Vec<String>, CodecErr
     Ok(texts)
 }
 
+fn get_sets(reader: &mut Reader<'_>) -> Result<Vec<SetId>, CodecError> {
+    let mut sets = Vec::new();
+    for _ in 0..reader.varint()? {
+        sets.push(SetId(reader.u32()?));
+    }
+    Ok(sets)
+}
+
 fn get_flags(reader: &mut Reader<'_>) -> Result<[bool; 4], CodecError> {
     let bits = reader.u8()?;
     Ok([bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0])
@@ -311,7 +319,10 @@ impl DeclareQueue {
         out.put_varint(self.session.0);
         out.put_varint(self.node.0);
         out.put_varint(self.incarnation);
-        out.put_u32_le(self.set.0);
+        out.put_varint(self.sets.len() as u64);
+        for set in &self.sets {
+            out.put_u32_le(set.0);
+        }
         put_text(out, &self.user);
     }
 
@@ -329,7 +340,7 @@ impl DeclareQueue {
             session: SessionId(reader.varint()?),
             node: NodeId(reader.varint()?),
             incarnation: reader.varint()?,
-            set: SetId(reader.u32()?),
+            sets: get_sets(reader)?,
             user: reader.text()?,
         })
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, LongString, ProtocolError, ReplyCode, ShortString};
-use crate::base::QueueId;
+use crate::base::{QueueId, SetId};
 
 impl Topology {
     pub(super) fn declare_queue(
@@ -54,7 +54,7 @@ impl Topology {
         };
         validate(&declare.vhost, &declare.name, kind, &arguments)?;
         check_properties(&declare, kind, &title)?;
-        let local = declare.exclusive || declare.set.is_local();
+        let local = declare.exclusive || declare.sets.iter().any(|set| set.is_local());
         let known = self
             .nodes
             .get(&declare.node)
@@ -63,6 +63,7 @@ impl Topology {
             let text = "the declaring node has been restarted";
             return Err(ProtocolError::new(ReplyCode::InternalError, text));
         }
+        let parts = parts_of(&declare);
         let record = QueueRecord {
             id: QueueId(self.next_queue),
             vhost: vhost_name,
@@ -72,10 +73,7 @@ impl Topology {
             auto_delete: declare.auto_delete,
             kind,
             arguments,
-            parts: vec![Part {
-                set: declare.set,
-                state: PartState::Active,
-            }],
+            parts,
             node: declare.node,
             incarnation: declare.incarnation,
             dead_letter,
@@ -122,6 +120,27 @@ impl Topology {
     }
 
     pub(super) fn insert_queue(&mut self, record: QueueRecord) {
+        if let Some(before) = self.queues.get(&record.id).map(|old| old.parts.clone()) {
+            self.unload(&before);
+        }
+        for part in &record.parts {
+            *self.loads.entry(part.set).or_default() += 1;
+        }
+        if record
+            .parts
+            .iter()
+            .any(|part| part.state == PartState::Draining)
+        {
+            self.draining.insert(record.id);
+        } else {
+            self.draining.remove(&record.id);
+        }
+        let active: Vec<SetId> = record.active_sets().collect();
+        if active.len() > 1 {
+            self.spread.insert(record.id, active);
+        } else {
+            self.spread.remove(&record.id);
+        }
         let target = QueueTarget {
             queue: record.id,
             set: record.set(),
@@ -133,11 +152,22 @@ impl Topology {
         self.queues.insert(record.id, record);
     }
 
+    fn unload(&mut self, parts: &[Part]) {
+        for part in parts {
+            if let Some(load) = self.loads.get_mut(&part.set) {
+                *load = load.saturating_sub(1);
+            }
+        }
+    }
+
     pub(super) fn remove_queue(&mut self, id: QueueId, removed: &mut Removed) {
         let Some(record) = self.queues.remove(&id) else {
             return;
         };
         self.places.remove(&id);
+        self.spread.remove(&id);
+        self.draining.remove(&id);
+        self.unload(&record.parts);
         if let Some(vhost) = self.vhosts.get_mut(&*record.vhost) {
             vhost.names.remove(record.name.as_bytes());
             vhost.unbind_destination(&Target::Queue(id), &mut removed.exchanges);
@@ -218,4 +248,17 @@ fn check_properties(
         ))),
         None => Ok(()),
     }
+}
+
+fn parts_of(declare: &DeclareQueue) -> Vec<Part> {
+    let none = [SetId::local(declare.node)];
+    let sets = match declare.sets.is_empty() {
+        true => &none[..],
+        false => &declare.sets[..],
+    };
+    let part = |set: &SetId| Part {
+        set: *set,
+        state: PartState::Active,
+    };
+    sets.iter().map(part).collect()
 }

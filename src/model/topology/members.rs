@@ -229,6 +229,7 @@ impl Topology {
         let mut record = record.clone();
         record.parts = parts;
         self.insert_queue(record.clone());
+        self.parts_version += 1;
         self.changed();
         Ok(TopologyReply::Queue {
             record: Box::new(record),

@@ -58,6 +58,14 @@ pub struct Topology {
     queues: BTreeMap<QueueId, QueueRecord>,
     /// Where each queue takes messages. Lookup only.
     places: HashMap<QueueId, SetId>,
+    /// Queues with several such places. Lookup only.
+    spread: HashMap<QueueId, Vec<SetId>>,
+    /// Queues with a part in each set. Lookup only.
+    loads: HashMap<SetId, u64>,
+    /// Queues with a part that drains.
+    draining: std::collections::BTreeSet<QueueId>,
+    /// Rises with every change of where a queue lives.
+    parts_version: u64,
 }
 
 #[derive(Debug)]
@@ -108,6 +116,10 @@ impl Topology {
             vhosts: BTreeMap::new(),
             queues: BTreeMap::new(),
             places: HashMap::new(),
+            spread: HashMap::new(),
+            loads: HashMap::new(),
+            draining: std::collections::BTreeSet::new(),
+            parts_version: 0,
         }
     }
 
@@ -115,6 +127,29 @@ impl Topology {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Rises with every change of where an existing queue lives; not kept in snapshots.
+    #[must_use]
+    pub fn parts_version(&self) -> u64 {
+        self.parts_version
+    }
+
+    /// How many queues have a part in a set.
+    #[must_use]
+    pub fn queues_in(&self, set: SetId) -> u64 {
+        self.loads.get(&set).copied().unwrap_or(0)
+    }
+
+    /// Queues with a part that drains.
+    pub fn draining(&self) -> impl Iterator<Item = &QueueRecord> {
+        self.draining.iter().filter_map(|id| self.queues.get(id))
+    }
+
+    /// The sets that take a queue's messages, if they are several.
+    #[must_use]
+    pub fn spread(&self, queue: QueueId) -> Option<&[SetId]> {
+        self.spread.get(&queue).map(Vec::as_slice)
     }
 
     /// Whether the vhost exists.

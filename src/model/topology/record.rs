@@ -138,6 +138,29 @@ impl QueueRecord {
             .map_or(SetId::local(self.node), |part| part.set)
     }
 
+    /// The sets that take its messages.
+    pub fn active_sets(&self) -> impl Iterator<Item = SetId> + '_ {
+        let active = self
+            .parts
+            .iter()
+            .filter(|part| part.state == PartState::Active);
+        active.map(|part| part.set)
+    }
+
+    /// The sets that hold messages of it.
+    pub fn sets(&self) -> impl Iterator<Item = SetId> + '_ {
+        self.parts.iter().map(|part| part.set)
+    }
+
+    /// `x-parts`: over how many sets it is to be spread from the start.
+    #[must_use]
+    pub fn wanted_parts(arguments: &FieldTable) -> usize {
+        let wanted = lookup(arguments, "x-parts").and_then(integer);
+        wanted
+            .and_then(|parts| usize::try_from(parts).ok())
+            .unwrap_or(1)
+    }
+
     /// Whether a part of it is in `set`.
     #[must_use]
     pub fn lives_in(&self, set: SetId) -> bool {

@@ -54,7 +54,7 @@ fn queue(name: &str, arguments: FieldTable) -> DeclareQueue {
         session: SessionId(7),
         node: NodeId(1),
         incarnation: 1,
-        set: SetId(1),
+        sets: vec![SetId(1)],
         user: "guest".into(),
     }
 }
@@ -429,7 +429,7 @@ fn a_restarted_node_loses_what_was_its_own() {
     declare(&mut topology, queue("kept", none())).unwrap();
     let mut own = queue("own", none());
     own.exclusive = true;
-    own.set = SetId::local(NodeId(1));
+    own.sets = vec![SetId::local(NodeId(1))];
     declare(&mut topology, own).unwrap();
     let again = TopologyCommand::OpenNode {
         node: NodeId(1),

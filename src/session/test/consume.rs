@@ -50,8 +50,9 @@ fn a_delivery_may_leave_its_body_to_the_caller() {
     let mut peer = holding(0);
     let head = |peer: &mut Peer, consumer| {
         let (channel, consumer) = (ChannelId(1), ConsumerId(consumer));
+        let lease = crate::session::Lease { consumer, no: 1 };
         peer.session
-            .deliver_head(channel, consumer, 1, true, b"x", b"k", &[0, 0], 9)
+            .deliver_head(channel, consumer, lease, true, b"x", b"k", &[0, 0], 9)
     };
     assert!(head(&mut peer, 7));
     assert!(!head(&mut peer, 8));

@@ -266,7 +266,10 @@ impl Peer {
         self.session.deliver(
             ChannelId(channel),
             ConsumerId(consumer),
-            no,
+            crate::session::Lease {
+                consumer: ConsumerId(consumer),
+                no,
+            },
             false,
             b"x",
             b"k",

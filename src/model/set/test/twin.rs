@@ -109,6 +109,7 @@ struct Twin {
     leases: Vec<TwinLease>,
     limits: BTreeMap<(SessionId, u16), u32>,
     opened: BTreeSet<(PipeId, SessionId)>,
+    moved: BTreeSet<QueueId>,
     seen: Seen,
 }
 
@@ -439,7 +440,11 @@ impl Twin {
     fn enqueue(&mut self, source: Source, run: Enqueue) {
         for slot in 0..run.count {
             let Some(q) = self.queues.get_mut(&run.queue) else {
-                return;
+                if self.moved.contains(&run.queue) {
+                    let seq = source.seq + u64::from(slot);
+                    self.seen.refused.push(Source { seq, ..source });
+                }
+                continue;
             };
             let ttl = q.config.message_ttl.into_iter().chain(run.ttl).min();
             let delay = run.delay.map_or(0, |d| d.0);
@@ -692,6 +697,7 @@ impl Twin {
             }
             Command::Create { queue, config } => {
                 let now = self.now;
+                self.moved.remove(&queue);
                 self.queues
                     .entry(queue)
                     .or_insert_with(|| TwinQueue::new(*config, now));
@@ -715,6 +721,17 @@ impl Twin {
                 Some(q) if if_unused && !q.attached.is_empty() => Reply::InUse,
                 _ => Reply::Count(self.delete(queue)),
             },
+            Command::Retire { queue } => {
+                let leased = self.leases.iter().any(|lease| lease.queue == queue);
+                match self.queues.get(&queue) {
+                    None => Reply::NoQueue,
+                    Some(q) if leased || q.holds_any() => Reply::NotEmpty,
+                    Some(_) => {
+                        self.moved.insert(queue);
+                        Reply::Count(self.delete(queue))
+                    }
+                }
+            }
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
                 None => Reply::NoQueue,
                 Some(q) => Reply::Count(q.ready.drain(..).count() as u64),
@@ -806,6 +823,10 @@ impl Twin {
 }
 
 impl TwinQueue {
+    fn holds_any(&self) -> bool {
+        !(self.ready.is_empty() && self.delayed.is_empty() && self.dead.is_empty())
+    }
+
     fn new(config: QueueConfig, now: u64) -> Self {
         Self {
             config,
@@ -957,6 +978,7 @@ fn extra() -> impl Strategy<Value = Command> {
             .prop_map(|(queue, config)| Command::Configure { queue, config: Box::new(config) }),
         1 => ((1..4u64).prop_map(QueueId), any::<bool>())
             .prop_map(|(queue, touch)| Command::Inspect { queue, touch }),
+        1 => (1..4u64).prop_map(|queue| Command::Retire { queue: QueueId(queue) }),
         1 => ((0..4u64).prop_map(NodeId), 0..4u64)
             .prop_map(|(node, incarnation)| Command::CloseNode { node, incarnation }),
     ]
