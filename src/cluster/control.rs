@@ -170,7 +170,11 @@ impl Cluster {
                 .await?
             {
                 TopologyReply::Failed(error) => Told::Refused(error.text.to_string()),
-                _ => Told::Text(format!("{} lives in {sets:?}", record.title())),
+                _ => {
+                let sets: Vec<String> = sets.iter().map(SetId::to_string).collect();
+                let title = record.title();
+                Told::Text(format!("{title} lives in {}", sets.join(", ")))
+            }
             },
         )
     }
