@@ -202,7 +202,9 @@ async fn leader(nodes: &[Node]) -> &Node {
 }
 
 fn body(number: u64, len: usize) -> Bytes {
-    (0..len).map(|at| (at as u64 * 31 ^ number) as u8).collect()
+    (0..len)
+        .map(|at| ((at as u64 * 31) ^ number) as u8)
+        .collect()
 }
 
 type Bodies = BTreeMap<u64, Bytes>;
