@@ -387,7 +387,7 @@ async fn nothing_a_snapshot_needs_goes_while_it_is_sent() {
     let wires = Wires::default();
     let (nodes, mut bodies, _) = prepared(&wires).await;
     let lead = leader(&nodes).await;
-    let pin = super::super::shipping::Pin::new(lead.group.shared());
+    let pin = super::super::shipping::Pin::new(lead.group.shared(), 0);
     let before = lead.group.log().segments();
     let upto = *bodies.keys().last().unwrap();
     forget(lead, &mut bodies, upto).await;
