@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use parking_lot::Mutex;
@@ -156,6 +157,9 @@ fn small(wires: &Wires, dir: &TempDir, id: u64) -> GroupOptions {
     options.log.segment_size_bytes = 64 * 1024;
     options.log.cache_bytes = 8 * 1024;
     options.log.read_cache_bytes = 0;
+    // Nobody is lost here, but the machine may be slow.
+    options.election_timeout_min = Duration::from_secs(2);
+    options.election_timeout_max = Duration::from_secs(3);
     options
 }
 
