@@ -1,7 +1,9 @@
 //! Counters of a log, for metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Upper bounds in microseconds of the classes commits are counted in; the last class has none.
 pub const COMMIT_MICROS_BOUNDS: [u64; 9] =
@@ -41,6 +43,8 @@ pub(super) struct Counters {
     pub(super) read_hits: AtomicU64,
     pub(super) disk_reads: AtomicU64,
     pub(super) queued_bytes: AtomicU64,
+    /// When the writer began what it is at.
+    pub(super) busy_since: Mutex<Option<Instant>>,
 }
 
 impl Counters {

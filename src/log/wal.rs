@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
@@ -505,6 +506,14 @@ impl Log {
     #[must_use]
     pub fn stats(&self) -> LogStats {
         self.shared().counters.read()
+    }
+
+    /// How long the writer has been at what it does, if it does anything. Longer than a few syncs means that the disk
+    /// stalls.
+    #[must_use]
+    pub fn busy_for(&self) -> Option<Duration> {
+        let since = *self.shared().counters.busy_since.lock();
+        since.map(|since| since.elapsed())
     }
 
     /// Whether a write or sync has failed, after which nothing is written.

@@ -113,6 +113,7 @@ impl Writer {
         self.growing = self.appender.grows(self.shared.options.segment_size_bytes);
         let mut answers: Vec<Done> = Vec::new();
         while let Some(first) = self.wait(jobs) {
+            *self.shared.counters.busy_since.lock() = Some(Instant::now());
             let (mut weight, mut closing) = (0, false);
             let mut result = self.poison_check();
             let mut job = Some(first);
@@ -137,6 +138,7 @@ impl Writer {
             if result.is_err() {
                 self.shared.poisoned.store(true, Relaxed);
             }
+            *self.shared.counters.busy_since.lock() = None;
             self.shared
                 .counters
                 .queued_bytes

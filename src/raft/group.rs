@@ -19,8 +19,10 @@ use openraft::errors::Fatal;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::applier::Applier;
+use super::lead::{Lead, heir};
 use super::proposal::{InFlight, Proposal, ProposalReceipt};
 use super::shared::Shared;
 use super::snapshot::blocking;
@@ -116,6 +118,7 @@ impl Group {
         raft: Raft<Types, Applier>,
         in_flight_max: usize,
         rule: Rule,
+        lead: Lead,
     ) -> Self {
         let (wishes, heard) = mpsc::channel(WISHES_MAX);
         let upkeep = Upkeep {
@@ -124,7 +127,11 @@ impl Group {
             rule,
         };
         let watcher = watch_core(Arc::clone(&shared), raft.clone());
-        let tasks = vec![tokio::spawn(upkeep.run(heard)), tokio::spawn(watcher)];
+        let tasks = vec![
+            tokio::spawn(upkeep.run(heard)),
+            tokio::spawn(watcher),
+            tokio::spawn(lead.run()),
+        ];
         Self {
             inner: Arc::new(Inner {
                 shared,
@@ -236,6 +243,11 @@ impl Group {
     /// # Errors
     /// [`RaftError::Stopped`] if the replica has stopped.
     pub async fn hand_over(&self, to: NodeId) -> Result<(), RaftError> {
+        let state = *self.inner.shared.leadership.borrow();
+        if state.leading {
+            // If nobody takes over, the lead ends this term: no proposal is taken in it any more.
+            *self.inner.shared.handing_over.lock() = Some((state.term, Instant::now()));
+        }
         let asked = self.inner.raft.trigger().transfer_leader(to.0).await;
         asked.map_err(|error| RaftError::Stopped(error.to_string()))
     }
@@ -265,7 +277,7 @@ impl Group {
         if !self.is_leader() {
             return;
         }
-        let Some(heir) = self.heir() else {
+        let Some(heir) = heir(&self.inner.raft, self.node(), None) else {
             return;
         };
         if self.hand_over(heir).await.is_ok() {
@@ -274,19 +286,6 @@ impl Group {
             // A peer that does not answer must not hold up the stop: it will stand for election by itself.
             drop(tokio::time::timeout(HAND_OVER_MAX, left).await);
         }
-    }
-
-    /// The voter whose log is longest, other than this one.
-    fn heir(&self) -> Option<NodeId> {
-        let metrics = self.inner.raft.metrics();
-        let seen = metrics.borrow_watched();
-        let own = self.inner.shared.node.0;
-        let matched = |id: &u64| {
-            let replication = seen.replication.as_ref()?;
-            replication.get(id)?.as_ref().map(|matched| matched.index)
-        };
-        let voters = seen.membership_config.voter_ids().filter(|id| *id != own);
-        voters.max_by_key(matched).map(NodeId)
     }
 
     /// Figures of this replica.

@@ -13,6 +13,7 @@ mod applier;
 mod codec;
 mod error;
 mod group;
+mod lead;
 mod machine;
 mod members;
 mod network;

@@ -40,6 +40,8 @@ pub struct GroupOptions {
     pub election_timeout_min: Duration,
     /// Longest silence of the leader after which a follower stands for election; also the leader's lease.
     pub election_timeout_max: Duration,
+    /// How long a leader's write or sync may take before it hands the lead over.
+    pub stall_limit: Duration,
     /// Proposals on their way at once; past it [`super::Group::propose`] says busy.
     pub proposals_in_flight_max: usize,
     /// Told why the replica stopped.
@@ -64,6 +66,7 @@ impl GroupOptions {
             heartbeat: Duration::from_millis(100),
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(800),
+            stall_limit: Duration::from_secs(1),
             proposals_in_flight_max: 1024,
             on_fatal: Arc::new(|_, _| {}),
         }

@@ -54,7 +54,7 @@ impl Arrived {
 
 /// What became of a stream of frames.
 enum Outcome {
-    Whole(Vote, SnapshotMeta, Arrived),
+    Whole(Vote, SnapshotMeta, Box<Arrived>),
     /// The sender leads no longer.
     Outvoted(Vote),
 }
@@ -227,6 +227,6 @@ impl Intake<'_> {
             pages: self.pages,
             records: self.records,
         };
-        Ok(Outcome::Whole(vote, meta, arrived))
+        Ok(Outcome::Whole(vote, meta, Box::new(arrived)))
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::Leadership;
 use super::machine::{CompactPayload, Machine};
@@ -28,6 +29,10 @@ struct Roles {
     term: u64,
     leader: Option<u64>,
     core_leads: bool,
+    /// No majority hears this leader.
+    cut_off: bool,
+    /// The term in which this leader has given up.
+    yielded: Option<u64>,
     applied: Option<LogId>,
 }
 
@@ -45,8 +50,8 @@ pub(super) struct Shared {
     /// The newest durable snapshot, and what was live in it.
     pub(super) snapshot: Mutex<Option<Held>>,
     pub(super) live: Mutex<Option<Liveness>>,
-    /// Snapshots being sent: see [`super::shipping::Pin`].
-    pub(super) pins: Mutex<usize>,
+    /// Last entries of the snapshots being sent: see [`super::shipping::Pin`].
+    pub(super) pins: Mutex<Vec<u64>>,
     /// Payload bytes applied since the newest snapshot: what a restart replays.
     pub(super) replay_bytes: AtomicU64,
     /// Woken when `replay_bytes` passes `snapshot_every_bytes`, or somebody asks for a snapshot.
@@ -54,6 +59,8 @@ pub(super) struct Shared {
     pub(super) snapshot_every_bytes: u64,
     pub(super) in_flight: Arc<AtomicUsize>,
     pub(super) leadership: watch::Sender<Leadership>,
+    /// The term in which the lead is being handed over, and since when.
+    pub(super) handing_over: Mutex<Option<(u64, Instant)>>,
     /// Where members are, as last agreed.
     pub(super) addresses: Mutex<BTreeMap<NodeId, String>>,
     roles: Mutex<Roles>,
@@ -99,12 +106,13 @@ impl Shared {
             committed: Mutex::new(None),
             snapshot: Mutex::new(parts.snapshot),
             live: Mutex::new(None),
-            pins: Mutex::new(0),
+            pins: Mutex::default(),
             replay_bytes: AtomicU64::new(0),
             snapshot_due: Notify::new(),
             snapshot_every_bytes: parts.snapshot_every_bytes,
             in_flight: Arc::default(),
             leadership: watch::Sender::new(Leadership::default()),
+            handing_over: Mutex::new(None),
             addresses: Mutex::default(),
             roles: Mutex::new(roles),
             applied_end: AtomicU64::new(applied.map_or(0, |id| id.index + 1)),
@@ -136,6 +144,24 @@ impl Shared {
         roles.term = term;
         roles.leader = leader;
         roles.core_leads = core_leads;
+        // Only who leads can be cut off; the next lead begins in good faith.
+        roles.cut_off &= core_leads;
+        self.publish(&roles, false);
+    }
+
+    /// Whether no majority hears this replica, should it lead.
+    pub(super) fn cut_off(&self, cut_off: bool) {
+        let mut roles = self.roles.lock();
+        if roles.cut_off != cut_off {
+            roles.cut_off = cut_off;
+            self.publish(&roles, false);
+        }
+    }
+
+    /// This replica no longer leads in `term`, whatever its core thinks.
+    pub(super) fn yielded(&self, term: u64) {
+        let mut roles = self.roles.lock();
+        roles.yielded = Some(term);
         self.publish(&roles, false);
     }
 
@@ -167,12 +193,13 @@ impl Shared {
         let of_this_term = roles
             .applied
             .is_some_and(|id| id.leader_id.term == roles.term);
-        let leading = roles.core_leads && of_this_term;
+        let doubtful = roles.cut_off || roles.yielded == Some(roles.term);
+        let leading = roles.core_leads && of_this_term && !doubtful;
         let own = roles.leader == Some(self.node.0);
         let following = roles.leader.is_some() && !own && of_this_term && self.past_tail(roles);
         let now = Leadership {
             term: roles.term,
-            leader: roles.leader.map(NodeId),
+            leader: roles.leader.map(NodeId).filter(|_| !(own && doubtful)),
             leading,
             ready: leading || following,
             stopped: before.stopped || stopping,

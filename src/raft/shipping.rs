@@ -29,20 +29,23 @@ use crate::log::{LogError, Record};
 /// Frames that wait for the transport.
 const FRAMES_AHEAD: usize = 2;
 
-/// Keeps old segments and pages from going.
-pub(super) struct Pin(Arc<Shared>);
+/// Keeps old segments and pages from going, and what follows the snapshot from being purged.
+pub(super) struct Pin(Arc<Shared>, u64);
 
 impl Pin {
-    /// Waits for the deletion or compaction that is under way. Blocks.
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        *shared.pins.lock() += 1;
-        Self(Arc::clone(shared))
+    /// For a snapshot that ends with entry `last`. Waits for the deletion or compaction that is under way. Blocks.
+    pub(super) fn new(shared: &Arc<Shared>, last: u64) -> Self {
+        shared.pins.lock().push(last);
+        Self(Arc::clone(shared), last)
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        *self.0.pins.lock() -= 1;
+        let mut pins = self.0.pins.lock();
+        if let Some(at) = pins.iter().position(|last| *last == self.1) {
+            pins.swap_remove(at);
+        }
     }
 }
 
@@ -50,7 +53,7 @@ impl Shared {
     /// Does `work`, which takes something away, unless a snapshot is being sent.
     pub(super) fn unpinned<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let pins = self.pins.lock();
-        (*pins == 0).then(work)
+        pins.is_empty().then(work)
     }
 }
 
@@ -59,6 +62,8 @@ impl Shared {
 pub(super) struct Progress {
     taken: AtomicU64,
     failure: Mutex<Option<String>>,
+    /// Held to the answer, so that the far side finds the log going on where its snapshot ends.
+    pin: Mutex<Option<Pin>>,
 }
 
 impl Progress {
@@ -112,7 +117,8 @@ fn produce(
     out: mpsc::Sender<Frame>,
     progress: &Progress,
 ) {
-    let _pin = Pin::new(shared);
+    let last = held.meta.last_log_id.map_or(0, |id| id.index);
+    *progress.pin.lock() = Some(Pin::new(shared, last));
     let shipment = Shipment {
         shared,
         held,

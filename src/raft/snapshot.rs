@@ -86,8 +86,8 @@ impl fmt::Debug for SnapshotHandle {
 
 impl SnapshotHandle {
     /// A snapshot that came from a peer.
-    pub(super) fn received(arrived: Arrived) -> Self {
-        Self(Source::Received(Box::new(arrived)))
+    pub(super) fn received(arrived: Box<Arrived>) -> Self {
+        Self(Source::Received(arrived))
     }
 }
 

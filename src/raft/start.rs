@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::applier::Applier;
 use super::codec;
+use super::lead::Lead;
 use super::machine::{CompactPayload, Machine};
 use super::network::Network;
 use super::shared::{Parts, Shared};
@@ -50,7 +51,8 @@ pub(super) async fn start<M: Machine>(
         keep_log_bytes: options.keep_log_bytes,
     };
     let in_flight = options.proposals_in_flight_max;
-    let group = Group::assemble(shared, raft, in_flight, rule);
+    let lead = Lead::new(Arc::clone(&shared), raft.clone(), &options);
+    let group = Group::assemble(shared, raft, in_flight, rule, lead);
     if fresh {
         // Brings an election of its own.
         initialise(group.raft(), &options).await?;

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, Raft};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -34,6 +34,11 @@ use crate::log::{CompactOutcome, Fate, LogError, SegmentInfo};
 const COMPACTIONS_PER_ROUND: usize = 4;
 /// A segment is compacted when less than this share of its bytes is live: one in so many.
 const LIVE_SHARE: u64 = 4;
+/// Times `keep_log_bytes` that are kept for members that are in reach and still behind: else a member that was sent a
+/// snapshot under load would need the next one when it has it.
+const CATCH_UP_SHARE: u64 = 16;
+/// A member that answered so lately is in reach.
+const IN_REACH: Duration = Duration::from_secs(5);
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -153,6 +158,23 @@ impl Upkeep {
         tidied.map_err(|error| RaftError::Log(error.to_string()))
     }
 
+    /// The last entry that every member in reach, and every snapshot that is being sent, has behind it.
+    fn needed(&self) -> Option<u64> {
+        let sent = self.shared.pins.lock().iter().min().copied();
+        let metrics = self.raft.data_metrics();
+        let seen = metrics.borrow_watched();
+        let near = |id: &u64| {
+            let heard = seen.heartbeat.as_ref()?.get(id)?.as_ref()?;
+            (heard.elapsed() < IN_REACH).then_some(())
+        };
+        let members = seen.replication.iter().flatten();
+        let matched = members.filter_map(|(id, matched)| {
+            near(id)?;
+            matched.as_ref().map(|id| id.index)
+        });
+        matched.chain(sent).min()
+    }
+
     /// Waits until openraft knows of a snapshot at or past `index`, and says where it ends.
     async fn snapshot_reaches(&self, index: u64) -> Result<u64, RaftError> {
         let mut metrics = self.raft.metrics();
@@ -170,21 +192,11 @@ impl Upkeep {
         }
     }
 
-    /// Purges up to the snapshot, but keeps the youngest `keep_log_bytes`, by whole segments.
+    /// Purges up to the snapshot, but keeps the youngest `keep_log_bytes`, and more for members that are catching up.
     async fn purge(&self, snapshot: u64) -> Result<(), RaftError> {
-        let mut kept = 0;
-        let mut upto = Some(snapshot);
-        for segment in self.shared.log.segments().iter().rev() {
-            if kept >= self.rule.keep_log_bytes {
-                break;
-            }
-            kept += segment.bytes;
-            upto = segment
-                .first
-                .checked_sub(1)
-                .map(|before| before.min(snapshot));
-        }
-        let Some(upto) = upto else {
+        let segments = self.shared.log.segments();
+        let keep = self.rule.keep_log_bytes;
+        let Some(upto) = purge_upto(&segments, snapshot, keep, self.needed()) else {
             return Ok(());
         };
         if self
@@ -210,6 +222,35 @@ impl Upkeep {
             changed.map_err(|_| RaftError::Stopped("while the log was purged".into()))?;
         }
     }
+}
+
+/// Up to where to purge: the snapshot, but for the youngest `keep` bytes by whole segments, and for what follows
+/// `needed` as long as that is within [`CATCH_UP_SHARE`] times as much.
+fn purge_upto(
+    segments: &[SegmentInfo],
+    snapshot: u64,
+    keep: u64,
+    needed: Option<u64>,
+) -> Option<u64> {
+    let behind = |bytes: u64| {
+        let mut kept = 0;
+        let mut upto = Some(snapshot);
+        for segment in segments.iter().rev() {
+            if kept >= bytes {
+                break;
+            }
+            kept += segment.bytes;
+            let before = segment.first.checked_sub(1);
+            upto = before.map(|before| before.min(snapshot));
+        }
+        upto
+    };
+    let upto = behind(keep)?;
+    let Some(needed) = needed.filter(|needed| *needed < upto) else {
+        return Some(upto);
+    };
+    let furthest = behind(keep.saturating_mul(CATCH_UP_SHARE));
+    Some(furthest.map_or(needed, |furthest| needed.max(furthest)))
 }
 
 fn stopped(reason: impl std::fmt::Display) -> RaftError {
@@ -303,6 +344,36 @@ fn union(one: Vec<LiveEntry>, other: Vec<LiveEntry>) -> BTreeMap<u64, Vec<Range<
 )]
 mod test {
     use super::*;
+
+    #[test]
+    fn the_log_is_purged_up_to_the_snapshot_but_for_its_youngest_part_and_what_members_need() {
+        let segments: Vec<_> = (0..100)
+            .map(|at| SegmentInfo {
+                first: at * 10 + 1,
+                last: at * 10 + 10,
+                bytes: 100,
+                sealed: true,
+            })
+            .collect();
+        let upto = |snapshot, keep, needed| purge_upto(&segments, snapshot, keep, needed);
+        assert_eq!(upto(1000, 0, None), Some(1000));
+        assert_eq!(upto(1000, 0, Some(3)), Some(1000), "nothing is kept");
+        assert_eq!(upto(1000, 200, None), Some(980));
+        assert_eq!(
+            upto(500, 200, None),
+            Some(500),
+            "no further than the snapshot"
+        );
+        assert_eq!(
+            upto(1000, 200, Some(990)),
+            Some(980),
+            "needs less than is kept"
+        );
+        assert_eq!(upto(1000, 200, Some(900)), Some(900), "catching up");
+        assert_eq!(upto(1000, 200, Some(100)), Some(680), "too far behind");
+        assert_eq!(upto(1000, 1 << 60, None), Some(0), "all is kept");
+        assert_eq!(upto(1000, 5000, Some(7)), Some(7));
+    }
 
     #[test]
     fn survivors_of_then_and_now_are_joined_and_merged() {

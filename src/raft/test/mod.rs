@@ -1,6 +1,7 @@
 //! The replica against a toy machine: alone, restarted, killed, and as one of three.
 
 mod alone;
+mod lead;
 mod members;
 mod restart;
 mod ship;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use parking_lot::Mutex;
@@ -156,6 +157,9 @@ fn small(wires: &Wires, dir: &TempDir, id: u64) -> GroupOptions {
     options.log.segment_size_bytes = 64 * 1024;
     options.log.cache_bytes = 8 * 1024;
     options.log.read_cache_bytes = 0;
+    // Nobody is lost here, but the machine may be slow.
+    options.election_timeout_min = Duration::from_secs(2);
+    options.election_timeout_max = Duration::from_secs(3);
     options
 }
 
@@ -202,7 +206,9 @@ async fn leader(nodes: &[Node]) -> &Node {
 }
 
 fn body(number: u64, len: usize) -> Bytes {
-    (0..len).map(|at| (at as u64 * 31 ^ number) as u8).collect()
+    (0..len)
+        .map(|at| ((at as u64 * 31) ^ number) as u8)
+        .collect()
 }
 
 type Bodies = BTreeMap<u64, Bytes>;
@@ -385,7 +391,7 @@ async fn nothing_a_snapshot_needs_goes_while_it_is_sent() {
     let wires = Wires::default();
     let (nodes, mut bodies, _) = prepared(&wires).await;
     let lead = leader(&nodes).await;
-    let pin = super::super::shipping::Pin::new(lead.group.shared());
+    let pin = super::super::shipping::Pin::new(lead.group.shared(), 0);
     let before = lead.group.log().segments();
     let upto = *bodies.keys().last().unwrap();
     forget(lead, &mut bodies, upto).await;

@@ -1,0 +1,239 @@
+//! A leader that is cut off, or whose disk stalls, leads no longer.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use parking_lot::{Condvar, Mutex};
+
+use super::super::{Group, GroupOptions, ProposeError};
+use super::three::{Node, Wires, leader, rule, three};
+use super::{ToyHandle, payload};
+use crate::base::{NodeId, SetId};
+use crate::log::{Disk, DiskFile, OpenMode, OsDisk};
+
+/// Holds writes and syncs up while it is closed.
+#[derive(Debug, Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut closed = self.closed.lock();
+        while *closed {
+            self.opened.wait(&mut closed);
+        }
+    }
+
+    fn set(&self, closed: bool) {
+        *self.closed.lock() = closed;
+        self.opened.notify_all();
+    }
+}
+
+/// A real disk behind a gate.
+#[derive(Debug, Default)]
+struct StallDisk(Arc<Gate>);
+
+struct StallFile(Arc<Gate>, Arc<dyn DiskFile>);
+
+impl DiskFile for StallFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.1.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.pass();
+        self.1.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.pass();
+        self.1.sync()
+    }
+
+    fn durable_writes(&self) -> bool {
+        self.1.durable_writes()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.1.size()
+    }
+}
+
+impl Disk for StallDisk {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        OsDisk.create_dir(path)
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OsDisk.open(path, mode)?;
+        Ok(Arc::new(StallFile(Arc::clone(&self.0), file)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        OsDisk.list(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.pass();
+        OsDisk.sync_dir(dir)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        OsDisk.free_bytes(dir)
+    }
+}
+
+async fn with_gates(wires: &Wires, stall_millis: u64) -> (Vec<Node>, Vec<Arc<Gate>>) {
+    let (mut nodes, mut gates) = (Vec::new(), Vec::new());
+    for id in 1..=3 {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Arc::new(Gate::default());
+        let mut options = rule(wires, &dir, id);
+        options.disk = Arc::new(StallDisk(Arc::clone(&gate)));
+        options.stall_limit = Duration::from_millis(stall_millis);
+        let machine = ToyHandle::default();
+        let started = Group::start(options.clone(), Arc::clone(&machine)).await;
+        let group = started.unwrap();
+        wires.join(NodeId(id), &group);
+        nodes.push(Node {
+            group,
+            machine,
+            options,
+            dir,
+        });
+        gates.push(gate);
+    }
+    (nodes, gates)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_stalls_hands_the_lead_over_and_follows_when_the_disk_is_back() {
+    let wires = Wires::default();
+    let (nodes, gates) = with_gates(&wires, 200).await;
+    let first = leader(&nodes).await;
+    nodes[first]
+        .group
+        .propose(payload(1))
+        .unwrap()
+        .await
+        .unwrap();
+    gates[first].set(true);
+    // The others' disks commit it; this one's writer is stuck with it.
+    nodes[first]
+        .group
+        .propose(payload(2))
+        .unwrap()
+        .await
+        .unwrap();
+    let mut watch = nodes[first].group.leadership();
+    watch.wait_for(|state| !state.leading).await.unwrap();
+    let refused = nodes[first].group.propose(payload(3)).unwrap_err();
+    assert!(matches!(refused, ProposeError::NotLeader { leader } if leader.is_none()));
+    let second = loop {
+        let others = (0..3).filter(|at| *at != first);
+        if let Some(at) = others.into_iter().find(|at| nodes[*at].group.is_leader()) {
+            break at;
+        }
+        tokio::task::yield_now().await;
+    };
+    let receipt = nodes[second].group.propose(payload(4)).unwrap();
+    let last = receipt.await.unwrap().index;
+    gates[first].set(false);
+    nodes[first].group.wait_applied(last).await.unwrap();
+    assert!(!nodes[first].machine.lock().leading);
+    assert_eq!(nodes[first].machine.lock().payloads, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_stalls_and_whom_nobody_hears_waits_for_a_voter() {
+    let wires = Wires::default();
+    let (nodes, gates) = with_gates(&wires, 500).await;
+    let first = leader(&nodes).await;
+    let others: Vec<_> = (0..3).filter(|at| *at != first).collect();
+    for at in &others {
+        wires.part(nodes[*at].options.node);
+    }
+    gates[first].set(true);
+    drop(nodes[first].group.propose(payload(0)).unwrap());
+    let mut watch = nodes[first].group.leadership();
+    watch.wait_for(|state| !state.leading).await.unwrap();
+    let long = Some(Duration::from_millis(800));
+    while nodes[first].group.log().busy_for() < long {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*nodes[first].group.shared().handing_over.lock(), None);
+    for at in &others {
+        wires.join(nodes[*at].options.node, &nodes[*at].group);
+    }
+    gates[first].set(false);
+    let at = leader(&nodes).await;
+    nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_no_majority_hears_leads_no_longer_and_again_when_one_hears_it() {
+    let wires = Wires::default();
+    let nodes = three(&wires).await;
+    let at = leader(&nodes).await;
+    for node in &nodes {
+        wires.part(node.options.node);
+    }
+    let mut watch = nodes[at].group.leadership();
+    let state = *watch.wait_for(|state| !state.leading).await.unwrap();
+    assert_eq!((state.leader, state.ready), (None, false));
+    assert!(!nodes[at].machine.lock().leading);
+    let refused = nodes[at].group.propose(payload(1)).unwrap_err();
+    assert!(matches!(refused, ProposeError::NotLeader { .. }));
+    // Its core believes in itself as long as nobody tells it otherwise.
+    let core = nodes[at].group.raft().server_metrics();
+    assert!(core.borrow_watched().state.is_leader());
+    for node in &nodes {
+        wires.join(node.options.node, &node.group);
+    }
+    let at = leader(&nodes).await;
+    nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_nobody_takes_ends_with_a_leader_all_the_same() {
+    let wires = Wires::default();
+    let nodes = three(&wires).await;
+    let at = leader(&nodes).await;
+    let term = nodes[at].group.metrics().term;
+    nodes[at].group.hand_over(NodeId(99)).await.unwrap();
+    let at = loop {
+        let at = leader(&nodes).await;
+        if nodes[at].group.leadership().borrow().term > term {
+            break at;
+        }
+        tokio::task::yield_now().await;
+    };
+    nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
+}
+
+#[test]
+fn timeouts_are_those_the_failover_was_measured_with() {
+    let dir = Path::new("/set").to_path_buf();
+    let options = GroupOptions::new(SetId(1), NodeId(1), dir, Arc::new(OsDisk));
+    let millis = [
+        options.heartbeat,
+        options.election_timeout_min,
+        options.election_timeout_max,
+        options.stall_limit,
+    ];
+    assert_eq!(millis.map(|span| span.as_millis()), [100, 500, 800, 1000]);
+}
