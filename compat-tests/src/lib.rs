@@ -9,6 +9,8 @@
 
 mod broker;
 mod build;
+pub mod cluster;
+pub mod history;
 mod wait;
 
 pub use broker::{Broker, Settings};
