@@ -108,6 +108,12 @@ impl TestCluster {
         &mut self.net
     }
 
+    /// The address of a node's listener for peers.
+    #[must_use]
+    pub fn peer_address(&self, node: usize) -> String {
+        format!("{}:25672", self.net.host(node))
+    }
+
     /// The AMQP URL of a node.
     #[must_use]
     pub fn url(&self, node: usize) -> String {
@@ -210,6 +216,11 @@ impl TestCluster {
     #[must_use]
     pub fn data_dir(&self, node: usize) -> &Path {
         self.nodes[node].data_dir()
+    }
+
+    /// From its next start on, a node has the data of another folder.
+    pub fn set_data_dir(&mut self, node: usize, folder: PathBuf) {
+        self.nodes[node].set_data_dir(folder);
     }
 
     /// All that a node has logged, over all its lives.

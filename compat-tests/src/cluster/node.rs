@@ -166,6 +166,11 @@ impl Node {
         &self.data
     }
 
+    pub(super) fn set_data_dir(&mut self, folder: PathBuf) {
+        assert!(self.child.is_none(), "{} runs", self.host);
+        self.data = folder;
+    }
+
     pub(super) fn log(&self) -> String {
         let bytes = std::fs::read(self.folder.join("log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

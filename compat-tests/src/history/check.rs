@@ -61,6 +61,8 @@ struct State {
     answer: Answer,
     hold: Hold,
     delivered: bool,
+    /// Seen only with the flag so far: an earlier delivery is still on its way to a consumer, or never arrives.
+    first_unseen: bool,
     queue: u16,
     holder: u16,
     held_since_ms: u32,
@@ -215,6 +217,13 @@ impl Walk {
             );
             self.report.violates(message, text);
         }
+        if state.first_unseen && !flagged && self.ends_soon(event, rules) {
+            self.report.read_late += 1;
+            if let Some(state) = self.state(message) {
+                state.first_unseen = false;
+            }
+            return;
+        }
         if state.delivered {
             self.again(event, state, flagged, rules);
         } else if flagged {
@@ -224,6 +233,7 @@ impl Walk {
             self.order(event, state.queue);
         }
         if let Some(state) = self.state(message) {
+            state.first_unseen |= flagged && !state.delivered;
             state.delivered = true;
             state.hold = Hold::Held;
             state.holder = event.who;
@@ -249,6 +259,12 @@ impl Walk {
             let text = format!("came back ({why:?}) without its redelivered flag");
             self.report.violates(message, text);
         }
+    }
+
+    /// A consumer whose connection breaks may read what came before the break after others got it again.
+    fn ends_soon(&self, event: &Event, rules: Rules) -> bool {
+        let end = self.consumers.get(&event.who).and_then(|one| one.end_ms);
+        end.is_some_and(|end| end <= event.at_ms.saturating_add(rules.grace_ms))
     }
 
     /// What ended the last lease.

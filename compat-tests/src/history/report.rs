@@ -39,6 +39,8 @@ pub struct Report {
     pub deliveries: u64,
     /// First deliveries flagged as redelivered: an earlier one never reached its consumer.
     pub flagged_at_first: u64,
+    /// First deliveries read after the message had come again: their consumer was about to end.
+    pub read_late: u64,
     /// Deliveries beyond a message's first, by what explains them.
     pub duplicates: BTreeMap<Why, u64>,
     /// Confirmed and never delivered.
@@ -91,6 +93,10 @@ impl fmt::Display for Report {
         for (why, count) in &self.duplicates {
             write!(f, " {why:?} {count}")?;
         }
-        write!(f, "; first seen as redelivered {}", self.flagged_at_first)
+        write!(
+            f,
+            "; first seen as redelivered {}, read late {}",
+            self.flagged_at_first, self.read_late
+        )
     }
 }

@@ -217,6 +217,24 @@ fn a_returned_message_may_come_after_later_ones() {
 }
 
 #[test]
+fn a_first_delivery_may_be_read_late_by_a_consumer_that_ends_and_by_no_other() {
+    let late = |ends: bool| {
+        let history = published(1);
+        let second = history.start_consumer(0, 1);
+        history.delivered(m(0, 1), second, true);
+        history.delivered(m(0, 1), 0, false);
+        if ends {
+            history.stop_consumer(0);
+        }
+        check(&history, Rules::default())
+    };
+    let report = late(true);
+    assert!(report.is_clean(), "{:?}", report.violations);
+    assert_eq!(report.read_late, 1);
+    assert!(!late(false).is_clean());
+}
+
+#[test]
 fn an_answer_needs_a_publish() {
     let history = published(1);
     history.delivered(m(0, 1), 0, false);
