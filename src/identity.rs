@@ -52,7 +52,8 @@ pub enum IdentityError {
 #[derive(Debug)]
 pub struct Identity {
     dir: PathBuf,
-    incarnation: u64,
+    /// Counts the starts of the node.
+    pub incarnation: u64,
     /// Names this folder: one that is made anew has another.
     pub token: u64,
     /// What the node is in its cluster, once it is a member.

@@ -219,7 +219,7 @@ async fn enter(
     let security = PeerSecurity::new(&settings.cluster.secret, tls(&settings.cluster.tls)?);
     let links = Links::new(Arc::clone(&own), security.clone(), pool.clone());
     if let Some(membership) = &identity.membership {
-        own.set(membership);
+        own.set(membership, identity.incarnation);
     }
     if let Some(address) = settings.cluster.listener {
         let socket = bind(address)?;
@@ -245,7 +245,7 @@ async fn enter(
         }
         None => find(candidate.clone(), &links, &hub, core).await?,
     };
-    own.set(&membership);
+    own.set(&membership, identity.incarnation);
     let pipe = identity.join(membership.clone())?;
     let node = pipe.node;
     tracing::info!(%node, cluster = format_args!("{:016x}", membership.formation.cluster), "member of a cluster");

@@ -9,8 +9,10 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::{build, eventually, foreign_url};
@@ -22,6 +24,15 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 /// Lines for the configuration file beyond ports and user, each `(key, value)`.
 pub type Settings<'a> = &'a [(&'a str, &'a str)];
 
+/// A process that ended before it was ready.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to its standard error.
+    pub stderr: String,
+}
+
 /// A broker for tests: ours, or the one that `COMPAT_AMQP_URL` names.
 pub struct Broker {
     url: String,
@@ -30,6 +41,7 @@ pub struct Broker {
     metrics_port: u16,
     child: Option<Child>,
     log: Arc<Mutex<String>>,
+    stderr: Arc<Mutex<String>>,
     startup: Duration,
 }
 
@@ -47,9 +59,26 @@ impl Broker {
     #[must_use]
     pub fn start_with(settings: Settings<'_>) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
+        let mut broker = Self::prepared(data, settings);
+        if foreign_url().is_none() {
+            broker.launch();
+        }
+        broker
+    }
+
+    /// Starts a broker of ours in a folder of the test's making; what it keeps is in `data` of that folder.
+    ///
+    /// # Errors
+    /// [`Refused`] when the process ends instead of getting ready.
+    pub fn attempt(folder: tempfile::TempDir, settings: Settings<'_>) -> Result<Self, Refused> {
+        let mut broker = Self::prepared(folder, settings);
+        broker.try_launch().map(|()| broker)
+    }
+
+    fn prepared(data: tempfile::TempDir, settings: Settings<'_>) -> Self {
         let (amqp_port, metrics_port) = (free_port(), free_port());
         let foreign = foreign_url();
-        let mut broker = Self {
+        let broker = Self {
             url: foreign
                 .clone()
                 .unwrap_or_else(|| format!("amqp://guest:guest@127.0.0.1:{amqp_port}/%2f")),
@@ -58,11 +87,11 @@ impl Broker {
             metrics_port,
             child: None,
             log: Arc::default(),
+            stderr: Arc::default(),
             startup: Duration::ZERO,
         };
         if foreign.is_none() {
             broker.write_config(settings);
-            broker.launch();
         }
         broker
     }
@@ -71,6 +100,12 @@ impl Broker {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where a client of ours connects to a broker of ours.
+    #[must_use]
+    pub const fn amqp_port(&self) -> u16 {
+        self.amqp_port
     }
 
     /// The address of the metrics, as an HTTP URL.
@@ -83,6 +118,18 @@ impl Broker {
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         self.data.path()
+    }
+
+    /// The last megabyte of what the process wrote to both its outputs.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.lock().expect("log").clone()
+    }
+
+    /// How the process ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let child = self.child.as_mut().expect("a broker of ours");
+        child.try_wait().expect("wait")
     }
 
     /// The process id. Panics when no process of ours is running.
@@ -130,6 +177,18 @@ impl Broker {
         self.launch();
     }
 
+    /// Starts again on the same data and ports after the process ended.
+    ///
+    /// # Errors
+    /// [`Refused`] when the process ends instead of getting ready.
+    pub fn try_restart(&mut self) -> Result<(), Refused> {
+        assert!(
+            self.child.is_none() || self.ended().is_some(),
+            "the process still runs"
+        );
+        self.try_launch()
+    }
+
     /// Stops gracefully with SIGTERM.
     ///
     /// # Panics
@@ -150,7 +209,7 @@ impl Broker {
     }
 
     /// Waits for the end of a terminated process.
-    pub fn wait_end(&mut self) -> std::process::ExitStatus {
+    pub fn wait_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("a running broker of ours");
         eventually(STOP_WITHIN, || child.try_wait().expect("wait"))
     }
@@ -172,6 +231,11 @@ impl Broker {
         answer
     }
 
+    /// Other settings, from the next start on.
+    pub fn reconfigure(&self, settings: Settings<'_>) {
+        self.write_config(settings);
+    }
+
     fn write_config(&self, settings: Settings<'_>) {
         let mut text = format!(
             "listeners.tcp.default = 127.0.0.1:{}\nprometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {}\n\
@@ -186,6 +250,14 @@ impl Broker {
     }
 
     fn launch(&mut self) {
+        let launched = self.try_launch();
+        assert!(
+            launched.is_ok(),
+            "the broker ended before it was ready: {launched:?}"
+        );
+    }
+
+    fn try_launch(&mut self) -> Result<(), Refused> {
         let begin = Instant::now();
         let mut child = Command::new(build::binary())
             .arg("--data-dir")
@@ -198,19 +270,27 @@ impl Broker {
             .spawn()
             .expect("the broker's binary starts");
         self.log.lock().expect("log").clear();
-        capture(child.stdout.take().expect("stdout"), Arc::clone(&self.log));
-        capture(child.stderr.take().expect("stderr"), Arc::clone(&self.log));
+        self.stderr.lock().expect("log").clear();
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let both = Arc::clone(&self.log);
+        capture(out.expect("stdout"), vec![Arc::clone(&both)]);
+        let heard = capture(err.expect("stderr"), vec![both, Arc::clone(&self.stderr)]);
         // From here on a panic drops `self`, and with it the process.
         let child = self.child.insert(child);
         let log = Arc::clone(&self.log);
-        let ready = eventually(READY_WITHIN, || {
+        let ended = eventually(READY_WITHIN, || {
             if log.lock().expect("log").contains(READY_LINE) {
-                return Some(true);
+                return Some(None);
             }
-            child.try_wait().expect("wait").map(|_| false)
+            child.try_wait().expect("wait").map(Some)
         });
         self.startup = begin.elapsed();
-        assert!(ready, "the broker ended before it was ready");
+        let Some(status) = ended else { return Ok(()) };
+        heard.join().expect("its last words are read");
+        Err(Refused {
+            status,
+            stderr: self.stderr.lock().expect("log").clone(),
+        })
     }
 }
 
@@ -228,30 +308,44 @@ impl Drop for Broker {
     }
 }
 
-/// Copies lines into the log, so the process never blocks on a full pipe. The log keeps the last megabyte.
-fn capture(stream: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
+/// Copies lines into the logs, so the process never blocks on a full pipe. A log keeps the last megabyte.
+fn capture(stream: impl Read + Send + 'static, logs: Vec<Arc<Mutex<String>>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            let mut log = log.lock().expect("log");
-            if log.len() > 1 << 20 {
-                let middle = log.len() / 2;
-                let half = log.as_bytes()[..middle]
-                    .iter()
-                    .rposition(|byte| *byte == b'\n')
-                    .map_or(0, |end| end + 1);
-                log.drain(..half);
+            for log in &logs {
+                append(&mut log.lock().expect("log"), &line);
             }
-            log.push_str(&line);
-            log.push('\n');
         }
-    });
+    })
 }
 
-/// A port nobody listens on now.
+fn append(log: &mut String, line: &str) {
+    if log.len() > 1 << 20 {
+        let middle = log.len() / 2;
+        let half = log.as_bytes()[..middle]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |end| end + 1);
+        log.drain(..half);
+    }
+    log.push_str(line);
+    log.push('\n');
+}
+
+/// A port nobody listens on now. Below those the system gives to outgoing connections: one of those could take the
+/// port before the broker does.
 fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .expect("a free port")
-        .local_addr()
-        .expect("its address")
-        .port()
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + begin.wrapping_add(step) % COUNT;
+        let port = u16::try_from(port).expect("below 32000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }

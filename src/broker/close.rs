@@ -67,7 +67,7 @@ impl Connection {
         }
         self.holders.retain(|(of, _), _| *of != channel);
         self.work.retain(
-            |work| !matches!(work, Work::Deliver(_, delivery) if gone.contains(&delivery.consumer)),
+            |work| !matches!(work, Work::Deliver(_, delivery, _) if gone.contains(&delivery.consumer)),
         );
         self.node.stats.channels.dec();
         self.node.stats.channels_closed.inc();

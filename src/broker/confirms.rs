@@ -98,6 +98,16 @@ impl Confirms {
         self.refused.push((set, seq));
     }
 
+    /// Nothing will be heard of what went to `set` up to `seq`: it counts as refused.
+    pub fn given_up(&mut self, set: SetId, seq: u64) {
+        let Some((_, items)) = self.sets.iter().find(|(known, _)| *known == set) else {
+            return;
+        };
+        let gone = items.iter().take_while(|item| item.last_seq <= seq);
+        let seqs = gone.flat_map(|item| item.first_seq..=item.last_seq);
+        self.refused.extend(seqs.map(|seq| (set, seq)));
+    }
+
     /// The pipe to `set` is applied up to `seq`: the verdicts this settles, in order.
     pub fn applied(&mut self, set: SetId, seq: u64, mut verdict: impl FnMut(Verdict)) {
         let Some((_, items)) = self.sets.iter_mut().find(|(known, _)| *known == set) else {

@@ -75,7 +75,7 @@ pub(super) enum Posted {
 /// Deliveries and answers, in order.
 #[derive(Debug)]
 pub(super) enum Work {
-    Deliver(SetId, Delivery),
+    Deliver(SetId, Delivery, Option<Bytes>),
     Posted(Posted),
 }
 
@@ -291,7 +291,11 @@ impl Connection {
         self.mailbox.take(&mut events);
         for event in events.drain(..) {
             match event {
-                Event::Deliver(set, delivery) => self.work.push_back(Work::Deliver(set, delivery)),
+                Event::Deliver(set, delivery, body) => {
+                    self.work.push_back(Work::Deliver(set, delivery, body));
+                }
+                Event::GivenUp(set, seq) => self.confirms.given_up(set, seq),
+                Event::Lost(set) => self.lost(set),
                 Event::Refused(set, seq) => self.confirms.refused(set, seq),
                 Event::Applied(set, seq) => self.applied(set, seq),
                 Event::Cancelled(consumer) => self.cancelled(consumer),

@@ -1,5 +1,7 @@
 //! A consumer as its connection sees it: where it is attached, what it still holds, and the window it lives by.
 
+use bytes::Bytes;
+
 use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ChannelId, ConsumerId, SetId};
 use crate::model::set::{Command, Delivery, Outcome};
@@ -38,7 +40,7 @@ pub(super) struct Consumer {
     /// Delivered and not settled.
     pub unsettled: u64,
     /// Came before consume-ok.
-    pub early: Vec<Delivery>,
+    pub early: Vec<(Delivery, Option<Bytes>)>,
 }
 
 impl Connection {
@@ -122,6 +124,25 @@ impl Connection {
             let add = std::mem::take(&mut entry.sent);
             let set = entry.set;
             self.push(set, &Command::Grant { consumer, add });
+        }
+    }
+
+    /// A set elsewhere has forgotten this node's consumers: they end, and what they held is visible again.
+    pub(super) fn lost(&mut self, set: SetId) {
+        let here = self.consumers.iter().filter(|(_, entry)| {
+            entry.set == set && !matches!(entry.kind, Kind::Replies | Kind::Opening)
+        });
+        let gone: Vec<ConsumerId> = here.map(|(consumer, _)| *consumer).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let close = Command::CloseSession {
+            session: self.id,
+            channel: None,
+        };
+        self.push(set, &close);
+        for consumer in gone {
+            self.cancelled(consumer);
         }
     }
 

@@ -90,7 +90,7 @@ impl Worker {
         let node = Arc::clone(&self.node);
         for (set, handle) in node.cluster.sets() {
             let pending = handle.with(|replica| replica.machine().pending_dead_letters());
-            for letter in pending {
+            for letter in pending.unwrap_or_default() {
                 while self.known.len() >= IN_FLIGHT_MAX {
                     self.mailbox.ready().await;
                     self.settle();
@@ -201,7 +201,7 @@ impl Worker {
             .read(|t| t.queue_by_id(letter.queue).cloned())?;
         let target = record.dead_letter.clone()?;
         let position = letter.position;
-        let payload = match cluster.set(set)?.load(position.index()).await {
+        let payload = match cluster.set(set)?.load(position).await {
             Ok(payload) => payload,
             Err(error) => return self.unreadable(set, &record, &error),
         };

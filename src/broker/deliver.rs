@@ -23,9 +23,9 @@ impl Connection {
             match self.work.pop_front() {
                 None => return,
                 Some(Work::Posted(posted)) => self.posted(posted),
-                Some(Work::Deliver(set, delivery)) => {
-                    if let Some(rest) = self.deliver(set, delivery) {
-                        self.work.push_front(Work::Deliver(set, rest));
+                Some(Work::Deliver(set, delivery, body)) => {
+                    if let Some(rest) = self.deliver(set, delivery, body.as_ref()) {
+                        self.work.push_front(Work::Deliver(set, rest, body));
                         return;
                     }
                 }
@@ -84,25 +84,30 @@ impl Connection {
         };
         entry.kind = Kind::Open;
         let set = entry.set;
-        for delivery in std::mem::take(&mut entry.early).into_iter().rev() {
-            self.work.push_front(Work::Deliver(set, delivery));
+        for (delivery, body) in std::mem::take(&mut entry.early).into_iter().rev() {
+            self.work.push_front(Work::Deliver(set, delivery, body));
         }
     }
 
     /// Delivers a run; what is left of it if it must wait.
-    fn deliver(&mut self, set: SetId, mut delivery: Delivery) -> Option<Delivery> {
+    fn deliver(
+        &mut self,
+        set: SetId,
+        mut delivery: Delivery,
+        body: Option<&Bytes>,
+    ) -> Option<Delivery> {
         let Some(entry) = self.consumers.get_mut(&delivery.consumer) else {
             self.hand_back(set, &delivery);
             return None;
         };
         if entry.kind == Kind::Opening {
-            entry.early.push(delivery);
+            entry.early.push((delivery, body.cloned()));
             return None;
         }
         let (channel, no_ack, counts) = (entry.channel, entry.no_ack, entry.counts);
-        let payload = match self.payload(set, delivery.first.index()) {
-            Some(payload) => payload,
-            None => return Some(delivery),
+        let known = body.cloned();
+        let Some(payload) = known.or_else(|| self.payload(set, delivery.first)) else {
+            return Some(delivery);
         };
         while delivery.count > 0 {
             if !self.output_low() {
@@ -139,7 +144,8 @@ impl Connection {
     }
 
     /// The entry, if it is in memory; otherwise it is sent for.
-    fn payload(&mut self, set: SetId, index: u64) -> Option<Bytes> {
+    fn payload(&mut self, set: SetId, position: Position) -> Option<Bytes> {
+        let index = position.index();
         if let Some((of, at, payload)) = &self.loaded {
             if (*of, *at) == (set, index) {
                 return Some(payload.clone());
@@ -152,7 +158,7 @@ impl Connection {
         }
         if self.loading.is_none() {
             let handle = handle.clone();
-            let load = async move { handle.load(index).await };
+            let load = async move { handle.load(position).await };
             let read = self.node.supervisor.spawn("read bodies", load);
             self.loading = Some(Loading { set, index, read });
         }
@@ -163,7 +169,7 @@ impl Connection {
     pub(super) fn loading_done(&mut self, set: SetId, index: u64, read: Result<Bytes, ReadError>) {
         match (read, self.work.front()) {
             (Ok(payload), _) => self.loaded = Some((set, index, payload)),
-            (Err(error), Some(Work::Deliver(of, delivery)))
+            (Err(error), Some(Work::Deliver(of, delivery, _)))
                 if (*of, delivery.first.index()) == (set, index) =>
             {
                 // The lease runs: the messages come again when it ends, here or where the bytes are whole.

@@ -501,7 +501,7 @@ impl Asker {
             soft(ReplyCode::InternalError, text)
         };
         let payload = handle
-            .load(position.index())
+            .load(position)
             .await
             .map_err(|error| unreadable(&error))?;
         let message =

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::base::{Clock, Millis, SystemClock};
+use crate::model::batch::{PooledBuffer, restamp};
 use crate::model::set::{Command, Reply};
 use crate::rt::Supervisor;
 
@@ -69,16 +70,35 @@ impl LocalSet {
         let inner = &mut *inner;
         inner.last = inner.last.max(SystemClock.now());
         while let Some(payload) = self.outbox.seal(inner.last) {
-            inner.index += 1;
-            self.store.lock().insert(inner.index, payload.clone());
-            inner.replica.apply_entry(inner.index, &payload);
-            inner.unswept_bytes += payload.len();
-            inner.unswept_entries += 1;
-            if inner.unswept_bytes >= inner.sweep_at_bytes
-                || inner.unswept_entries >= inner.sweep_at_entries
-            {
-                self.sweep(inner);
-            }
+            self.apply(inner, payload);
+        }
+    }
+
+    /// Applies a batch that another node sealed.
+    pub fn take_batch(&self, mut batch: PooledBuffer) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        inner.last = inner.last.max(SystemClock.now());
+        if !restamp(batch.filled(), inner.last) {
+            tracing::warn!("a peer sent what is no batch");
+            return;
+        }
+        let payload = batch.freeze();
+        if inner.replica.check_entry(&payload) {
+            self.apply(inner, payload);
+        }
+    }
+
+    fn apply(&self, inner: &mut Inner, payload: Bytes) {
+        inner.index += 1;
+        self.store.lock().insert(inner.index, payload.clone());
+        inner.replica.apply_entry(inner.index, &payload);
+        inner.unswept_bytes += payload.len();
+        inner.unswept_entries += 1;
+        if inner.unswept_bytes >= inner.sweep_at_bytes
+            || inner.unswept_entries >= inner.sweep_at_entries
+        {
+            self.sweep(inner);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -15,12 +16,16 @@ use crate::model::set::Delivery;
 /// One thing for a connection, in the order its replica produced it.
 #[derive(Debug)]
 pub enum Event {
-    /// Messages leased to one of its consumers.
-    Deliver(SetId, Delivery),
+    /// Messages leased to one of its consumers; with the part of their entry that holds them, if the set is elsewhere.
+    Deliver(SetId, Delivery, Option<Bytes>),
     /// The publish at this sequence number of the pipe to the set was refused.
     Refused(SetId, u64),
     /// Every command up to this sequence number of the pipe to the set is applied.
     Applied(SetId, u64),
+    /// Nothing will be heard of commands up to this sequence number of the pipe to the set; its `Applied` follows.
+    GivenUp(SetId, u64),
+    /// The set has forgotten this node's consumers.
+    Lost(SetId),
     /// A set ended this consumer.
     Cancelled(ConsumerId),
 }

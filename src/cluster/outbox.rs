@@ -50,6 +50,8 @@ pub struct Outbox<R> {
     resend: AtomicBool,
     /// Something waits, or a batch was applied, or leadership changed.
     pub(super) kick: Notify,
+    /// A batch was applied and none is left in flight.
+    pub(super) quiet: Notify,
     room: Notify,
 }
 
@@ -124,6 +126,7 @@ impl<R> Outbox<R> {
             in_flight: AtomicUsize::new(0),
             resend: AtomicBool::new(false),
             kick: Notify::new(),
+            quiet: Notify::new(),
             room: Notify::new(),
         }
     }
@@ -327,9 +330,48 @@ impl<R> Outbox<R> {
         }
         drop(inner);
         if done > 0 {
-            self.in_flight.fetch_sub(done, Ordering::AcqRel);
+            if self.in_flight.fetch_sub(done, Ordering::AcqRel) == done {
+                self.quiet.notify_one();
+            }
             self.kick.notify_one();
         }
+    }
+
+    /// Nothing will be heard of commands up to `seq`: publishes count as refused, answers never come. What was sent later
+    /// goes again. `u64::MAX`: nothing of all that was appended so far will ever be applied.
+    pub fn give_up(&self, seq: u64) {
+        let mut inner = self.inner.lock();
+        if seq == u64::MAX {
+            let stamp = inner.last_stamp;
+            if inner.builder.commands() > 0 {
+                let flight = inner.close(self.pipe, stamp);
+                inner.closed.push_back(flight);
+            }
+            let closed = std::mem::take(&mut inner.closed);
+            self.in_flight.fetch_add(closed.len(), Ordering::AcqRel);
+            inner.flights.extend(closed);
+            inner.closed_bytes = 0;
+        }
+        inner.replies.retain(|asked, _| *asked > seq);
+        let gone = |flight: &Flight| flight.last_seq <= seq;
+        let last = inner.flights.iter().rfind(|flight| gone(flight));
+        let last = last.map_or(0, |flight| flight.last_seq);
+        for flight in inner.flights.iter().filter(|flight| gone(flight)) {
+            for mailbox in &flight.contributors {
+                mailbox.push(Event::GivenUp(self.set, flight.last_seq));
+            }
+        }
+        self.waiting_bytes.store(inner.waiting(), Ordering::Relaxed);
+        drop(inner);
+        self.applied(last);
+        self.room.notify_waiters();
+        self.resend();
+    }
+
+    /// Whether anything waits or is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.in_flight() > 0 || self.depth().0 > 0
     }
 
     /// Bytes waiting and batches in flight, for metrics.

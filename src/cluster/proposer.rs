@@ -142,36 +142,28 @@ impl<R: Send + 'static> Proposer<R> {
         leadership: &mut watch::Receiver<Leadership>,
         supervisor: &Supervisor,
     ) -> bool {
-        let outbox = &*self.outbox;
-        // Holds no more than is in flight, which is bounded.
-        let (batches, out) = mpsc::unbounded_channel();
-        let out = UnboundedReceiverStream::new(out);
-        let pipe = self.links.pipe(leader, outbox.set(), out);
-        let mut pipe = std::pin::pin!(pipe);
-        outbox.resend();
-        loop {
-            send(outbox, &batches);
-            tokio::select! {
-                ended = &mut pipe => {
-                    tracing::debug!(set = %outbox.set(), %leader, %ended, "the pipe to the leader ended");
-                    break;
+        let changed = async {
+            loop {
+                if leadership.changed().await.is_err() {
+                    return;
                 }
-                () = outbox.kick.notified() => {}
-                changed = leadership.changed() => {
-                    let now = *leadership.borrow_and_update();
-                    if changed.is_err() || now.stopped {
-                        return false;
-                    }
-                    if (now.leader, now.term) != (state.leader, state.term) {
-                        return true;
-                    }
+                let now = *leadership.borrow_and_update();
+                if now.stopped || (now.leader, now.term) != (state.leader, state.term) {
+                    return;
                 }
-                () = supervisor.stopping(), if self.idle() => return false,
             }
-        }
+        };
         tokio::select! {
-            () = tokio::time::sleep(RETRY) => true,
-            changed = leadership.changed() => changed.is_ok(),
+            () = forward(&self.outbox, &self.links, leader, changed) => true,
+            () = self.stopping(supervisor) => false,
+        }
+    }
+
+    /// Completes when the node stops and nothing is under way any more.
+    async fn stopping(&self, supervisor: &Supervisor) {
+        supervisor.stopping().await;
+        while !self.idle() {
+            self.outbox.quiet.notified().await;
         }
     }
 
@@ -181,13 +173,40 @@ impl<R: Send + 'static> Proposer<R> {
         leadership: &mut watch::Receiver<Leadership>,
         supervisor: &Supervisor,
     ) -> bool {
-        loop {
-            tokio::select! {
-                changed = leadership.changed() => return changed.is_ok(),
-                () = self.outbox.kick.notified() => {}
-                () = supervisor.stopping(), if self.idle() => return false,
-            }
+        tokio::select! {
+            changed = leadership.changed() => changed.is_ok(),
+            () = self.stopping(supervisor) => false,
         }
+    }
+}
+
+/// Sends what waits to `leader` until the pipe to it breaks or `changed` completes, then pauses for a moment.
+pub async fn forward<R>(
+    outbox: &Outbox<R>,
+    links: &Links,
+    leader: NodeId,
+    changed: impl Future<Output = ()>,
+) {
+    // Holds no more than is in flight, which is bounded.
+    let (batches, out) = mpsc::unbounded_channel();
+    let out = UnboundedReceiverStream::new(out);
+    let mut pipe = std::pin::pin!(links.pipe(leader, outbox.set(), out));
+    let mut changed = std::pin::pin!(changed);
+    outbox.resend();
+    loop {
+        send(outbox, &batches);
+        tokio::select! {
+            ended = &mut pipe => {
+                tracing::debug!(set = %outbox.set(), %leader, %ended, "the pipe to the leader ended");
+                break;
+            }
+            () = outbox.kick.notified() => {}
+            () = &mut changed => return,
+        }
+    }
+    tokio::select! {
+        () = tokio::time::sleep(RETRY) => {}
+        () = changed => {}
     }
 }
 

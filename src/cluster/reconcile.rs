@@ -70,6 +70,15 @@ impl Cluster {
             }
         }
         for set in &sets {
+            if let Some(hosted) = self.options.hub.hosted(set.id) {
+                let others = nodes.iter().map(|node| node.id);
+                let foreign = others.filter(|node| !set.members.contains(node));
+                hosted
+                    .ring
+                    .set_foreign(foreign.collect(), self.applied(set.id));
+            }
+        }
+        for set in &sets {
             let Some(group) = self.set(set.id).and_then(|handle| handle.group()) else {
                 continue;
             };
@@ -91,6 +100,12 @@ impl Cluster {
         };
         self.align(SetId::TOPOLOGY, &self.topology_group, &wanted, leads)
             .await;
+    }
+
+    fn applied(&self, set: SetId) -> u64 {
+        let handle = self.set(set);
+        let index = handle.and_then(|handle| handle.with(|r| r.machine().applied_index()));
+        index.unwrap_or(0)
     }
 
     async fn take_in(&self, set: &SetRecord) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 
-use crate::base::{ConsumerId, PipeId, SessionId};
+use crate::base::{ConsumerId, NodeId, PipeId, SessionId};
 
 use super::mailbox::Mailbox;
 
@@ -21,6 +21,12 @@ pub struct Registry {
 /// 10 bits of node, 20 of incarnation, 34 of count.
 const COUNT_BITS: u32 = 34;
 const INCARNATION_BITS: u32 = 20;
+
+/// The node that minted a consumer's id.
+#[must_use]
+pub fn node_of(consumer: ConsumerId) -> NodeId {
+    NodeId(consumer.0 >> (COUNT_BITS + INCARNATION_BITS))
+}
 
 impl Registry {
     /// For one incarnation of a node.
@@ -55,6 +61,16 @@ impl Registry {
     /// Forgets a consumer: deliveries to it are dropped from here on.
     pub fn forget(&self, consumer: ConsumerId) {
         self.consumers.write().remove(&consumer);
+    }
+
+    /// The connections that have consumers, each once.
+    #[must_use]
+    pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
+        let consumers = self.consumers.read();
+        let mut all: Vec<Arc<Mailbox>> = consumers.values().cloned().collect();
+        all.sort_by_key(|mailbox| Arc::as_ptr(mailbox) as usize);
+        all.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        all
     }
 
     /// Where a consumer's deliveries go.

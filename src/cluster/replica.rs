@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use crate::base::{ConsumerId, Millis, Position, QueueId, SetId};
+use crate::base::{ConsumerId, Millis, NodeId, Position, QueueId, SetId};
 use crate::model::Meta;
 use crate::model::batch::{self, Batch, BatchError, Item, PublishItem};
 use crate::model::set::{
@@ -23,7 +23,8 @@ use crate::raft::{LiveEntry, Machine, MachineError, SnapshotPages};
 use super::mailbox::{Event, Mailbox};
 use super::outbox::Outbox;
 use super::pages::SetPages;
-use super::registry::Registry;
+use super::registry::{Registry, node_of};
+use super::ring::{PipeEvent, Ring};
 
 /// What a set's leader must do, told to the node's worker.
 #[derive(Debug)]
@@ -117,6 +118,7 @@ pub struct SetReplica {
     effects: Effects,
     last_mailbox: Option<(ConsumerId, Arc<Mailbox>)>,
     pages: Option<SetPages>,
+    ring: Arc<Ring>,
 }
 
 impl SetReplica {
@@ -126,8 +128,10 @@ impl SetReplica {
         outbox: Arc<Outbox<Reply>>,
         registry: Arc<Registry>,
         leader: SetEffects,
+        ring: Arc<Ring>,
     ) -> Self {
         Self {
+            ring,
             set: outbox.set(),
             machine,
             outbox,
@@ -171,6 +175,29 @@ impl SetReplica {
         self.deadline.set(self.machine.next_deadline());
     }
 
+    /// Whether an entry can be applied: what a peer sent is looked through before it counts.
+    #[must_use]
+    pub fn check_entry(&self, payload: &Bytes) -> bool {
+        let read = || -> Result<(), BatchError> {
+            let mut batch = Batch::new(payload)?;
+            while let Some((_, mut items)) = batch.next_chunk()? {
+                while let Some(item) = items.next_item()? {
+                    if matches!(item, Item::Opaque(_)) {
+                        return Err(BatchError::Unknown);
+                    }
+                }
+            }
+            Ok(())
+        };
+        match read() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(set = %self.set, %error, "a peer's batch cannot be read");
+                false
+            }
+        }
+    }
+
     /// Applies one entry and runs its effects.
     pub fn apply_entry(&mut self, index: u64, payload: &Bytes) {
         if let Err(error) = self.apply_batch(index, payload) {
@@ -206,11 +233,18 @@ impl SetReplica {
             }
             self.flush(&mut run);
             if chunk.pipe == self.outbox.pipe() {
-                self.run_effects();
+                self.run_effects(index);
                 self.outbox.applied(seq - 1);
+            } else if self.ring.keeps(chunk.pipe.node) {
+                self.run_effects(index);
+                // What was refused for a gap is not applied.
+                let applied = self.machine.last_seq(chunk.pipe).min(seq - 1);
+                self.ring
+                    .push(chunk.pipe.node, index, PipeEvent::Applied(applied));
             }
         }
-        self.run_effects();
+        self.run_effects(index);
+        self.ring.applied(index);
         self.deadline.set(self.machine.next_deadline());
         Ok(())
     }
@@ -276,21 +310,33 @@ impl SetReplica {
         }
     }
 
-    fn run_effects(&mut self) {
+    fn run_effects(&mut self, index: u64) {
+        if let Some(fault) = self.machine.fault() {
+            // What the machine says after a page it could not read is not to be believed.
+            tracing::error!(set = %self.set, %fault, "the set's index cannot be read");
+            std::process::abort();
+        }
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Deliver(delivery) => self.deliver(delivery),
+                Effect::Deliver(delivery) => self.deliver(index, delivery),
                 Effect::Refused(source) if source.pipe == self.outbox.pipe() => {
                     self.outbox.refused(source.seq);
                 }
                 Effect::Reply(source, reply) if source.pipe == self.outbox.pipe() => {
                     self.outbox.reply(source.seq, reply);
                 }
-                Effect::Refused(_) | Effect::Reply(..) => {}
+                Effect::Refused(source) => {
+                    self.keep(source.pipe.node, index, PipeEvent::Refused(source.seq));
+                }
+                Effect::Reply(source, reply) => {
+                    self.keep(source.pipe.node, index, PipeEvent::Reply(source.seq, reply));
+                }
                 Effect::Cancelled(consumer) => {
                     if let Some(mailbox) = self.registry.mailbox(consumer) {
                         mailbox.post(Event::Cancelled(consumer));
+                    } else {
+                        self.keep(node_of(consumer), index, PipeEvent::Cancelled(consumer));
                     }
                 }
                 Effect::DeadLetter(letter) if self.leading => {
@@ -308,8 +354,14 @@ impl SetReplica {
         }
     }
 
+    fn keep(&self, node: NodeId, index: u64, event: PipeEvent) {
+        if self.ring.keeps(node) {
+            self.ring.push(node, index, event);
+        }
+    }
+
     /// Neighbouring deliveries mostly go to the same connection: it is looked up and woken once.
-    fn deliver(&mut self, delivery: Delivery) {
+    fn deliver(&mut self, index: u64, delivery: Delivery) {
         let known = self
             .last_mailbox
             .as_ref()
@@ -329,7 +381,10 @@ impl SetReplica {
             }
         }
         if let Some((_, mailbox)) = &self.last_mailbox {
-            mailbox.push(Event::Deliver(self.set, delivery));
+            mailbox.push(Event::Deliver(self.set, delivery, None));
+        } else {
+            let node = node_of(delivery.consumer);
+            self.keep(node, index, PipeEvent::Deliver(delivery));
         }
     }
 }
@@ -354,6 +409,7 @@ impl Machine for SetReplica {
         };
         self.machine = SetMachine::restore(bytes, pages)
             .map_err(|error| MachineError::new(error.to_string()))?;
+        self.ring.restart(self.machine.applied_index());
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::pages::SetPages;
 use super::peer::Hosted;
 use super::proposer::{self, Proposer};
 use super::replica::SetReplica;
+use super::ring::Ring;
 use super::set_handle::SetHandle;
 use super::start::{Cluster, StartError};
 
@@ -33,21 +34,33 @@ pub async fn start_set(
     let pages = PageFiles::open(Arc::clone(&group_options.disk), dir.join("pages"))
         .map_err(|error| StartError::Pages { set, error })?;
     let pages = SetPages::new(pages);
+    let ring = Arc::new(Ring::new(cluster.pipe.node));
     let replica = SetReplica::new(
         SetMachine::new(Box::new(pages.clone())),
         Arc::clone(&outbox),
         Arc::clone(&cluster.registry),
         cluster.effects.clone(),
+        Arc::clone(&ring),
     )
     .with_pages(pages);
     let deadline = replica.deadline();
     let replica = Arc::new(Mutex::new(replica));
+    let clock = Arc::clone(&replica);
     let started = Group::start(group_options, Arc::clone(&replica)).await;
     let group = started.map_err(|error| StartError::Replica { set, error })?;
     let stamp = Arc::default();
-    let hosted = Hosted {
+    let handle = SetHandle::Replica {
+        outbox: Arc::clone(&outbox),
+        log: group.log().clone(),
         group: group.clone(),
+        replica,
+    };
+    let hosted = Hosted {
+        own: cluster.pipe.node,
+        handle: Some(handle.clone()),
+        group: Some(group.clone()),
         stamp: Arc::clone(&stamp),
+        ring,
     };
     options.hub.host(set, hosted);
     let proposer = Proposer {
@@ -59,16 +72,10 @@ pub async fn start_set(
         links: options.links.clone(),
         node: cluster.pipe.node,
     };
-    let clock = Arc::clone(&replica);
     let last_stamp = move || -> Millis { clock.lock().machine().last_now() };
     let run = proposer.run(last_stamp, cluster.supervisor.clone());
     cluster.supervisor.spawn("set proposer", run);
-    Ok(SetHandle::Replica {
-        outbox,
-        log: group.log().clone(),
-        group,
-        replica,
-    })
+    Ok(handle)
 }
 
 /// Members a fresh group begins with. Once they were ever changed, a replica that is empty is one that must be told by

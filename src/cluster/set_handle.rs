@@ -6,8 +6,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::base::QueueId;
 use crate::base::limits::READ_AHEAD_BYTES;
+use crate::base::{Position, QueueId};
 use crate::log::{Log, LogError};
 use crate::model::batch::{MessageParts, PublishOptions};
 use crate::model::set::{Command, Reply};
@@ -16,6 +16,7 @@ use crate::raft::Group;
 use super::local_set::LocalSet;
 use super::mailbox::Mailbox;
 use super::outbox::{Outbox, Pushed, Refusal};
+use super::remote::Remote;
 use super::replica::SetReplica;
 
 /// Why a message's bytes cannot be had.
@@ -24,7 +25,7 @@ pub enum ReadError {
     /// The log cannot give the entry.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The local set has dropped it.
+    /// The local set has dropped it, or the set elsewhere could not read it.
     #[error("the message is gone")]
     Gone,
     /// The reading task ended early: the node stops.
@@ -53,6 +54,13 @@ pub enum SetHandle {
         /// The set.
         set: Arc<LocalSet>,
     },
+    /// A set of which this node holds nothing.
+    Remote {
+        /// The node's pipe to it.
+        outbox: Arc<Outbox<Reply>>,
+        /// What it says.
+        remote: Arc<Remote>,
+    },
 }
 
 impl SetHandle {
@@ -60,7 +68,9 @@ impl SetHandle {
     #[must_use]
     pub fn outbox(&self) -> &Arc<Outbox<Reply>> {
         match self {
-            Self::Replica { outbox, .. } | Self::Local { outbox, .. } => outbox,
+            Self::Replica { outbox, .. }
+            | Self::Local { outbox, .. }
+            | Self::Remote { outbox, .. } => outbox,
         }
     }
 
@@ -69,7 +79,7 @@ impl SetHandle {
     pub fn group(&self) -> Option<&Group> {
         match self {
             Self::Replica { group, .. } => Some(group),
-            Self::Local { .. } => None,
+            Self::Local { .. } | Self::Remote { .. } => None,
         }
     }
 
@@ -98,7 +108,7 @@ impl SetHandle {
     /// Sends what was appended on its way.
     pub fn kick(&self) {
         match self {
-            Self::Replica { outbox, .. } => outbox.kick(),
+            Self::Replica { outbox, .. } | Self::Remote { outbox, .. } => outbox.kick(),
             Self::Local { set, .. } => set.kick(),
         }
     }
@@ -128,6 +138,7 @@ impl SetHandle {
                 .or_else(|| log.read_cached(index))
                 .map(|record| record.payload),
             Self::Local { set, .. } => set.payload(index),
+            Self::Remote { .. } => None,
         }
     }
 
@@ -135,7 +146,12 @@ impl SetHandle {
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn load(&self, index: u64) -> Result<Bytes, ReadError> {
+    pub async fn load(&self, position: Position) -> Result<Bytes, ReadError> {
+        let index = position.index();
+        if let Self::Remote { remote, .. } = self {
+            let got = remote.take_got(position).filter(|got| !got.is_empty());
+            return got.ok_or(ReadError::Gone);
+        }
         if let Some(payload) = self.cached(index) {
             return Ok(payload);
         }
@@ -156,11 +172,12 @@ impl SetHandle {
         Ok(read.await.map_err(|_| ReadError::Stopping)??)
     }
 
-    /// Reads the machine under its lock: short, and not on a hot path.
-    pub fn with<T>(&self, read: impl FnOnce(&SetReplica) -> T) -> T {
+    /// Reads the machine under its lock: short, and not on a hot path. `None` if it is elsewhere.
+    pub fn with<T>(&self, read: impl FnOnce(&SetReplica) -> T) -> Option<T> {
         match self {
-            Self::Replica { replica, .. } => read(&replica.lock()),
-            Self::Local { set, .. } => set.with(read),
+            Self::Replica { replica, .. } => Some(read(&replica.lock())),
+            Self::Local { set, .. } => Some(set.with(read)),
+            Self::Remote { .. } => None,
         }
     }
 }

@@ -28,8 +28,10 @@ use super::peer::{Hosted, Hub, Links};
 use super::proposer::Proposer;
 use super::reconcile;
 use super::registry::Registry;
+use super::remote::Remote;
 use super::replica::{SetEffect, SetEffects, SetReplica};
 use super::replicas;
+use super::ring::Ring;
 use super::set_handle::SetHandle;
 use super::table::SetTable;
 use super::topology_replica::{SharedTopology, TopologyReplica};
@@ -179,16 +181,27 @@ impl Cluster {
     async fn start_local(&self) -> Result<(), Refusal> {
         let own = SetId::local(self.pipe.node);
         let outbox = Arc::new(Outbox::new(own, self.pipe, self.options.pool.clone()));
+        let ring = Arc::new(Ring::for_all(self.pipe.node));
         let replica = SetReplica::new(
             SetMachine::new(Box::new(MemoryPages::default())),
             Arc::clone(&outbox),
             Arc::clone(&self.registry),
             self.effects.clone(),
+            Arc::clone(&ring),
         );
         let set = Arc::new(LocalSet::new(Arc::clone(&outbox), replica));
         let run = Arc::clone(&set).run(self.supervisor.clone());
         self.supervisor.spawn("local set", run);
-        self.table.insert(own, SetHandle::Local { outbox, set });
+        let handle = SetHandle::Local { outbox, set };
+        let hosted = Hosted {
+            own: self.pipe.node,
+            handle: Some(handle.clone()),
+            group: None,
+            stamp: Arc::default(),
+            ring,
+        };
+        self.options.hub.host(own, hosted);
+        self.table.insert(own, handle);
         self.open_pipe(own).await
     }
 
@@ -230,7 +243,7 @@ impl Cluster {
                 let queues = replica.machine().queues().map(|(id, _)| id);
                 queues.collect::<Vec<QueueId>>()
             };
-            known.push((set, handle, handle.with(ids)));
+            known.push((set, handle, handle.with(ids).unwrap_or_default()));
         }
         // A queue that another node made just now has a record, but this copy of the topology may be behind.
         self.topology_barrier().await?;
@@ -252,7 +265,8 @@ impl Cluster {
                 last.push(handle.asking(&delete));
             }
             for record in records.iter().filter(|record| record.lives_in(set)) {
-                if handle.with(|replica| !replica.machine().has_queue(record.id)) {
+                let here = handle.with(|replica| replica.machine().has_queue(record.id));
+                if here == Some(false) {
                     let config = Box::new(record.config(&self.options.queue_defaults));
                     last.push(handle.asking(&Command::Create {
                         queue: record.id,
@@ -267,10 +281,45 @@ impl Cluster {
         Ok(())
     }
 
-    /// A set as this node uses it.
+    /// A set as this node uses it. The first use of one that is elsewhere opens a pipe to it.
     #[must_use]
     pub fn set(&self, set: SetId) -> Option<&SetHandle> {
-        self.table.get(set)
+        self.table.get(set).or_else(|| self.reach(set))
+    }
+
+    fn reach(&self, set: SetId) -> Option<&SetHandle> {
+        let elsewhere = match set.local_node() {
+            Some(node) => node != self.pipe.node,
+            None => self.topology.read(|topology| {
+                let record = topology.set(set);
+                record.is_some_and(|record| !record.members.contains(&self.pipe.node))
+            }),
+        };
+        if !elsewhere {
+            return None;
+        }
+        let made = self.table.insert_with(set, || {
+            let outbox = Outbox::new(set, self.pipe, self.options.pool.clone());
+            let outbox = Arc::new(outbox);
+            outbox.push(&Command::OpenPipe);
+            let registry = Arc::clone(&self.registry);
+            let links = self.options.links.clone();
+            let remote = Arc::new(Remote::new(Arc::clone(&outbox), registry, links));
+            let topology = Arc::clone(&self.topology);
+            let members = move || match set.local_node() {
+                Some(node) => vec![node],
+                None => topology.read(|topology| {
+                    let record = topology.set(set);
+                    record.map_or_else(Vec::new, |record| record.members.clone())
+                }),
+            };
+            let run = Arc::clone(&remote).run(members, self.supervisor.clone());
+            self.supervisor.spawn("watch", run);
+            let feed = Arc::clone(&remote).feed(self.supervisor.clone());
+            self.supervisor.spawn("feed", feed);
+            SetHandle::Remote { outbox, remote }
+        });
+        made
     }
 
     /// The sets of which this node holds a replica, and its own.
@@ -364,8 +413,11 @@ async fn start_topology(
     let group = started.map_err(|error| StartError::Replica { set, error })?;
     let stamp = Arc::default();
     let hosted = Hosted {
-        group: group.clone(),
+        own: options.pipe.node,
+        handle: None,
+        group: Some(group.clone()),
         stamp: Arc::clone(&stamp),
+        ring: Arc::new(Ring::new(options.pipe.node)),
     };
     options.hub.host(set, hosted);
     let proposer = Proposer {

@@ -57,6 +57,11 @@ impl SetTable {
         }
     }
 
+    /// A set, made now if it was not added yet.
+    pub fn insert_with(&self, set: SetId, make: impl FnOnce() -> SetHandle) -> Option<&SetHandle> {
+        Some(self.slot(set)?.get_or_init(make))
+    }
+
     /// Sets with a replica here, and this node's own.
     pub fn iter(&self) -> impl Iterator<Item = (SetId, &SetHandle)> {
         let list = self.list.load_full();

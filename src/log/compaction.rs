@@ -66,7 +66,6 @@ pub(super) fn open(
         }
     };
     drop(began);
-    let cut_any = all.iter().any(|(one, _)| one.cut.is_some()) || active.cut.is_some();
     let poisoned = Arc::new(AtomicBool::new(false));
     let mut segments = Segments {
         disk: Arc::clone(&disk),
@@ -77,11 +76,13 @@ pub(super) fn open(
         active_offsets,
         loaded: Vec::new(),
     };
+    // What was read may so far be in the page cache only, and files go because of it.
+    segments.sync_active()?;
     let mut empty = Vec::new();
+    let mut cut_any = segments.active.cut.is_some();
     for (segment, offsets) in all {
-        if let Some(cut) = segment.cut {
-            segments.cut_sealed(cut)?;
-        }
+        segments.cut_sealed(segment.lowest())?;
+        cut_any |= segment.cut.is_some();
         if segment.count > 0 {
             if let Some(offsets) = offsets {
                 segments.write_index(&segment, &offsets, false)?;
@@ -91,9 +92,7 @@ pub(super) fn open(
             empty.push(segment.number);
         }
     }
-    if let Some(cut) = segments.active.cut {
-        segments.cut_sealed(cut)?;
-    }
+    segments.cut_sealed(segments.active.lowest())?;
     complete(&segments, &found.recovered, &empty, cut_any)?;
     // Without a purge mark the first file must be there, to tell a log's beginning from a lost one.
     if found.recovered.purged.is_some() {
@@ -155,7 +154,13 @@ fn complete(
         next = next.max(one.first + one.count);
         before = one.number;
     }
-    Ok(())
+    // A truncation that nothing follows tells where the log ends.
+    let active = &segments.active;
+    let end = active.cut.filter(|_| active.count == 0);
+    match end.filter(|end| *end > next && (purged.is_some() || next > 0)) {
+        Some(end) => lost(before + 1, next, end - 1),
+        None => Ok(()),
+    }
 }
 
 impl Log {
@@ -232,7 +237,8 @@ impl Log {
             ..CompactOutcome::default()
         };
         for index in old.first..old.first + old.count {
-            let record = match self.get(index) {
+            // Past the caches: they may still have what an earlier compaction dropped.
+            let record = match self.load(index) {
                 Err(LogError::Gone { .. }) => None,
                 other => Some(other?),
             };

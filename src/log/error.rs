@@ -70,6 +70,9 @@ pub enum LogError {
         /// The index asked for.
         first: u64,
     },
+    /// Another log is on its way to take this one's place.
+    #[error("an install is in progress")]
+    Installing,
     /// The log was closed.
     #[error("the log is closed")]
     Closed,

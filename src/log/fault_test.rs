@@ -1,6 +1,4 @@
 //! The log on a disk that fails, against a naive twin.
-//!
-//! Truncation is not among the steps: a leader that is alone never truncates, and followers come with the cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +28,8 @@ enum Op {
     Append(u8, u16),
     /// How far past the first record, in 256ths of the log; over 250: past its end.
     Purge(u8),
+    /// How much of the tail is cut, in 256ths of the log; over 250: all of it.
+    Truncate(u8),
     HardState,
     Barrier,
     Compact(u8),
@@ -44,6 +44,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         12 => (1..6_u8, 0..3000_u16).prop_map(|(count, size)| Op::Append(count, size)),
         3 => any::<u8>().prop_map(Op::Purge),
+        3 => any::<u8>().prop_map(Op::Truncate),
         3 => Just(Op::HardState),
         3 => Just(Op::Barrier),
         2 => any::<u8>().prop_map(Op::Compact),
@@ -56,7 +57,14 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(op, 1..80)
 }
 
-type State = (u64, BTreeMap<u64, Record>, Option<u64>);
+/// What a power cut may leave.
+#[derive(Clone, Debug)]
+struct State {
+    hard_state: u64,
+    records: BTreeMap<u64, Record>,
+    purged: Option<u64>,
+    alive: BTreeMap<u64, Record>,
+}
 
 /// What the log must say. `history` has the state after every step since the last one known to be durable; a power cut
 /// may leave any of them, in order, from the last acknowledged on.
@@ -65,6 +73,8 @@ struct Twin {
     purged: Option<u64>,
     /// Records that are purged and were not dropped; they may still be read.
     alive: BTreeMap<u64, Record>,
+    /// Records that were dropped with their segment; the tail cache may still have them.
+    dropped: BTreeMap<u64, Record>,
     hard_state: u64,
     history: Vec<State>,
     acknowledged: Arc<Mutex<usize>>,
@@ -77,16 +87,21 @@ impl Twin {
             records: BTreeMap::new(),
             purged: None,
             alive: BTreeMap::new(),
+            dropped: BTreeMap::new(),
             hard_state: 0,
-            history: vec![(0, BTreeMap::new(), None)],
+            history: Vec::new(),
             acknowledged: Arc::default(),
             minted: 0,
         }
     }
 
     fn note(&mut self) {
-        self.history
-            .push((self.hard_state, self.records.clone(), self.purged));
+        self.history.push(State {
+            hard_state: self.hard_state,
+            records: self.records.clone(),
+            purged: self.purged,
+            alive: self.alive.clone(),
+        });
     }
 
     /// For the next step: marks it acknowledged.
@@ -135,11 +150,13 @@ impl Run {
     fn new(seed: u64, options: LogOptions) -> Self {
         let disk = FaultyDisk::new(seed);
         let (log, _) = Log::open(Arc::new(disk.clone()), DIR, options.clone()).unwrap();
+        let mut twin = Twin::new();
+        twin.note();
         Self {
             disk,
             options,
             log,
-            twin: Twin::new(),
+            twin,
         }
     }
 
@@ -173,6 +190,19 @@ impl Run {
                 twin.purged = Some(upto);
                 twin.note();
                 self.log.purge(upto, Bytes::from_static(b"mark")).unwrap();
+            }
+            Op::Truncate(part) => {
+                let first = twin.records.keys().next().copied();
+                let first = first.unwrap_or(twin.next());
+                let span = twin.next() - first;
+                let keep = match part {
+                    251.. => 0,
+                    _ => span - span * u64::from(part) / 256,
+                };
+                twin.records.split_off(&(first + keep));
+                twin.note();
+                let last = (keep > 0).then(|| first + keep - 1);
+                self.log.truncate_after(last).unwrap();
             }
             Op::HardState => {
                 twin.hard_state += 1;
@@ -210,14 +240,14 @@ impl Run {
         let Some(one) = self.purged_segment() else {
             return;
         };
-        let alive = &mut self.twin.alive;
+        let (alive, dropped) = (&mut self.twin.alive, &mut self.twin.dropped);
         let outcome = self.log.compact_segment(one.first, &mut |index, payload| {
-            // The twin does not follow every purged record through a power cut.
-            assert!(alive.get(&index).is_none_or(|one| one.payload == *payload));
+            let ours = alive.get(&index).map(|one| &one.payload);
+            assert!(ours == Some(payload), "{index} is not ours");
             if index % (u64::from(keep) % 5 + 1) == 0 {
                 return Fate::Keep;
             }
-            alive.remove(&index);
+            dropped.extend(alive.remove_entry(&index));
             Fate::Drop
         });
         match outcome {
@@ -235,10 +265,11 @@ impl Run {
                 Err(LogError::SegmentInUse { .. }) => return,
                 result => result.unwrap(),
             }
-            self.twin
-                .alive
-                .retain(|index, _| *index < one.first || *index > one.last);
-            self.twin.settle();
+            let twin = &mut self.twin;
+            let mut gone = twin.alive.split_off(&one.first);
+            twin.alive.append(&mut gone.split_off(&(one.last + 1)));
+            twin.dropped.append(&mut gone);
+            twin.settle();
         }
     }
 
@@ -279,60 +310,56 @@ impl Run {
                 .collect()
         });
         let records: BTreeMap<u64, Record> = all.into_iter().map(|one| (one.index, one)).collect();
-        let is = |(state, kept, mark): &State| {
-            *state == hard_state && *mark == purged && *kept == records
-        };
-        let mut steps = twin.history[acknowledged..].iter();
+        let states = &twin.history[acknowledged..];
+        let marks = |state: &State| state.hard_state == hard_state && state.purged == purged;
+        let whole = |state: &&State| marks(state) && state.records == records;
         // An append of several records may be there in part, if it was not acknowledged.
-        let partly = |pair: &[State]| {
-            let ((_, before, _), (state, after, mark)) = (&pair[0], &pair[1]);
-            *state == hard_state
-                && *mark == purged
-                && records.len() >= before.len()
+        let partly = |pair: &&[State]| {
+            let (before, after) = (&pair[0].records, &pair[1].records);
+            marks(&pair[1])
+                && before.keys().all(|index| records.contains_key(index))
                 && records
                     .iter()
                     .all(|(index, one)| after.get(index) == Some(one))
-                && before.keys().all(|index| records.contains_key(index))
         };
-        assert!(
-            steps.any(is) || twin.history[acknowledged..].windows(2).any(partly),
-            "not a state from step {acknowledged} on: {hard_state} {purged:?} {:?}; wanted one of {:?}",
-            records.keys().collect::<Vec<_>>(),
-            twin.history
-                .iter()
-                .map(|(state, kept, mark)| (state, kept.keys().collect::<Vec<_>>(), mark))
-                .collect::<Vec<_>>(),
-        );
-        let mut alive: BTreeMap<u64, Record> = std::mem::take(&mut twin.alive);
-        for (_, kept, _) in &twin.history {
-            alive.extend(kept.iter().map(|(index, one)| (*index, one.clone())));
-        }
-        alive.retain(|index, _| purged.is_some_and(|purged| *index <= purged));
-        alive.retain(|index, one| match self.log.get(*index) {
-            Ok(found) => {
-                *one = found;
-                true
-            }
-            Err(LogError::Gone { .. } | LogError::Missing { .. }) => false,
-            Err(error) => panic!("{error}"),
-        });
+        let found = states.iter().find(whole);
+        let found = found.or_else(|| states.windows(2).find(partly).map(|pair| &pair[1]));
+        let Some(found) = found else {
+            panic!(
+                "not a state from step {acknowledged} on: {hard_state} {purged:?} {:?}; wanted one of {:?}",
+                records.keys().collect::<Vec<_>>(),
+                twin.history
+                    .iter()
+                    .map(|one| (
+                        one.hard_state,
+                        one.records.keys().collect::<Vec<_>>(),
+                        one.purged
+                    ))
+                    .collect::<Vec<_>>(),
+            );
+        };
+        // A mark is followed by nothing that changes what is below it, but by what waits for all to be durable.
+        twin.alive = found.alive.clone();
+        twin.dropped.clear();
         (twin.records, twin.purged, twin.hard_state) = (records, purged, hard_state);
-        twin.alive = alive;
         twin.settle();
+        self.check();
     }
 
     /// Purged records are as they were, as long as they are there.
     fn check(&self) {
         for (index, ours) in &self.twin.records {
-            assert_eq!(self.log.get(*index).unwrap(), *ours);
+            let found = self.log.get(*index).unwrap();
+            assert!(found == *ours, "{index} is another");
         }
-        for (index, ours) in &self.twin.alive {
-            match self.log.get(*index) {
-                Ok(found) => assert_eq!(found, *ours),
-                Err(error) => assert!(
-                    matches!(error, LogError::Gone { .. } | LogError::Missing { .. }),
-                    "{error}"
-                ),
+        for index in 0..=self.twin.purged.unwrap_or(0) {
+            match (self.log.get(index), self.twin.alive.get(&index)) {
+                (Ok(found), ours) => {
+                    let ours = ours.or_else(|| self.twin.dropped.get(&index));
+                    assert!(Some(&found) == ours, "{index} is not ours");
+                }
+                (Err(LogError::Gone { .. } | LogError::Missing { .. }), None) => {}
+                (Err(error), _) => panic!("{index}: {error}"),
             }
         }
         assert_eq!(
@@ -353,8 +380,8 @@ proptest! {
         for op in ops {
             run.step(op);
         }
+        run.step(Op::Barrier);
         run.check();
         run.crash();
-        run.check();
     }
 }

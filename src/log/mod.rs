@@ -16,6 +16,7 @@ mod compaction;
 mod disk;
 mod disk_os;
 mod error;
+mod install;
 pub mod page_file;
 mod read_buffers;
 mod reading;
@@ -33,6 +34,7 @@ pub use compaction::{CompactOutcome, Fate};
 pub use disk::{Disk, DiskFile, OpenMode};
 pub use disk_os::OsDisk;
 pub use error::LogError;
+pub use install::Install;
 pub use page_file::PageFiles;
 pub use record::Record;
 pub use recovery::{Damage, Recovered};
@@ -47,4 +49,8 @@ mod fault_test;
 #[cfg(test)]
 mod faulty_disk;
 #[cfg(test)]
+mod install_test;
+#[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod truncate_test;

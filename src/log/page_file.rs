@@ -2,6 +2,8 @@
 //!
 //! A page is written without a sync; a snapshot that refers to it calls [`PageFiles::snapshot_prepare`] first. What is
 //! discarded stays until a snapshot begun later is durable, because the one before it may refer to the page.
+//! Pages that come from a peer are staged as `<id>.page.staged` and adopted all at once, or removed when the files are
+//! opened.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -23,6 +25,7 @@ struct State {
     unsynced: BTreeSet<u64>,
     discarded: BTreeSet<u64>,
     leaving: BTreeSet<u64>,
+    staged: BTreeSet<u64>,
 }
 
 /// The pages of one set. An id is written once.
@@ -42,12 +45,21 @@ impl PageFiles {
     pub fn open(disk: Arc<dyn Disk>, dir: PathBuf) -> Result<Self, LogError> {
         disk.create_dir(&dir)
             .map_err(|error| LogError::io(&dir, error))?;
-        Ok(Self {
+        let files = Self {
             disk,
             dir,
             state: Mutex::default(),
             poisoned: Mutex::default(),
-        })
+        };
+        let failed = |error| LogError::io(&files.dir, error);
+        for name in files.disk.list(&files.dir).map_err(failed)? {
+            if name.ends_with(".staged") {
+                let path = files.dir.join(&name);
+                let removed = files.disk.remove(&path);
+                removed.map_err(|error| LogError::io(&path, error))?;
+            }
+        }
+        Ok(files)
     }
 
     /// From here on a failed sync of a page poisons `log` too, and a poisoned log stops the pages.
@@ -105,6 +117,64 @@ impl PageFiles {
         state.unsynced.insert(id);
         state.discarded.remove(&id);
         state.leaving.remove(&id);
+        Ok(())
+    }
+
+    fn staged_path(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("{id:020}.page.staged"))
+    }
+
+    /// Stores a page of a peer beside the others; neither read nor durable before [`PageFiles::adopt`].
+    ///
+    /// # Errors
+    /// [`LogError::Io`], [`LogError::DiskFull`], [`LogError::Poisoned`].
+    pub fn stage(&self, id: u64, bytes: &[u8]) -> Result<(), LogError> {
+        self.sound()?;
+        self.state.lock().staged.insert(id);
+        let path = self.staged_path(id);
+        let written = self.disk.open(&path, OpenMode::Write);
+        written
+            .and_then(|file| file.write_at(&seal(MAGIC, bytes), 0))
+            .map_err(|error| LogError::io(&path, error))
+    }
+
+    /// Gives the staged pages their names, durably. A page that is already there has the same bytes.
+    ///
+    /// # Errors
+    /// [`LogError::Io`], [`LogError::Poisoned`]; some may then be adopted and others not.
+    pub fn adopt(&self) -> Result<(), LogError> {
+        let poisoned = self.sound()?;
+        let ids = self.state.lock().staged.clone();
+        for id in &ids {
+            let path = self.staged_path(*id);
+            let failed = |error| LogError::io(&path, error);
+            let file = self.disk.open(&path, OpenMode::Read).map_err(failed)?;
+            or_poison(file.sync(), &poisoned).map_err(failed)?;
+            self.disk.rename(&path, &self.path(*id)).map_err(failed)?;
+            let mut state = self.state.lock();
+            state.staged.remove(id);
+            state.discarded.remove(id);
+            state.leaving.remove(id);
+        }
+        or_poison(self.disk.sync_dir(&self.dir), &poisoned)
+            .map_err(|error| LogError::io(&self.dir, error))
+    }
+
+    /// Removes the staged pages: the transfer broke off.
+    ///
+    /// # Errors
+    /// [`LogError::Io`]; what is left goes when the files are next opened.
+    pub fn unstage(&self) -> Result<(), LogError> {
+        let ids = std::mem::take(&mut self.state.lock().staged);
+        for id in ids {
+            let path = self.staged_path(id);
+            match self.disk.remove(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(LogError::io(&path, error));
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 

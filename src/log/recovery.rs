@@ -7,9 +7,21 @@
 //! | newest segment ends in an unsound item | no later frame says it was durable | torn, unacknowledged write | cut there |
 //! | the same | a later frame's `durable` is past it | damage | see below |
 //! | older segment unsound before the end its successor notes | | damage | see below |
-//! | damage | all its records are at or below the purge mark | nobody needs it for Raft | noted |
+//! | damage | the next sound record after it is at most one past the purge mark | nobody needs for Raft what it hides | noted |
+//! | damage | a later truncation cut its whole segment | nobody needs it | noted |
 //! | damage | otherwise | an acknowledged record is lost | refuse |
+//! | a record of an index the segment had, after damage | | the damage hid a truncation | records before it: damaged |
+//! | records past a later segment's truncation or first record | | the cut was not finished | cut again |
+//! | no record, and the log ends before the last truncation | | a lost segment | refuse |
 //! | side index missing, torn or of another life | | it was not synced | made again by a scan |
+//!
+//! A truncation is written in the active segment first. Sealed segments that it kills are removed, after the last one it
+//! spares has been given a truncation record of its own behind its end: the active segment may be deleted before that one,
+//! and what it holds past the cut must not come back. The frame of that record also vouches for the segment's end, which
+//! its successor, if removed, no longer notes.
+//!
+//! Damage can hide a truncation: what precedes it in its segment is only trusted below the purge mark, and may there be
+//! a record that was cut.
 //!
 //! Segments are read whole from the newest back until hard state and purge mark are known; older ones through their side
 //! index. A log that was never purged is read whole.
@@ -62,8 +74,17 @@ pub(super) struct Scan {
     pub(super) end: u64,
     pub(super) hard_state: Option<Bytes>,
     pub(super) purged: Option<(u64, Bytes)>,
-    /// Offset, and the index that was expected.
-    pub(super) damages: Vec<(u64, u64)>,
+    damages: Vec<Lost>,
+}
+
+/// A damage: what it hides may have been any records before `until`.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    offset: u64,
+    /// The index that was expected.
+    first: u64,
+    /// Index of the next sound record, or of a later cut; `u64::MAX` if there is none.
+    until: u64,
 }
 
 /// Reads the items of a segment. `known_end`: all before it was once durable.
@@ -93,14 +114,15 @@ pub(super) fn scan(bytes: &[u8], head: &SegmentHead, known_end: Option<u64>) -> 
         }
         let Some(next) = next_frame(bytes, head.salt, at) else {
             if known_end.is_some_and(|end| end > at as u64) {
-                scan.damages.push((at as u64, scan.next()));
+                scan.lose(at);
             }
             break;
         };
-        scan.damages.push((at as u64, scan.next()));
+        scan.lose(at);
         at = next;
     }
-    scan.end = at as u64;
+    // Behind a known end there is only the note of a cut.
+    scan.end = known_end.map_or(at as u64, |end| end.min(at as u64));
     if head.compacted {
         scan.offsets.resize(head.count as usize, GONE);
     }
@@ -126,42 +148,75 @@ impl Scan {
         self.first + self.offsets.len() as u64
     }
 
+    fn lose(&mut self, at: usize) {
+        self.damages.push(Lost {
+            offset: at as u64,
+            first: self.next(),
+            until: u64::MAX,
+        });
+    }
+
     fn take(&mut self, header: &Header, bytes: &[u8], at: usize, head: &SegmentHead) {
-        let (sparse, count) = (head.compacted, head.count);
         let body = &bytes[HEADER_SIZE..header.record_size()];
         let (meta, payload) = body.split_at(header.meta_len);
         match header.kind {
-            Kind::Entry => {
-                if self.offsets.is_empty() && !sparse {
-                    self.first = header.index;
-                }
-                // A sound record never goes back; holes come from compaction or damage.
-                let Some(skip) = header.index.checked_sub(self.next()) else {
-                    return;
-                };
-                let hole = if sparse { GONE } else { DAMAGED };
-                let room = bytes.len() as u64 + at as u64;
-                if sparse && header.index - self.first >= count {
-                    return;
-                }
-                if skip > 0 && !sparse && (self.damages.is_empty() || skip > room) {
-                    return;
-                }
-                self.offsets
-                    .resize(self.offsets.len() + skip as usize, hole);
-                self.offsets.push(at as u32);
-            }
+            Kind::Entry if head.compacted => self.survivor(header.index, at, head.count),
+            Kind::Entry => self.entry(header.index, at, (at + bytes.len()) as u64),
             Kind::HardState => self.hard_state = Some(Bytes::copy_from_slice(payload)),
             Kind::Purge => self.purged = Some((header.index, Bytes::copy_from_slice(meta))),
-            Kind::Truncate => {
-                let keep = header.index.saturating_sub(self.first);
-                self.offsets
-                    .truncate(usize::try_from(keep).unwrap_or(usize::MAX));
-                if self.offsets.is_empty() {
-                    self.first = header.index;
-                    self.cut = Some(self.cut.map_or(header.index, |cut| cut.min(header.index)));
-                }
+            // All of a compacted segment is purged, and so never cut.
+            Kind::Truncate if head.compacted => {}
+            Kind::Truncate => self.truncate(header.index),
+        }
+    }
+
+    fn survivor(&mut self, index: u64, at: usize, count: u64) {
+        let Some(skip) = index.checked_sub(self.next()) else {
+            return;
+        };
+        if index - self.first < count {
+            let holes = self.offsets.len() + skip as usize;
+            self.offsets.resize(holes, GONE);
+            self.offsets.push(at as u32);
+        }
+    }
+
+    fn entry(&mut self, index: u64, at: usize, size: u64) {
+        if index < self.next() {
+            // Only damage hides a truncation; how far it went is not known.
+            if self.damages.is_empty() {
+                return;
             }
+            self.truncate(index);
+            self.offsets.fill(DAMAGED);
+        }
+        if self.offsets.is_empty() {
+            self.first = index;
+        }
+        let skip = index - self.next();
+        // Holes come from damage.
+        if skip > 0 && (self.damages.is_empty() || skip > size) {
+            return;
+        }
+        self.offsets
+            .resize(self.offsets.len() + skip as usize, DAMAGED);
+        self.offsets.push(at as u32);
+        for lost in self.damages.iter_mut().filter(|one| one.until == u64::MAX) {
+            lost.until = index;
+        }
+    }
+
+    /// Drops the records from `index` on.
+    fn truncate(&mut self, index: u64) {
+        let keep = index.saturating_sub(self.first);
+        self.offsets
+            .truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+        if self.offsets.is_empty() {
+            self.first = index;
+            self.cut = Some(self.cut.map_or(index, |cut| cut.min(index)));
+        }
+        for lost in &mut self.damages {
+            lost.until = lost.until.min(index);
         }
     }
 }
@@ -210,6 +265,8 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
     drop_unborn(disk, dir, &mut heads)?;
     let mut found = Found::default();
     let mut damages = Vec::new();
+    // All before a later segment's truncation or first record is cut from there on.
+    let mut floor = u64::MAX;
     for at in (0..heads.len()).rev() {
         let (number, head, file) = &heads[at];
         let path = segment_path(dir, *number);
@@ -237,6 +294,7 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
         };
         if let Some(side) = side {
             let one = segment(side.first, side.count, side.end, side.cut);
+            floor = floor.min(one.lowest());
             found.segments.push((one, None));
             continue;
         }
@@ -250,17 +308,17 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
                 .map_or(0, |last| last + 1);
             found.recovered.cut_bytes = used as u64;
         }
-        let last = seen.next().saturating_sub(1);
-        for (offset, first) in &seen.damages {
-            damages.push((
-                Damage {
-                    segment: *number,
-                    offset: *offset,
-                    first: *first,
-                },
-                last,
-                seen.end,
-            ));
+        for lost in &seen.damages {
+            let (offset, first) = (lost.offset, lost.first);
+            let segment = *number;
+            let damage = Damage {
+                segment,
+                offset,
+                first,
+            };
+            let until = lost.until.min(floor);
+            let dead = until <= seen.first && !newest;
+            damages.push((damage, Some(until).filter(|_| !dead)));
         }
         if !head.compacted {
             let state = &mut found.recovered;
@@ -268,36 +326,35 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
             state.purged = state.purged.take().or(seen.purged);
         }
         let count = seen.offsets.len() as u64;
-        found.segments.push((
-            segment(seen.first, count, seen.end, seen.cut),
-            Some(seen.offsets),
-        ));
+        let one = segment(seen.first, count, seen.end, seen.cut);
+        floor = floor.min(one.lowest());
+        found.segments.push((one, Some(seen.offsets)));
     }
     found.segments.reverse();
     judge(dir, &found, damages).map(|damages| found.recovered.damages = damages)?;
     Ok(found)
 }
 
-/// Refuses damage that Raft may need.
+/// Refuses damage that may hide what Raft needs: each with the index before which that is, if it matters.
 fn judge(
     dir: &Path,
     found: &Found,
-    damages: Vec<(Damage, u64, u64)>,
+    damages: Vec<(Damage, Option<u64>)>,
 ) -> Result<Vec<Damage>, LogError> {
     let purged = found.recovered.purged.as_ref().map(|(index, _)| *index);
     let newest = found.segments.last().map(|(one, _)| one.number);
-    for (damage, last, _) in &damages {
-        let after = found
-            .segments
-            .iter()
-            .find(|(one, _)| one.number > damage.segment && one.count > 0);
-        let last = after.map_or(*last, |(one, _)| one.first.saturating_sub(1).max(*last));
-        if Some(damage.segment) == newest || purged.is_none_or(|purged| last > purged) {
+    for (damage, until) in &damages {
+        let Some(until) = *until else { continue };
+        let needed = purged.is_none_or(|purged| until > purged.saturating_add(1));
+        if needed || Some(damage.segment) == newest {
             return Err(LogError::Damaged {
                 path: segment_path(dir, damage.segment),
                 offset: damage.offset,
                 first: damage.first,
-                last,
+                last: until
+                    .checked_sub(1)
+                    .filter(|_| until < u64::MAX)
+                    .unwrap_or(u64::MAX),
             });
         }
     }

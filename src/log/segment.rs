@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::LogError;
-use super::disk::{Disk, DiskFile, OpenMode, read_exact, write_aside};
+use super::disk::{Disk, DiskFile, OpenMode, or_poison, read_exact, write_aside};
+use super::record::{Frame, Header, Kind};
 use super::segment_file::{DAMAGED, GONE, IndexHead};
 
 /// Sealed segments whose offsets are kept.
@@ -47,6 +48,12 @@ impl Segment {
             bytes: self.end,
             sealed,
         }
+    }
+
+    /// No earlier segment has a record from this index on.
+    pub(super) fn lowest(&self) -> u64 {
+        let first = (self.count > 0).then_some(self.first);
+        first.into_iter().chain(self.cut).min().unwrap_or(u64::MAX)
     }
 
     pub(super) fn index_head(&self) -> IndexHead {
@@ -98,6 +105,14 @@ impl Segments {
             all.push(self.active.info(false));
         }
         all
+    }
+
+    /// Makes durable what was read of the active segment, and the names in the folder.
+    pub(super) fn sync_active(&self) -> Result<(), LogError> {
+        let path = segment_path(&self.dir, self.active.number);
+        let failed = |error| LogError::io(&path, error);
+        or_poison(self.active.file.sync(), &self.poisoned).map_err(failed)?;
+        or_poison(self.disk.sync_dir(&self.dir), &self.poisoned).map_err(failed)
     }
 
     /// Position of the sealed segment that holds `index`.
@@ -215,26 +230,53 @@ impl Segments {
         self.cut_sealed(next)
     }
 
-    /// Removes records from `next` on from sealed segments.
+    /// Removes records from `next` on from sealed segments. Until it returns, the mark that says so must stay.
     pub(super) fn cut_sealed(&mut self, next: u64) -> Result<(), LogError> {
-        while let Some(last) = self.sealed.last()
-            && last.first + last.count > next
-        {
-            let at = self.sealed.len() - 1;
-            let keep = next.saturating_sub(last.first);
-            if keep == 0 {
-                let dead = self.sealed.remove(at);
-                self.remove_files(dead.number)?;
-            } else {
-                let mut offsets = self.offsets(at)?.as_ref().clone();
-                offsets.truncate(keep as usize);
-                self.sealed[at].count = keep;
-                // Durable, because the segment with the cut may be deleted before this one.
-                self.write_index(&self.sealed[at], &offsets, true)?;
-                self.remember(self.sealed[at].number, Arc::new(offsets));
-            }
+        let keep = self.sealed.partition_point(|one| one.first < next);
+        let dead: Vec<u64> = self.sealed[keep..].iter().map(|one| one.number).collect();
+        let last = keep.checked_sub(1);
+        let over = last.filter(|at| self.sealed[*at].first + self.sealed[*at].count > next);
+        if dead.is_empty() && over.is_none() {
+            return Ok(());
         }
-        Ok(())
+        if let Some(last) = last {
+            self.note_cut(last, next)?;
+        }
+        if let Some(at) = over {
+            let mut offsets = self.offsets(at)?.as_ref().clone();
+            let one = &mut self.sealed[at];
+            one.count = next - one.first;
+            offsets.truncate(one.count as usize);
+            // Durable, because an index of before the cut would be taken for sound.
+            self.write_index(&self.sealed[at], &offsets, true)?;
+            self.remember(self.sealed[at].number, Arc::new(offsets));
+        }
+        self.sealed.truncate(keep);
+        // The newest goes first, so that what a crash leaves has no gap.
+        for number in dead.iter().rev() {
+            self.remove_files(*number)?;
+        }
+        let synced = self.disk.sync_dir(&self.dir);
+        or_poison(synced, &self.poisoned).map_err(|error| LogError::io(&self.dir, error))
+    }
+
+    /// Writes a truncation behind the end of a sealed segment, where a scan finds it. One that was there before said less.
+    fn note_cut(&self, at: usize, next: u64) -> Result<(), LogError> {
+        let Segment {
+            number, salt, end, ..
+        } = self.sealed[at];
+        let path = segment_path(&self.dir, number);
+        let failed = |error| LogError::io(&path, error);
+        let nonce = rand::random();
+        let frame = Frame {
+            nonce,
+            durable: end,
+        };
+        let mut bytes = frame.encode(salt, end).to_vec();
+        bytes.extend_from_slice(&Header::encode(Kind::Truncate, next, &[], &[], nonce, salt));
+        let file = self.disk.open(&path, OpenMode::Write).map_err(failed)?;
+        file.write_at(&bytes, end).map_err(failed)?;
+        or_poison(file.sync(), &self.poisoned).map_err(failed)
     }
 
     pub(super) fn remove_files(&mut self, number: u64) -> Result<(), LogError> {

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use super::LogError;
 use super::disk::{Disk, OpenMode, read_exact, write_aside};
 
-const MAGIC: &[u8; 8] = b"LVRTSNP\x01";
+pub(super) const MAGIC: &[u8; 8] = b"LVRTSNP\x01";
 const HEAD: usize = 12;
 
-fn path(dir: &Path, name: u64) -> PathBuf {
+pub(super) fn path(dir: &Path, name: u64) -> PathBuf {
     dir.join(format!("{name:020}.snap"))
 }
 

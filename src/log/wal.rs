@@ -74,6 +74,8 @@ pub(super) struct Tail {
     hard_state: Option<Bytes>,
     /// Counts truncations, so that an old record's write does not free a new record of its index.
     epoch: u64,
+    /// The first index that goes by truncations the writer has not come to.
+    cutting: Option<u64>,
     pub(super) written: u64,
 }
 
@@ -115,8 +117,20 @@ impl Tail {
         self.records.push_back(record);
     }
 
+    /// Forgets all records; the log goes on behind `upto`.
+    pub(super) fn restart(&mut self, upto: u64, meta: Bytes) {
+        self.records.clear();
+        self.bytes = 0;
+        self.next = upto + 1;
+        self.last_meta = None;
+        self.purged = Some((upto, meta));
+        self.epoch += 1;
+        self.written = self.next;
+    }
+
     pub(super) fn written(&mut self, epoch: u64, next: u64) {
         if epoch == self.epoch {
+            self.cutting = None;
             self.written = next;
         }
         while self.bytes > self.bytes_max
@@ -158,6 +172,8 @@ struct Handle {
     shared: Arc<Shared>,
     jobs: Mutex<Option<Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Whether a peer's log is on its way.
+    installing: AtomicBool,
 }
 
 /// A broker set's log. Clones are handles of the same log; the last one to go closes it.
@@ -190,6 +206,7 @@ impl Log {
         let dir = dir.into();
         let failed = |error| LogError::io(&dir, error);
         disk.create_dir(&dir).map_err(failed)?;
+        super::install::resume(&*disk, &dir)?;
         let found = recover(&*disk, &dir)?;
         let spare = Spares::open(
             Arc::clone(&disk),
@@ -245,6 +262,7 @@ impl Log {
             shared,
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(thread)),
+            installing: AtomicBool::new(false),
         }));
         log.find_last()?;
         recovered.last = log.last_index();
@@ -278,13 +296,17 @@ impl Log {
         &self.0.shared
     }
 
+    pub(super) fn installing(&self) -> &AtomicBool {
+        &self.0.installing
+    }
+
     /// Hands a job to the writer; `None` if the log is closed. The guard keeps the order of a caller that first changes
     /// memory.
-    fn queue(&self) -> Option<MappedMutexGuard<'_, Sender<Job>>> {
+    pub(super) fn queue(&self) -> Option<MappedMutexGuard<'_, Sender<Job>>> {
         MutexGuard::try_map(self.0.jobs.lock(), Option::as_mut).ok()
     }
 
-    fn send(&self, queue: &Sender<Job>, job: Job) {
+    pub(super) fn send(&self, queue: &Sender<Job>, job: Job) {
         let weight = job.weight() as u64;
         let queued = &self.shared().counters.queued_bytes;
         queued.fetch_add(weight, Relaxed);
@@ -385,6 +407,7 @@ impl Log {
         tail.next = next;
         tail.last_meta = meta;
         tail.epoch += 1;
+        tail.cutting = Some(tail.cutting.map_or(next, |cut| cut.min(next)));
         tail.written = tail.written.min(next);
         self.shared().cache.lock().clear();
         let epoch = tail.epoch;
@@ -453,7 +476,17 @@ impl Log {
     /// All segments that hold records, oldest first.
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        self.shared().segments.lock().infos()
+        // What a truncation cut does not count, though the writer may not have come to it yet: another record may have its
+        // index by the time that the segment is deleted. Both locks, so that nothing is sealed in between.
+        let tail = self.shared().tail.read();
+        let mut infos = self.shared().segments.lock().infos();
+        let cut = tail.cutting.unwrap_or(u64::MAX);
+        drop(tail);
+        infos.retain(|one| one.first < cut);
+        for one in &mut infos {
+            one.last = one.last.min(cut - 1);
+        }
+        infos
     }
 
     /// Waits until all that was asked before is durable. Blocks.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::LogError;
 use super::appender::Appender;
 use super::disk::{Disk, OpenMode};
+use super::install::Plan;
 use super::record::{FRAME_SIZE, Frame, HEADER_SIZE, Header, Kind, Record};
 use super::segment::{Segment, segment_path};
 use super::segment_file::{START, SegmentHead};
@@ -37,6 +38,7 @@ pub(super) enum Job {
     /// The first index that goes, and the epoch that begins.
     Truncate(u64, u64),
     Purge(u64, Bytes),
+    Install(Box<Plan>, Done),
     Barrier(Done),
     Close,
 }
@@ -66,12 +68,12 @@ pub(super) struct Writer {
     steps: Vec<Step>,
     written: Option<(u64, u64)>,
     framed: bool,
-    number: u64,
-    salt: u32,
+    pub(super) number: u64,
+    pub(super) salt: u32,
     /// Whether the file had not its full size when it became the active one.
-    growing: bool,
+    pub(super) growing: bool,
     /// Offset past which the next segment should be at hand.
-    hurry: u64,
+    pub(super) hurry: u64,
 }
 
 impl Writer {
@@ -189,6 +191,12 @@ impl Writer {
                 self.put(Kind::Purge, upto, &meta, &[])?;
                 self.purged = Some((upto, meta));
             }
+            Job::Install(plan, done) => {
+                answers.push(done);
+                if sound {
+                    self.install(&plan)?;
+                }
+            }
             Job::Barrier(done) => answers.push(done),
             Job::Truncate(..) | Job::Purge(..) | Job::Close => {}
         }
@@ -262,7 +270,7 @@ impl Writer {
     }
 
     /// Makes all that was put durable, then readable from disk.
-    fn commit(&mut self) -> Result<(), LogError> {
+    pub(super) fn commit(&mut self) -> Result<(), LogError> {
         if self.framed {
             let begun = Instant::now();
             let result = self.appender.commit();
@@ -345,7 +353,7 @@ impl Writer {
 }
 
 /// A log that is hardly written, as most are, needs no spare.
-fn hurry_from(shared: &Shared) -> u64 {
+pub(super) fn hurry_from(shared: &Shared) -> u64 {
     HURRY_BYTES.min(shared.options.segment_size_bytes / 4)
 }
 

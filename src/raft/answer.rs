@@ -3,14 +3,12 @@
 //! Shape: a frame in, its answer out; appends as a stream, several under way at once, answered in order.
 //! Invariants: a frame that cannot be read changes nothing: a request is answered by a failure, an append ends its
 //! stream.
-//! Not here: the asking side ([`super::network`]).
+//! Not here: the asking side ([`super::network`]), snapshots ([`super::receiving`]).
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::codec;
-use super::snapshot::{SnapshotHandle, decode};
-use super::types::{Snapshot, Vote};
 use super::wire::{self, Request};
 use super::{BoxStream, Group};
 
@@ -38,22 +36,7 @@ impl Group {
                 let answer = raft.handle_transfer_leader(request).await.map_err(text)?;
                 Ok(wire::put_transfer_answer(&answer))
             }
-            Request::Snapshot { vote, bytes } => self.take_snapshot(vote, bytes).await,
         }
-    }
-
-    async fn take_snapshot(&self, vote: Vote, bytes: Bytes) -> Result<Bytes, String> {
-        let (meta, _) = decode(&bytes).map_err(text)?;
-        let snapshot = Snapshot {
-            meta,
-            snapshot: SnapshotHandle::received(bytes),
-        };
-        let answer = self
-            .raft()
-            .install_full_snapshot(vote, snapshot)
-            .await
-            .map_err(text)?;
-        Ok(wire::put_snapshot_answer(&answer.vote))
     }
 
     /// Answers a peer's stream of entries: see [`super::Transport::appends`].

@@ -14,11 +14,14 @@ use futures_util::{Stream, StreamExt};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 
+use super::codec;
 use super::machine::SnapshotPages;
+use super::receiving::Arrived;
 use super::shared::Shared;
-use super::snapshot::{Held, SnapshotHandle, blocking, decode, encode};
+use super::snapshot::{Held, SnapshotHandle, Source, blocking, decode, encode};
 use super::types::{Blob, LogId, Payload, Snapshot, SnapshotMeta, StoredMembers, Types};
 use super::upkeep::Liveness;
+use crate::log::Log;
 
 /// Feeds the machine.
 pub struct Applier {
@@ -58,6 +61,28 @@ impl Applier {
                 self.members = StoredMembers::new(Some(id), members.clone());
             }
         }
+    }
+
+    /// Makes what came with a snapshot this replica's own: pages, then log and snapshot at once.
+    async fn put_in_place(&self, held: &Held, arrived: Arrived) -> io::Result<()> {
+        let last = held.meta.last_log_id;
+        let last = last.ok_or_else(|| io::Error::other("a snapshot of nothing"))?;
+        let (shared, name) = (Arc::clone(&self.shared), held.name());
+        blocking(move || {
+            if let Some(pages) = arrived.pages() {
+                pages.adopt()?;
+            }
+            let log = &shared.log;
+            let bytes = arrived.bytes.clone();
+            if holds(log, last) {
+                // All that came before it is there as well, and what is behind it may be needed.
+                return log.write_snapshot(name, &bytes).map_err(io::Error::other);
+            }
+            let mark = codec::id_meta(&last);
+            let installed = log.install(arrived.records, last.index, mark, name, &bytes);
+            installed.map_err(io::Error::other)
+        })
+        .await
     }
 
     fn count(&self, bytes: u64) {
@@ -112,6 +137,7 @@ impl RaftStateMachine<Types> for Applier {
         let mut machine = self.shared.machine.lock();
         let state = machine.snapshot();
         let pages = machine.pages();
+        let page_ids = machine.page_ids();
         let live = Liveness::of(&*machine, &segments, horizon);
         drop(machine);
         let replayed = self.shared.replay_bytes.load(Ordering::Relaxed);
@@ -123,6 +149,7 @@ impl RaftStateMachine<Types> for Applier {
             },
             state,
             pages,
+            page_ids,
             live,
             replayed,
         }
@@ -133,17 +160,27 @@ impl RaftStateMachine<Types> for Applier {
         meta: &SnapshotMeta,
         snapshot: SnapshotHandle,
     ) -> Result<(), io::Error> {
-        let bytes = snapshot.bytes().await?;
+        let (bytes, arrived) = match snapshot.0 {
+            Source::Received(arrived) => (arrived.bytes.clone(), Some(arrived)),
+            Source::File { log, held } => {
+                let read = move || log.read_snapshot(held.name()).map_err(io::Error::other);
+                (blocking(read).await?, None)
+            }
+        };
         let (found, state) = decode(&bytes).map_err(io::Error::other)?;
         if found != *meta {
             return Err(io::Error::other("the snapshot is not the one announced"));
         }
-        let held = Held::write(&self.shared.log, found, bytes).await?;
-        self.shared
-            .machine
-            .lock()
-            .restore(&state)
-            .map_err(io::Error::other)?;
+        let mut held = Held::new(found);
+        match arrived {
+            Some(arrived) => self.put_in_place(&held, *arrived).await?,
+            None => held.write(&self.shared.log, bytes).await?,
+        }
+        {
+            let mut machine = self.shared.machine.lock();
+            machine.restore(&state).map_err(io::Error::other)?;
+            held.pages = machine.page_ids().into();
+        }
         *self.shared.snapshot.lock() = Some(held);
         *self.shared.live.lock() = None;
         self.applied = meta.last_log_id;
@@ -161,12 +198,21 @@ impl RaftStateMachine<Types> for Applier {
     }
 }
 
+/// Whether the log has exactly this entry.
+fn holds(log: &Log, last: LogId) -> bool {
+    let purged = log.purged().is_some_and(|(purged, _)| purged >= last.index);
+    let found = log.get(last.index).ok().filter(|_| !purged);
+    let term = found.and_then(|record| codec::record_term(&record.meta).ok());
+    term.is_some_and(|(_, term)| term == last.leader_id.term)
+}
+
 /// A snapshot that is cut and not written yet.
 pub struct SnapshotWriter {
     shared: Arc<Shared>,
     meta: SnapshotMeta,
     state: Vec<u8>,
     pages: Option<Box<dyn SnapshotPages>>,
+    page_ids: Vec<u64>,
     live: Liveness,
     replayed: u64,
 }
@@ -183,7 +229,10 @@ impl RaftSnapshotBuilder<Types> for SnapshotWriter {
         .await?;
         let bytes = encode(&self.meta, &self.state);
         self.state = Vec::new();
-        let held = Held::write(&self.shared.log, self.meta.clone(), bytes).await?;
+        let mut held = Held::new(self.meta.clone());
+        held.pages = std::mem::take(&mut self.page_ids).into();
+        held.live = Arc::new(self.live.scarcity());
+        held.write(&self.shared.log, bytes).await?;
         let snapshot = held.snapshot(&self.shared.log);
         *self.shared.snapshot.lock() = Some(held);
         *self.shared.live.lock() = Some(std::mem::take(&mut self.live));
@@ -191,7 +240,9 @@ impl RaftSnapshotBuilder<Types> for SnapshotWriter {
             .replay_bytes
             .fetch_sub(self.replayed, Ordering::Relaxed);
         if let Some(pages) = pages {
-            pages.published();
+            let shared = Arc::clone(&self.shared);
+            // While a snapshot is sent its pages stay; the next one that is published frees these too.
+            blocking(move || Ok(shared.unpinned(|| pages.published()))).await?;
         }
         Ok(snapshot)
     }

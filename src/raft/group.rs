@@ -140,7 +140,7 @@ impl Group {
         &self.inner.raft
     }
 
-    pub(super) fn shared(&self) -> &Shared {
+    pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
     }
 

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -51,6 +52,33 @@ pub trait SnapshotPages: Send + Sync {
     fn published(self: Box<Self>);
 }
 
+/// The pages that a machine's snapshots name. The bytes of an id are the same on every replica.
+///
+/// A peer's snapshot brings its pages: they are staged one by one, then adopted, then the machine is restored.
+/// No call is made under the machine's mutex.
+pub trait PageStore: Send + Sync {
+    /// The bytes of a page.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn read(&self, id: u64) -> io::Result<Bytes>;
+
+    /// Puts a page aside: it must not be seen yet, and be gone if the process ends.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn stage(&self, id: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes all staged pages durable and readable.
+    ///
+    /// # Errors
+    /// Whatever the disk says; the snapshot is then given up and the node stops.
+    fn adopt(&self) -> io::Result<()>;
+
+    /// Forgets the staged pages.
+    fn unstage(&self);
+}
+
 /// Shrinks the payload of one entry to the slots still needed; `None` keeps nothing of it.
 pub type CompactPayload = fn(index: u64, payload: &Bytes, live: &[Range<u32>]) -> Option<Bytes>;
 
@@ -73,7 +101,18 @@ pub trait Machine: Send + 'static {
         None
     }
 
-    /// Replaces the state by a snapshot's bytes.
+    /// The pages the state names, in any order. Called right after [`Self::snapshot`] or [`Self::restore`], under the
+    /// same lock.
+    fn page_ids(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Where these pages are, if the machine has any.
+    fn page_store(&self) -> Option<Arc<dyn PageStore>> {
+        None
+    }
+
+    /// Replaces the state by a snapshot's bytes. All pages it names are there.
     ///
     /// # Errors
     /// [`MachineError`] if the bytes are of another version or damaged; the replica then does not start.

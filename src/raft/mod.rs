@@ -18,12 +18,15 @@ mod members;
 mod network;
 mod options;
 mod proposal;
+mod receiving;
 mod shared;
+mod shipping;
 mod snapshot;
 mod start;
 mod store;
 #[cfg(test)]
 mod test;
+mod transfer;
 mod transport;
 mod types;
 mod upkeep;
@@ -31,7 +34,7 @@ mod wire;
 
 pub use error::{ProposeError, RaftError};
 pub use group::{Group, GroupMetrics, Leadership};
-pub use machine::{CompactPayload, LiveEntry, Machine, MachineError, SnapshotPages};
+pub use machine::{CompactPayload, LiveEntry, Machine, MachineError, PageStore, SnapshotPages};
 pub use members::{Heard, Members};
 pub use options::{GroupOptions, OnFatal};
 pub use proposal::{Applied, ProposalReceipt};

@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -22,11 +23,15 @@ use openraft::raft::{
 };
 
 use super::shared::Shared;
-use super::snapshot::SnapshotHandle;
+use super::shipping::{self, Progress};
+use super::snapshot::{SnapshotHandle, Source};
 use super::types::{Snapshot, Types, Vote};
 use super::wire::{self, AnswerError};
-use super::{Frame, Lane, Peer, Transport};
+use super::{Frame, Lane, Peer, Transport, TransportError};
 use crate::base::NodeId;
+
+/// Longest time without a frame moving, or from the last frame to the answer: the far side syncs and restores then.
+const SNAPSHOT_STUCK_MAX: Duration = Duration::from_secs(60);
 
 /// Makes lines to members.
 pub(super) struct Network {
@@ -151,21 +156,40 @@ impl NetSnapshot<Types> for Line {
         vote: Vote,
         snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let bytes = snapshot
-            .snapshot
-            .bytes()
-            .await
-            .map_err(|error| StreamingError::Network(NetworkError::from_string(error)))?;
-        let sent = self.ask(Lane::Snapshot, wire::put_snapshot(&vote, bytes), &option);
+        let Source::File { held, .. } = snapshot.snapshot.0 else {
+            let error = NetworkError::from_string("a received snapshot is not passed on");
+            return Err(StreamingError::Network(error));
+        };
+        let progress = Arc::new(Progress::default());
+        let frames = shipping::frames(&self.shared, held, vote, &progress);
+        let sent = self.transport.snapshot(&self.peer(), frames);
         let answer = tokio::select! {
-            answer = sent => answer.map_err(StreamingError::from)?,
+            answer = sent => answer,
+            () = stuck(&progress) => Err(TransportError("the transfer is stuck".into())),
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
+        if let Some(reason) = progress.failure() {
+            return Err(StreamingError::Network(NetworkError::from_string(reason)));
+        }
+        let answer = answer.map_err(|error| StreamingError::from(unreachable(error)))?;
         let vote =
             wire::snapshot_answer(&answer).map_err(|error| StreamingError::from(unread(&error)))?;
         Ok(SnapshotResponse::new(vote))
+    }
+}
+
+/// Completes when the transport has taken no frame for [`SNAPSHOT_STUCK_MAX`].
+async fn stuck(progress: &Progress) {
+    let mut before = progress.taken();
+    loop {
+        tokio::time::sleep(SNAPSHOT_STUCK_MAX).await;
+        let now = progress.taken();
+        if now == before {
+            return;
+        }
+        before = now;
     }
 }
 

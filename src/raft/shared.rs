@@ -45,6 +45,8 @@ pub(super) struct Shared {
     /// The newest durable snapshot, and what was live in it.
     pub(super) snapshot: Mutex<Option<Held>>,
     pub(super) live: Mutex<Option<Liveness>>,
+    /// Snapshots being sent: see [`super::shipping::Pin`].
+    pub(super) pins: Mutex<usize>,
     /// Payload bytes applied since the newest snapshot: what a restart replays.
     pub(super) replay_bytes: AtomicU64,
     /// Woken when `replay_bytes` passes `snapshot_every_bytes`, or somebody asks for a snapshot.
@@ -97,6 +99,7 @@ impl Shared {
             committed: Mutex::new(None),
             snapshot: Mutex::new(parts.snapshot),
             live: Mutex::new(None),
+            pins: Mutex::new(0),
             replay_bytes: AtomicU64::new(0),
             snapshot_due: Notify::new(),
             snapshot_every_bytes: parts.snapshot_every_bytes,

@@ -5,11 +5,14 @@
 //! is never restored.
 //! Not here: when one is taken; the bodies of messages, which stay in the log's segments.
 
+use std::sync::Arc;
 use std::{fmt, io};
 
 use bytes::{BufMut, Bytes};
 
 use super::codec::{self, CodecError};
+use super::receiving::Arrived;
+use super::shipping::Scarcity;
 use super::types::{Snapshot, SnapshotMeta};
 use crate::base::coding::{Reader, Truncated};
 use crate::log::Log;
@@ -63,40 +66,28 @@ pub(super) fn decode(bytes: &Bytes) -> Result<(SnapshotMeta, Bytes), SnapshotErr
     Ok((meta, state))
 }
 
-/// A snapshot on its way: either the newest file of this replica, or bytes a peer sent.
-#[derive(Clone)]
-pub struct SnapshotHandle(Source);
+/// A snapshot on its way: either the newest file of this replica, or one that came from a peer with all it leans on.
+pub struct SnapshotHandle(pub(super) Source);
 
-#[derive(Clone)]
-enum Source {
-    File { log: Log, name: u64 },
-    Received(Bytes),
+/// Where a snapshot comes from.
+pub(super) enum Source {
+    File { log: Log, held: Held },
+    Received(Box<Arrived>),
 }
 
 impl fmt::Debug for SnapshotHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Source::File { name, .. } => write!(f, "file {name}"),
-            Source::Received(bytes) => write!(f, "{} bytes", bytes.len()),
+            Source::File { held, .. } => write!(f, "file {}", held.name),
+            Source::Received(arrived) => write!(f, "{} bytes", arrived.bytes.len()),
         }
     }
 }
 
 impl SnapshotHandle {
     /// A snapshot that came from a peer.
-    pub(super) fn received(bytes: Bytes) -> Self {
-        Self(Source::Received(bytes))
-    }
-
-    /// The whole snapshot, for a peer.
-    pub(super) async fn bytes(&self) -> io::Result<Bytes> {
-        match &self.0 {
-            Source::Received(bytes) => Ok(bytes.clone()),
-            Source::File { log, name } => {
-                let (log, name) = (log.clone(), *name);
-                blocking(move || log.read_snapshot(name).map_err(io::Error::other)).await
-            }
-        }
+    pub(super) fn received(arrived: Arrived) -> Self {
+        Self(Source::Received(Box::new(arrived)))
     }
 }
 
@@ -105,6 +96,10 @@ impl SnapshotHandle {
 pub(super) struct Held {
     pub(super) meta: SnapshotMeta,
     name: u64,
+    /// The pages it names.
+    pub(super) pages: Arc<[u64]>,
+    /// What it does not need of the log.
+    pub(super) live: Arc<Scarcity>,
 }
 
 impl Held {
@@ -114,15 +109,28 @@ impl Held {
             return Ok(None);
         };
         let (meta, state) = decode(&bytes).map_err(|error| format!("number {name}: {error}"))?;
-        Ok(Some((Self { meta, name }, state)))
+        Ok(Some((Self::new(meta), state)))
+    }
+
+    /// A snapshot with no pages that needs all of the log.
+    pub(super) fn new(meta: SnapshotMeta) -> Self {
+        Self {
+            name: meta.last_log_id.map_or(0, |id| id.index + 1),
+            meta,
+            pages: Arc::default(),
+            live: Arc::default(),
+        }
+    }
+
+    /// The name of its file.
+    pub(super) fn name(&self) -> u64 {
+        self.name
     }
 
     /// Makes a snapshot durable and publishes it; older ones go. `bytes` is [`encode`]d.
-    pub(super) async fn write(log: &Log, meta: SnapshotMeta, bytes: Bytes) -> io::Result<Self> {
-        let name = meta.last_log_id.map_or(0, |id| id.index + 1);
-        let log = log.clone();
-        blocking(move || log.write_snapshot(name, &bytes).map_err(io::Error::other)).await?;
-        Ok(Self { meta, name })
+    pub(super) async fn write(&self, log: &Log, bytes: Bytes) -> io::Result<()> {
+        let (name, log) = (self.name, log.clone());
+        blocking(move || log.write_snapshot(name, &bytes).map_err(io::Error::other)).await
     }
 
     /// As openraft knows it; its file is in `log`.
@@ -131,7 +139,7 @@ impl Held {
             meta: self.meta.clone(),
             snapshot: SnapshotHandle(Source::File {
                 log: log.clone(),
-                name: self.name,
+                held: self.clone(),
             }),
         }
     }

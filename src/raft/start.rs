@@ -79,8 +79,10 @@ pub(super) async fn open<M: Machine>(
         .map_err(|error| RaftError::Log(format!("hard state: {error}")))?;
     let newest = Held::newest(&log).map_err(RaftError::Snapshot)?;
     let snapshot = match newest {
-        Some((held, state)) => {
-            machine.lock().restore(&state)?;
+        Some((mut held, state)) => {
+            let mut machine = machine.lock();
+            machine.restore(&state)?;
+            held.pages = machine.page_ids().into();
             Some(held)
         }
         None => None,
@@ -144,7 +146,6 @@ fn config(options: &GroupOptions) -> Result<Config, RaftError> {
         enable_leader_restore: Some(false),
         max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
-        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         api_channel_size: Some(
             (options.proposals_in_flight_max as u64)
                 .saturating_mul(2)
@@ -156,9 +157,6 @@ fn config(options: &GroupOptions) -> Result<Config, RaftError> {
         .validate()
         .map_err(|error| RaftError::Configuration(error.to_string()))
 }
-
-/// Longest time one snapshot may take on the wire, in milliseconds.
-const SNAPSHOT_TIMEOUT_MS: u64 = 60_000;
 
 async fn initialise(raft: &Raft<Types, Applier>, options: &GroupOptions) -> Result<(), RaftError> {
     let voters: BTreeMap<u64, BasicNode> = options

@@ -1,10 +1,10 @@
 //! How members of a set reach each other: frames of bytes, moved by whoever owns the connections.
 //!
 //! Shape: a transport moves [`Frame`]s and knows nothing of Raft; the raft floor encodes and decodes them
-//! ([`super::wire`]) and answers on the far side through [`super::Group::answer`] and
-//! [`super::Group::answer_appends`].
-//! Invariants: appends of one stream arrive in order, and so do their answers; a lost connection ends the stream with
-//! an error and never skips a frame.
+//! ([`super::wire`]) and answers on the far side through [`super::Group::answer`], [`super::Group::answer_appends`] and
+//! [`super::Group::answer_snapshot`].
+//! Invariants: frames of one stream arrive in order, and so do their answers; a lost connection ends the stream with
+//! an error, or just ends it, and never skips a frame.
 //! Not here: sockets.
 
 use std::future::Future;
@@ -38,7 +38,7 @@ pub enum Lane {
     Urgent,
     /// Entries.
     Appends,
-    /// Large and patient: a snapshot.
+    /// Large and patient: what goes with a snapshot.
     Snapshot,
 }
 
@@ -70,6 +70,15 @@ pub trait Transport: Send + Sync + 'static {
         lane: Lane,
         frames: BoxStream<Frame>,
     ) -> BoxFuture<Result<BoxStream<Result<Bytes, TransportError>>, TransportError>>;
+
+    /// Sends a snapshot as a stream of frames, and returns the one answer of the peer's
+    /// [`super::Group::answer_snapshot`]. A frame is hardly more than 1 MiB; the next one is taken when there is room
+    /// for it. The answer may come before the last frame; the rest need not be sent then.
+    fn snapshot(
+        &self,
+        to: &Peer,
+        frames: BoxStream<Frame>,
+    ) -> BoxFuture<Result<Bytes, TransportError>>;
 }
 
 /// The transport of a node that is alone: no peer is reachable.
@@ -93,6 +102,15 @@ impl Transport for Alone {
         _lane: Lane,
         _frames: BoxStream<Frame>,
     ) -> BoxFuture<Result<BoxStream<Result<Bytes, TransportError>>, TransportError>> {
+        let error = TransportError(format!("no way to node {}", to.node));
+        Box::pin(async move { Err(error) })
+    }
+
+    fn snapshot(
+        &self,
+        to: &Peer,
+        _frames: BoxStream<Frame>,
+    ) -> BoxFuture<Result<Bytes, TransportError>> {
         let error = TransportError(format!("no way to node {}", to.node));
         Box::pin(async move { Err(error) })
     }

@@ -25,6 +25,7 @@ use super::RaftError;
 use super::applier::Applier;
 use super::machine::{LiveEntry, Machine};
 use super::shared::Shared;
+use super::shipping::Scarcity;
 use super::snapshot::blocking;
 use super::types::Types;
 use crate::log::{Fate, SegmentInfo};
@@ -65,6 +66,15 @@ impl Liveness {
             }
         }
         live
+    }
+}
+
+impl Liveness {
+    /// What need not be sent with the snapshot.
+    pub(super) fn scarcity(&self) -> Scarcity {
+        let scarce = self.scarce.iter();
+        let scarce = scarce.map(|(range, then)| (range.clone(), union(then.clone(), Vec::new())));
+        Scarcity::new(self.dead.clone(), scarce)
     }
 }
 
@@ -194,7 +204,7 @@ fn stopped(reason: impl std::fmt::Display) -> RaftError {
     RaftError::Stopped(reason.to_string())
 }
 
-/// Deletes dead segments and compacts nearly dead ones.
+/// Deletes dead segments and compacts nearly dead ones; not while a snapshot that may need them is sent.
 fn tidy(shared: &Shared) -> io::Result<()> {
     let Some(live) = shared.live.lock().take() else {
         return Ok(());
@@ -208,10 +218,8 @@ fn tidy(shared: &Shared) -> io::Result<()> {
         }
         let now = shared.machine.lock().live_bytes(range.start, range.end - 1);
         if now == 0 {
-            shared
-                .log
-                .delete_segment(range.start)
-                .map_err(io::Error::other)?;
+            let deleted = shared.unpinned(|| shared.log.delete_segment(range.start));
+            deleted.unwrap_or(Ok(())).map_err(io::Error::other)?;
         }
     }
     for (range, then) in live.scarce {
@@ -228,10 +236,8 @@ fn tidy(shared: &Shared) -> io::Result<()> {
             None => Fate::Drop,
             Some(slots) => compact(index, payload, slots).map_or(Fate::Drop, Fate::Replace),
         };
-        shared
-            .log
-            .compact_segment(range.start, &mut fate)
-            .map_err(io::Error::other)?;
+        let compacted = shared.unpinned(|| shared.log.compact_segment(range.start, &mut fate));
+        compacted.transpose().map_err(io::Error::other)?;
     }
     Ok(())
 }

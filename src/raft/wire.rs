@@ -19,7 +19,6 @@ use crate::base::coding::{Reader, Writer};
 const VOTE: u8 = 1;
 const PRE_VOTE: u8 = 2;
 const TRANSFER: u8 = 3;
-const SNAPSHOT: u8 = 4;
 
 const OK: u8 = 0;
 const REFUSED: u8 = 1;
@@ -35,7 +34,6 @@ pub(super) enum Request {
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
-    Snapshot { vote: Vote, bytes: Bytes },
 }
 
 fn head(kind: u8) -> Vec<u8> {
@@ -63,13 +61,6 @@ pub(super) fn put_transfer(request: &TransferLeaderRequest<Types>) -> Frame {
     vec![out.into()]
 }
 
-/// A whole snapshot.
-pub(super) fn put_snapshot(vote: &Vote, bytes: Bytes) -> Frame {
-    let mut out = head(SNAPSHOT);
-    codec::put_vote(&mut out, vote);
-    vec![out.into(), bytes]
-}
-
 /// Reads any request but an append.
 pub(super) fn request(frame: &Bytes) -> Result<Request, CodecError> {
     let mut reader = Reader::new(frame);
@@ -93,10 +84,6 @@ pub(super) fn request(frame: &Bytes) -> Result<Request, CodecError> {
                 from, to, last,
             )))
         }
-        SNAPSHOT => Ok(Request::Snapshot {
-            vote: codec::vote(&mut reader)?,
-            bytes: frame.slice(reader.offset()..),
-        }),
         other => Err(CodecError::Kind(other)),
     }
 }

@@ -1,6 +1,8 @@
 //! What the lapin tests share: connecting, declaring, publishing with a confirm.
 #![allow(dead_code)]
 
+pub mod raw;
+
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};

@@ -6,17 +6,25 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 
-use crate::base::SetId;
+use crate::base::{NodeId, SetId};
 use crate::cluster::clock::Stamp;
+use crate::cluster::ring::Ring;
+use crate::cluster::set_handle::SetHandle;
 use crate::raft::{BoxFuture, Group};
 
 /// One set as peers reach it.
 #[derive(Clone)]
 pub struct Hosted {
-    /// Its replica here.
-    pub group: Group,
+    /// This node.
+    pub own: NodeId,
+    /// How it is used here; `None` for the topology.
+    pub handle: Option<SetHandle>,
+    /// The replica's group; `None` for this node's own set.
+    pub group: Option<Group>,
     /// The leader's clock.
     pub stamp: Arc<Stamp>,
+    /// What it did for nodes without a replica.
+    pub ring: Arc<Ring>,
 }
 
 /// Answers a question about the cluster.

@@ -20,7 +20,7 @@ use tower_service::Service;
 
 use super::frame::{self, Messages};
 use super::{AUTH, CLUSTER, NODE, PeerSecurity, SET};
-use crate::base::{NodeId, SetId};
+use crate::base::{NodeId, PipeId, SetId};
 use crate::cluster::formation::Membership;
 use crate::model::batch::BufferPool;
 use crate::raft::{BoxFuture, BoxStream, Frame, Lane, Peer, Transport, TransportError};
@@ -51,12 +51,23 @@ pub struct Own {
     pub(super) node: AtomicU64,
     /// The cluster's id; 0 until it is known.
     pub(super) cluster: AtomicU64,
+    incarnation: AtomicU64,
 }
 
 impl Own {
+    /// This node, in this incarnation.
+    #[must_use]
+    pub fn pipe(&self) -> PipeId {
+        PipeId {
+            node: NodeId(self.node.load(Ordering::Acquire)),
+            incarnation: self.incarnation.load(Ordering::Acquire),
+        }
+    }
+
     /// This node is a member from now on.
-    pub fn set(&self, membership: &Membership) {
+    pub fn set(&self, membership: &Membership, incarnation: u64) {
         self.node.store(membership.node.0, Ordering::Release);
+        self.incarnation.store(incarnation, Ordering::Release);
         let cluster = membership.formation.cluster;
         self.cluster.store(cluster, Ordering::Release);
     }
@@ -277,6 +288,23 @@ impl Transport for Links {
             let answers = answers.into_stream().map(|answer| answer.map_err(failed));
             let boxed: BoxStream<Result<Bytes, TransportError>> = Box::pin(answers);
             Ok(boxed)
+        })
+    }
+
+    fn snapshot(
+        &self,
+        to: &Peer,
+        frames: BoxStream<Frame>,
+    ) -> BoxFuture<Result<Bytes, TransportError>> {
+        let (links, set) = (self.clone(), to.set);
+        let address = self.address(to.node).unwrap_or_else(|| to.address.clone());
+        Box::pin(async move {
+            let body = frame::body(frames.map(Ok::<_, tonic::Status>));
+            let call = links.call(&address, Way::Snapshot, super::SNAPSHOT, set, body);
+            match call.await?.next().await.map_err(failed)? {
+                Some(message) => Ok(message.freeze()),
+                None => Err(failed("the peer gave no answer")),
+            }
         })
     }
 }

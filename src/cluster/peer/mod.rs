@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `Request` | one Raft message | one |
 //! | `Appends` | a stream of entries | a stream, in order |
+//! | `Snapshot` | a snapshot, the pages it names and the entries it leans on, as a stream | one |
 //! | `Pipe` | sealed batches of one node for a set this node leads | nothing; the stream ends when it no longer leads |
 //! | `Watch` | which pipe, and what it has seen | what the set did for that pipe |
 //! | `Control` | one question about the cluster | one answer |
@@ -11,11 +12,15 @@
 //! Not here: what a batch does, what Raft decides.
 
 pub mod control;
+mod events;
 mod frame;
 mod hub;
 mod links;
 mod service;
+mod watch;
 
+pub use events::{Events, Head, WatchRequest};
+pub use frame::Messages;
 pub use hub::{Hosted, Hub};
 pub use links::{Links, Own};
 pub use service::serve;
@@ -27,6 +32,7 @@ use sha2::{Digest, Sha256};
 
 const REQUEST: &str = "/leveret.Peer/Request";
 const APPENDS: &str = "/leveret.Peer/Appends";
+const SNAPSHOT: &str = "/leveret.Peer/Snapshot";
 const PIPE: &str = "/leveret.Peer/Pipe";
 const WATCH: &str = "/leveret.Peer/Watch";
 const CONTROL: &str = "/leveret.Peer/Control";

@@ -22,13 +22,18 @@ use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use super::events::WatchRequest;
 use super::frame::{self, Messages};
 use super::hub::{Hosted, Hub};
 use super::links::{CONNECTION_WINDOW, HTTP_FRAME_BYTES, Own, STREAM_WINDOW};
+use super::watch::watch;
 use super::{AUTH, CLUSTER, NODE, PeerSecurity, SET};
 use crate::base::SetId;
+use crate::cluster::clock::Stamp;
+use crate::cluster::local_set::LocalSet;
+use crate::cluster::set_handle::SetHandle;
 use crate::model::batch::{BufferPool, restamp};
-use crate::raft::{BoxStream, Frame, ProposalReceipt, ProposeError};
+use crate::raft::{BoxStream, Frame, Group, ProposalReceipt, ProposeError};
 use crate::rt::Supervisor;
 
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -163,18 +168,33 @@ impl Peers {
             super::REQUEST => {
                 let hosted = self.hosted(&head.headers)?;
                 let frame = wanted(messages.next().await?)?;
-                Ok(one(hosted.group.answer(frame).await))
+                Ok(one(group(&hosted)?.answer(frame).await))
             }
             super::APPENDS => {
                 let hosted = self.hosted(&head.headers)?;
                 let frames: BoxStream<Bytes> = Box::pin(unbroken(messages));
-                let answers = hosted.group.answer_appends(frames);
+                let answers = group(&hosted)?.answer_appends(frames);
                 Ok(Box::pin(answers.map(|answer| Ok(vec![answer]))))
+            }
+            super::SNAPSHOT => {
+                let hosted = self.hosted(&head.headers)?;
+                let frames: BoxStream<Bytes> = Box::pin(unbroken(messages));
+                let answer = group(&hosted)?.answer_snapshot(frames);
+                Ok(one(answer.await))
             }
             super::PIPE => {
                 let hosted = self.hosted(&head.headers)?;
                 let end = async move { Err(take_batches(hosted, messages).await) };
                 Ok(Box::pin(futures_util::stream::once(end)))
+            }
+            super::WATCH => {
+                let hosted = self.hosted(&head.headers)?;
+                let request = wanted(messages.next().await?)?;
+                let request = WatchRequest::decode(&request)
+                    .map_err(|_| Status::invalid_argument("no watch request"))?;
+                let own = self.own.pipe();
+                let events = watch(hosted, own.node, own.incarnation, request)?;
+                Ok(Box::pin(events))
             }
             super::CONTROL => {
                 let frame = wanted(messages.next().await?)?;
@@ -200,8 +220,31 @@ fn unbroken(messages: Messages) -> impl Stream<Item = Bytes> + Send {
         .filter_map(|message| std::future::ready(message.ok()))
 }
 
-/// Proposes a peer's batches until one cannot be; why.
-async fn take_batches(hosted: Hosted, mut messages: Messages) -> Status {
+fn group(hosted: &Hosted) -> Result<&Group, Status> {
+    let group = hosted.group.as_ref();
+    group.ok_or_else(|| Status::invalid_argument("the set is not replicated"))
+}
+
+/// Takes a peer's batches until one cannot be; why.
+async fn take_batches(hosted: Hosted, messages: Messages) -> Status {
+    match (&hosted.group, &hosted.handle) {
+        (Some(group), _) => propose_batches(group, &hosted.stamp, messages).await,
+        (None, Some(SetHandle::Local { set, .. })) => apply_batches(set, messages).await,
+        (None, _) => Status::invalid_argument("the set takes no batches"),
+    }
+}
+
+async fn apply_batches(set: &LocalSet, mut messages: Messages) -> Status {
+    loop {
+        match messages.next().await {
+            Ok(Some(message)) => set.take_batch(message),
+            Ok(None) => return Status::cancelled("the peer closed the pipe"),
+            Err(error) => return error,
+        }
+    }
+}
+
+async fn propose_batches(group: &Group, stamp: &Stamp, mut messages: Messages) -> Status {
     let mut last: Option<ProposalReceipt> = None;
     loop {
         let mut message = match messages.next().await {
@@ -209,15 +252,15 @@ async fn take_batches(hosted: Hosted, mut messages: Messages) -> Status {
             Ok(None) => return Status::cancelled("the peer closed the pipe"),
             Err(error) => return error,
         };
-        let Some(stamp) = hosted.stamp.now() else {
+        let Some(now) = stamp.now() else {
             return Status::unavailable("not the leader");
         };
-        if !restamp(message.filled(), stamp) {
+        if !restamp(message.filled(), now) {
             return Status::invalid_argument("no batch");
         }
         let payload = message.freeze();
         loop {
-            match hosted.group.propose(payload.clone()) {
+            match group.propose(payload.clone()) {
                 Ok(receipt) => {
                     last = Some(receipt);
                     break;

@@ -3,7 +3,7 @@
 use bytes::BufMut;
 
 use crate::base::coding::{Reader, Truncated, Writer};
-use crate::base::{ConsumerId, Millis, QueueId, SessionId};
+use crate::base::{ConsumerId, Millis, NodeId, QueueId, SessionId};
 use crate::model::set::{
     Command, ConsumerConfig, Credit, DelayedRetry, Outcome, Overflow, QueueConfig,
 };
@@ -25,6 +25,7 @@ const CLOSE_SESSION: u8 = 14;
 const OPEN_PIPE: u8 = 15;
 const DEAD_LETTERED: u8 = 16;
 const TICK: u8 = 17;
+const CLOSE_NODE: u8 = 18;
 
 /// Writes any command but a publish, which the builder writes with its message.
 pub(super) fn encode(out: &mut Vec<u8>, command: &Command) {
@@ -125,6 +126,11 @@ pub(super) fn encode(out: &mut Vec<u8>, command: &Command) {
             out.put_varint(*id);
         }
         Command::Tick => out.put_u8(TICK),
+        Command::CloseNode { node, incarnation } => {
+            out.put_u8(CLOSE_NODE);
+            out.put_varint(node.0);
+            out.put_varint(*incarnation);
+        }
     }
 }
 
@@ -204,6 +210,10 @@ pub(super) fn decode(opcode: u8, reader: &mut Reader<'_>) -> Result<Option<Comma
             id: reader.varint()?,
         },
         TICK => Command::Tick,
+        CLOSE_NODE => Command::CloseNode {
+            node: NodeId(reader.varint()?),
+            incarnation: reader.varint()?,
+        },
         _ => return Ok(None),
     }))
 }

@@ -212,6 +212,10 @@ fn every_command_comes_back() {
             channel: Some(8),
         },
         Command::OpenPipe,
+        Command::CloseNode {
+            node: crate::base::NodeId(3),
+            incarnation: 4,
+        },
         Command::DeadLettered {
             queue: QueueId(3),
             id: 12,

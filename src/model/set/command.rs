@@ -1,6 +1,6 @@
 //! What may be asked of a set's queue machine. Time and every outside decision come in with the command.
 
-use crate::base::{ConsumerId, Millis, PipeId, Position, QueueId, SessionId};
+use crate::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, SessionId};
 
 /// One command. Travels in a pipe; its sequence number is [`Source::seq`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +73,11 @@ pub enum Command {
         channel: Option<u16>,
     },
     /// A node's pipe begins. A higher incarnation than the last one of that node first releases everything that
-    /// older incarnations held. Sent as the first command of an incarnation (seq 1).
+    /// older incarnations held. The first command of an incarnation (seq 1), or, where the set forgot the pipe with all
+    /// its queues (a node's own set, after the node restarted), the first one after that.
     OpenPipe,
+    /// A node is lost, or restarted: what its incarnations up to this one held is released, their consumers end.
+    CloseNode { node: NodeId, incarnation: u64 },
     /// The dead letter `id` of `queue` has been routed and published (or had nowhere to go): forget it.
     DeadLettered { queue: QueueId, id: u64 },
     /// Nothing but the entry's time, so that deadlines fire.

@@ -166,15 +166,16 @@ impl SetMachine {
             Command::Enqueue(run) => u64::from(run.count.max(1)),
             _ => 1,
         };
-        let opening = command == Command::OpenPipe && source.seq == 1;
+        let opening = command == Command::OpenPipe;
         let pipe = self.pipes.get(&source.pipe.node).copied();
         let known = pipe.filter(|pipe| pipe.incarnation == source.pipe.incarnation);
         let last = match (known, pipe) {
+            (Some(known), _) if opening => known.last_seq.max(source.seq.saturating_sub(1)),
             (Some(known), _) => known.last_seq,
             (None, Some(other)) if other.incarnation > source.pipe.incarnation => {
                 return Applied::Gap;
             }
-            (None, _) if opening => 0,
+            (None, _) if opening => source.seq.saturating_sub(1),
             (None, _) => return Applied::Gap,
         };
         let Some(end) = source.seq.checked_add(count - 1) else {

@@ -48,6 +48,10 @@ impl SetMachine {
                 self.release_older(source.pipe, effects);
                 return;
             }
+            Command::CloseNode { node, incarnation } => {
+                self.close_node(node, incarnation, effects);
+                return;
+            }
             Command::Tick => return,
             Command::Subscribe {
                 consumer,

@@ -3,14 +3,14 @@
 //! Invariant: whoever goes leaves no lease behind, except a cancelled consumer, which stays until its last one ends.
 //! Not here: deletion of queues (perform.rs).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::Source;
 use super::command::ConsumerConfig;
 use super::effect::{Effect, Effects, Reply};
 use super::lease::{Channel, Consumer, Leases};
 use super::machine::SetMachine;
-use crate::base::{ConsumerId, PipeId, QueueId, SessionId};
+use crate::base::{ConsumerId, NodeId, PipeId, QueueId, SessionId};
 
 impl SetMachine {
     pub(super) fn subscribe(
@@ -199,20 +199,32 @@ impl SetMachine {
 
     /// A node has started again: what its older incarnations held is released.
     pub(super) fn release_older(&mut self, pipe: PipeId, effects: &mut Effects) {
-        let from = (
-            PipeId {
-                node: pipe.node,
-                incarnation: 0,
-            },
-            SessionId(0),
-        );
-        let older: BTreeMap<SessionId, ()> = self
-            .opened
-            .range(from..(pipe, SessionId(0)))
-            .map(|(_, session)| (*session, ()))
-            .collect();
-        for session in older.into_keys() {
+        for session in self.sessions_before(pipe) {
             self.close(session, None, effects);
         }
+    }
+
+    /// A node is thought lost: what it held is released. Should it live, its consumers hear that they ended.
+    pub(super) fn close_node(&mut self, node: NodeId, incarnation: u64, effects: &mut Effects) {
+        let end = PipeId {
+            node,
+            incarnation: incarnation.saturating_add(1),
+        };
+        for session in self.sessions_before(end) {
+            let members = self.members_of(session, None);
+            effects.extend(members.into_iter().map(Effect::Cancelled));
+            self.close(session, None, effects);
+        }
+    }
+
+    fn sessions_before(&self, end: PipeId) -> BTreeSet<SessionId> {
+        let from = PipeId {
+            node: end.node,
+            incarnation: 0,
+        };
+        self.opened
+            .range((from, SessionId(0))..(end, SessionId(0)))
+            .map(|(_, session)| *session)
+            .collect()
     }
 }

@@ -81,6 +81,18 @@ impl Transport for Wires {
             Ok(boxed)
         })
     }
+
+    fn snapshot(
+        &self,
+        to: &Peer,
+        frames: BoxStream<Frame>,
+    ) -> BoxFuture<Result<Bytes, TransportError>> {
+        let peer = self.peer(to);
+        Box::pin(async move {
+            let frames = frames.map(|frame| joined(&frame));
+            Ok(peer?.answer_snapshot(Box::pin(frames)).await)
+        })
+    }
 }
 
 pub(super) struct Node {

@@ -521,6 +521,18 @@ impl Twin {
         (q.config.auto_delete && q.attached.is_empty()).then_some(queue)
     }
 
+    fn close_all(&mut self, which: impl Fn(&PipeId) -> bool, tell: bool) {
+        let opened = self.opened.iter().filter(|(pipe, _)| which(pipe));
+        let sessions: BTreeSet<SessionId> = opened.map(|(_, session)| *session).collect();
+        for session in sessions {
+            if tell {
+                let ended = self.members(session, None);
+                self.seen.cancelled.extend(ended);
+            }
+            self.close(session, None);
+        }
+    }
+
     fn close(&mut self, session: SessionId, channel: Option<u16>) -> Vec<QueueId> {
         let members = self.members(session, channel);
         let deleted: Vec<_> = members.iter().filter_map(|id| self.detach(*id)).collect();
@@ -670,18 +682,13 @@ impl Twin {
             }
             Command::DeadLettered { .. } | Command::Tick => return,
             Command::OpenPipe => {
-                let old = |p: &PipeId| {
-                    p.node == source.pipe.node && p.incarnation < source.pipe.incarnation
-                };
-                let sessions: BTreeSet<_> = self
-                    .opened
-                    .iter()
-                    .filter(|(p, _)| old(p))
-                    .map(|(_, s)| *s)
-                    .collect();
-                return sessions
-                    .into_iter()
-                    .for_each(|session| drop(self.close(session, None)));
+                let pipe = source.pipe;
+                let older = |p: &PipeId| p.node == pipe.node && p.incarnation < pipe.incarnation;
+                return self.close_all(older, false);
+            }
+            Command::CloseNode { node, incarnation } => {
+                let gone = |p: &PipeId| p.node == node && p.incarnation <= incarnation;
+                return self.close_all(gone, true);
             }
             Command::Create { queue, config } => {
                 let now = self.now;
@@ -950,6 +957,8 @@ fn extra() -> impl Strategy<Value = Command> {
             .prop_map(|(queue, config)| Command::Configure { queue, config: Box::new(config) }),
         1 => ((1..4u64).prop_map(QueueId), any::<bool>())
             .prop_map(|(queue, touch)| Command::Inspect { queue, touch }),
+        1 => ((0..4u64).prop_map(NodeId), 0..4u64)
+            .prop_map(|(node, incarnation)| Command::CloseNode { node, incarnation }),
     ]
 }
 

@@ -1,0 +1,232 @@
+//! A set of which this node holds no replica: another node's own set, or a broker set elsewhere.
+//!
+//! Shape: two tasks. One watches the set at its owner or at any member, and does with what it hears what a replica here
+//! would do: confirms, answers, deliveries. The other brings the outbox to whoever leads.
+//! Invariants: a watch that breaks goes on where it was, at the same or another member; only where that is not possible
+//! (a node's own set ended with the node, or too much was missed) is everything under way given up, and told.
+//! Not here: sets with a replica here ([`super::replica`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::base::{NodeId, PipeId, Position, SetId};
+use crate::model::set::{Command, Reply};
+use crate::rt::Supervisor;
+
+use super::mailbox::Event;
+use super::outbox::Outbox;
+use super::peer::{Events, Head, Links, Messages, WatchRequest};
+use super::proposer;
+use super::registry::Registry;
+use super::ring::PipeEvent;
+
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+/// Commands for another node's own set are given up after this long without the node.
+const OWNER_AWAY_MAX: Duration = Duration::from_secs(10);
+
+/// See the module's head.
+pub struct Remote {
+    outbox: Arc<Outbox<Reply>>,
+    registry: Arc<Registry>,
+    links: Links,
+    /// Messages of basic.get on their way to who asked.
+    got: Mutex<HashMap<Position, Bytes>>,
+    leader: watch::Sender<Option<NodeId>>,
+}
+
+/// Where a watch stands.
+struct Progress {
+    after: Option<u64>,
+    owner: u64,
+    heard: Instant,
+}
+
+impl Remote {
+    /// A set at the end of `outbox`; [`Self::run`] and [`Self::feed`] do the work.
+    #[must_use]
+    pub fn new(outbox: Arc<Outbox<Reply>>, registry: Arc<Registry>, links: Links) -> Self {
+        Self {
+            outbox,
+            registry,
+            links,
+            got: Mutex::default(),
+            leader: watch::Sender::new(None),
+        }
+    }
+
+    /// The message of a get, once.
+    #[must_use]
+    pub fn take_got(&self, position: Position) -> Option<Bytes> {
+        self.got.lock().remove(&position)
+    }
+
+    fn set(&self) -> SetId {
+        self.outbox.set()
+    }
+
+    fn pipe(&self) -> PipeId {
+        self.outbox.pipe()
+    }
+
+    /// Watches until the node stops. `members` says who may be asked.
+    pub async fn run(
+        self: Arc<Self>,
+        members: impl Fn() -> Vec<NodeId> + Send,
+        supervisor: Supervisor,
+    ) {
+        let mut progress = Progress {
+            after: None,
+            owner: 0,
+            heard: Instant::now(),
+        };
+        let (mut turn, mut pause) = (0, RETRY_MIN);
+        loop {
+            let ask = members();
+            if let Some(node) = ask.get(turn % ask.len().max(1)) {
+                let watched = self.watch(*node, &mut progress);
+                tokio::select! {
+                    heard = watched => if heard { pause = RETRY_MIN },
+                    () = supervisor.stopping() => return,
+                }
+            }
+            turn += 1;
+            self.leader.send_replace(None);
+            let away = progress.heard.elapsed() >= OWNER_AWAY_MAX;
+            if self.set().is_local() && away && self.outbox.is_busy() {
+                self.give_up(u64::MAX);
+                progress.after = None;
+                progress.heard = Instant::now();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+                () = supervisor.stopping() => return,
+            }
+        }
+    }
+
+    /// Watches at one node until that ends; whether anything was heard.
+    async fn watch(&self, node: NodeId, progress: &mut Progress) -> bool {
+        let request = WatchRequest {
+            pipe: self.pipe(),
+            after: progress.after,
+            owner: progress.owner,
+        };
+        let opened = self.links.watch(node, self.set(), request.encode()).await;
+        let mut messages = match opened {
+            Ok(messages) => messages,
+            Err(error) => {
+                tracing::debug!(set = %self.set(), %node, %error, "cannot watch");
+                return false;
+            }
+        };
+        let Some(head) = next(&mut messages)
+            .await
+            .and_then(|bytes| Head::decode(&bytes).ok())
+        else {
+            return false;
+        };
+        self.begin(head, progress);
+        while let Some(message) = next(&mut messages).await {
+            let Ok(events) = Events::decode(&message) else {
+                tracing::warn!(set = %self.set(), %node, "what a peer says cannot be read");
+                break;
+            };
+            self.lead(events.leader);
+            for (event, body) in events.events {
+                self.take(event, body);
+            }
+            progress.after = Some(events.index);
+            progress.heard = Instant::now();
+        }
+        progress.heard = Instant::now();
+        true
+    }
+
+    fn begin(&self, head: Head, progress: &mut Progress) {
+        if !head.resumed && progress.after.is_some() {
+            let new_owner = progress.owner != 0 && head.owner != progress.owner;
+            tracing::info!(set = %self.set(), new_owner, "a watch begins anew");
+            self.give_up(if new_owner { u64::MAX } else { head.applied });
+        }
+        progress.after = Some(head.index);
+        progress.owner = head.owner;
+        progress.heard = Instant::now();
+        self.lead(head.leader);
+    }
+
+    fn lead(&self, leader: Option<NodeId>) {
+        self.leader.send_if_modified(|now| {
+            let changed = *now != leader;
+            *now = leader;
+            changed
+        });
+    }
+
+    /// Nothing will be heard of commands up to `seq`, nor of what consumers held.
+    fn give_up(&self, seq: u64) {
+        self.outbox.give_up(seq);
+        if seq == u64::MAX {
+            self.outbox.push(&Command::OpenPipe);
+        }
+        for mailbox in self.registry.mailboxes() {
+            mailbox.post(Event::Lost(self.set()));
+        }
+        self.got.lock().clear();
+    }
+
+    fn take(&self, event: PipeEvent, body: Bytes) {
+        match event {
+            PipeEvent::Applied(seq) => self.outbox.applied(seq),
+            PipeEvent::Refused(seq) => self.outbox.refused(seq),
+            PipeEvent::Reply(seq, reply) => {
+                if let Reply::Got { delivery, .. } = &reply {
+                    self.got.lock().insert(delivery.first, body);
+                }
+                self.outbox.reply(seq, reply);
+            }
+            PipeEvent::Deliver(delivery) => {
+                if let Some(mailbox) = self.registry.mailbox(delivery.consumer) {
+                    mailbox.post(Event::Deliver(self.set(), delivery, Some(body)));
+                }
+            }
+            PipeEvent::Cancelled(consumer) => {
+                if let Some(mailbox) = self.registry.mailbox(consumer) {
+                    mailbox.post(Event::Cancelled(consumer));
+                }
+            }
+        }
+    }
+
+    /// Brings the outbox to whoever leads, until the node stops.
+    pub async fn feed(self: Arc<Self>, supervisor: Supervisor) {
+        let mut leader = self.leader.subscribe();
+        loop {
+            let now = *leader.borrow_and_update();
+            let fed = async {
+                match now {
+                    Some(node) => {
+                        let changed = async { drop(leader.changed().await) };
+                        proposer::forward(&self.outbox, &self.links, node, changed).await;
+                    }
+                    None => drop(leader.changed().await),
+                }
+            };
+            tokio::select! {
+                () = fed => {}
+                () = supervisor.stopping() => return,
+            }
+        }
+    }
+}
+
+async fn next(messages: &mut Messages) -> Option<Bytes> {
+    let message = messages.next().await.ok().flatten();
+    message.map(crate::model::batch::PooledBuffer::freeze)
+}
