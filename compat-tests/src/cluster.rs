@@ -176,6 +176,16 @@ impl TestCluster {
         self.nodes[node].wait_end()
     }
 
+    /// Whether the process of a node has ended by itself.
+    pub fn has_ended(&mut self, node: usize) -> bool {
+        self.nodes[node].has_ended()
+    }
+
+    /// Takes note of a node's end, whatever it was, so that it can be started again.
+    pub fn collect(&mut self, node: usize) {
+        self.nodes[node].end();
+    }
+
     /// A node stands still, its sockets open.
     pub fn pause(&self, node: usize) {
         self.nodes[node].signal("STOP");

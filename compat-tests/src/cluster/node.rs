@@ -140,6 +140,11 @@ impl Node {
         eventually(STOP_WITHIN, || child.try_wait().expect("wait"))
     }
 
+    pub(super) fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("a started node");
+        child.try_wait().expect("wait").is_some()
+    }
+
     pub(super) fn end(&mut self) {
         if let Some(mut child) = self.child.take() {
             // It may have ended by itself; either way it must be collected.
