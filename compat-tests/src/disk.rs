@@ -49,6 +49,14 @@ impl SmallDisk {
         }
     }
 
+    /// Writes a file until not a byte is left.
+    pub fn fill_up(&self) {
+        let mut file = File::create(self.ballast()).expect("a file on the disk");
+        for block in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![1; block]).is_ok() {}
+        }
+    }
+
     /// Removes that file.
     pub fn make_room(&self) {
         std::fs::remove_file(self.ballast()).expect("the file is removed");

@@ -10,7 +10,9 @@
 
 mod broker;
 mod build;
+pub mod cluster;
 mod disk;
+pub mod history;
 mod wait;
 
 pub use broker::{Broker, Refused, Settings};

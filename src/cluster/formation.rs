@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -131,8 +132,9 @@ pub async fn find(
     let formed: Arc<Mutex<Option<Formation>>> = Arc::default();
     answer_hello(hub, candidate.clone(), Arc::clone(&formed));
     let mut told = Instant::now();
+    let mut silent = HashMap::new();
     loop {
-        let heard = ask_all(links, &candidate.peers).await;
+        let heard = ask_all(links, &candidate.peers, &mut silent).await;
         if let Some(membership) = join(&candidate, links, &heard).await? {
             return Ok(membership);
         }
@@ -143,7 +145,7 @@ pub async fn find(
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
             let here: Vec<&str> = heard.iter().map(|one| one.address.as_str()).collect();
-            tracing::info!(peers = ?candidate.peers, ?here, "waiting for peers to form a cluster");
+            tracing::info!(peers = ?candidate.peers, ?here, "waiting for peers to be in a cluster with");
         }
         tokio::select! {
             () = tokio::time::sleep(ASK_EVERY) => {}
@@ -167,35 +169,48 @@ fn answer_hello(hub: &Hub, candidate: Candidate, formed: Arc<Mutex<Option<Format
     }));
 }
 
-async fn ask_all(links: &Links, peers: &[String]) -> Vec<Heard> {
+/// Says why a peer is not heard, once for each reason.
+async fn ask_all(
+    links: &Links,
+    peers: &[String],
+    silent: &mut HashMap<String, String>,
+) -> Vec<Heard> {
     let asks = peers.iter().map(|address| async move {
         let answer = links.control(address, Ask::Hello.encode());
-        let answer = match tokio::time::timeout(ANSWER_LIMIT, answer).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => {
-                tracing::debug!(address, %error, "a peer gives no answer");
-                return None;
-            }
-            Err(_) => return None,
+        let told = match tokio::time::timeout(ANSWER_LIMIT, answer).await {
+            Ok(Ok(bytes)) => Told::decode(&bytes),
+            Ok(Err(error)) => return Err((address, error.to_string())),
+            Err(_) => return Err((address, "no answer in time".to_owned())),
         };
-        match Told::decode(&answer) {
+        match told {
             Ok(Told::Hello {
                 name,
                 token,
                 peers,
                 formed,
-            }) => Some(Heard {
+            }) => Ok(Heard {
                 address: address.clone(),
                 name,
                 token,
                 peers,
                 formed,
             }),
-            _ => None,
+            _ => Err((address, "an answer to another question".to_owned())),
         }
     });
-    let heard = futures_util::future::join_all(asks).await;
-    heard.into_iter().flatten().collect()
+    let mut heard = Vec::new();
+    for answer in futures_util::future::join_all(asks).await {
+        match answer {
+            Ok(one) => heard.push(one),
+            Err((address, reason)) => {
+                if silent.get(address) != Some(&reason) {
+                    tracing::info!(address, reason, "a peer gives no answer");
+                    silent.insert(address.clone(), reason);
+                }
+            }
+        }
+    }
+    heard
 }
 
 /// Membership in the cluster of a peer that has one.

@@ -266,8 +266,12 @@ fn raft_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
             groups.push((label, group.clone()));
         }
     }
+    let mut members = Vec::new();
     for (label, group) in groups {
         let metrics = group.metrics();
+        let leader = metrics.leader.map_or(0, |node| node.0);
+        let applied = metrics.applied.unwrap_or(0);
+        members.push((label.clone(), [leader, metrics.term, applied]));
         let label = &[label.as_str()];
         term.with_label_values(label).set(int(metrics.term));
         commit
@@ -282,8 +286,29 @@ fn raft_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
             .with_label_values(label)
             .set(i64::from(group.is_leader()));
     }
+    member_gauges(scrape, &members)?;
     for family in [term, commit, last, snapshot, leading, waiting, in_flight] {
         scrape.0.register(Box::new(family))?;
+    }
+    Ok(())
+}
+
+/// Who leads each set in this node's eyes, in which term, and how far its replica is.
+fn member_gauges(scrape: &Scrape, members: &[(String, [u64; 3])]) -> prometheus::Result<()> {
+    let make = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["set"]);
+    let gauges = [
+        make("leveret_set_leader", "Id of the node that leads the set")?,
+        make("leveret_set_term", "Raft term of the replica")?,
+        make("leveret_set_applied", "Last entry the replica has applied")?,
+    ];
+    for (set, values) in members {
+        for (gauge, value) in gauges.iter().zip(values) {
+            let value = i64::try_from(*value).unwrap_or(i64::MAX);
+            gauge.with_label_values(&[set]).set(value);
+        }
+    }
+    for gauge in gauges {
+        scrape.0.register(Box::new(gauge))?;
     }
     Ok(())
 }

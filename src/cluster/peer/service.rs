@@ -15,7 +15,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -38,6 +40,8 @@ use crate::rt::Supervisor;
 
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PONG_LIMIT: Duration = Duration::from_secs(5);
+/// Time between two lines about peers that are refused for the same reason.
+const SELDOM: Duration = Duration::from_secs(10);
 
 type Answers = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
 
@@ -48,6 +52,23 @@ struct Peers {
     own: Arc<Own>,
     security: PeerSecurity,
     pool: BufferPool,
+    strangers: Arc<Seldom>,
+    foreigners: Arc<Seldom>,
+}
+
+/// A line about somebody who knocks many times a second.
+#[derive(Default)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    fn speaks(&self) -> bool {
+        let mut last = self.0.lock();
+        let due = last.is_none_or(|last| last.elapsed() >= SELDOM);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
 }
 
 /// Serves peers on `listener` until the node stops.
@@ -79,6 +100,8 @@ pub async fn serve(
         own,
         security,
         pool,
+        strangers: Arc::default(),
+        foreigners: Arc::default(),
     };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = server.add_service(peers).serve_with_incoming(incoming);
@@ -134,7 +157,9 @@ fn one(frame: Bytes) -> Answers {
 impl Peers {
     fn admit(&self, headers: &HeaderMap) -> Result<(), Status> {
         if !self.security.proves(headers.get(AUTH)) {
-            tracing::warn!("a peer without the shared secret was refused");
+            if self.strangers.speaks() {
+                tracing::warn!("a peer without the shared secret was refused");
+            }
             return Err(Status::unauthenticated(
                 "the shared secret is not this cluster's",
             ));
@@ -143,7 +168,10 @@ impl Peers {
         let theirs = number(headers, &CLUSTER).unwrap_or(0);
         if own != 0 && theirs != 0 && own != theirs {
             let node = number(headers, &NODE).unwrap_or(0);
-            tracing::warn!(node, theirs, own, "a node of another cluster was refused");
+            if self.foreigners.speaks() {
+                let (theirs, own) = (format_args!("{theirs:016x}"), format_args!("{own:016x}"));
+                tracing::warn!(node, %theirs, %own, "a node of another cluster was refused");
+            }
             let text = format!("this node belongs to cluster {own:016x}, not {theirs:016x}");
             return Err(Status::failed_precondition(text));
         }

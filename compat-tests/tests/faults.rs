@@ -1,0 +1,136 @@
+//! Random faults under load, then peace, then a judgement of everything the clients were told.
+//!
+//! With nothing set, a short run. Longer: `COMPAT_FAULT_MINUTES=30 cargo test --release -p compat-tests --test faults -- --nocapture`.
+//! A run's faults are repeated with the seed it printed: `COMPAT_FAULT_SEED=…`; only some kinds:
+//! `COMPAT_FAULTS=KillLeader,CutLeader`. `COMPAT_KEEP=1` keeps the folders of a failed run.
+//!
+//! Links are cut in network namespaces and disks filled on a small tmpfs, which needs root; clocks are moved by a preloaded
+//! library, which needs a C compiler. What cannot be done is left out, and the run says so. There are no retries.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+#[path = "common/faults.rs"]
+mod faults;
+#[path = "common/load.rs"]
+mod load;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use compat_tests::cluster::{Net, Shape, TestCluster};
+use compat_tests::history::History;
+use compat_tests::{SmallDisk, env_number, skipped_on_foreign};
+use faults::{DISK_MIB, Fault, Nemesis};
+use load::{Load, Plan, declare, depth, drain};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+const SHORT: Duration = Duration::from_secs(30);
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+/// Between two faults every queue must confirm this many messages, within the time.
+const CONFIRMS_BETWEEN: usize = 20;
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the faults need beyond processes.
+fn world() -> (TestCluster, bool, bool, Vec<SmallDisk>) {
+    let net = Net::namespaces(3);
+    let links = net.is_some();
+    let disks: Vec<SmallDisk> = (0..3).map_while(|_| SmallDisk::mount(DISK_MIB)).collect();
+    let mut shape = Shape {
+        settings: vec![
+            // Small, so that segments are sealed and snapshots taken while faults happen.
+            ("leveret.segment_size", "1MiB".to_owned()),
+            ("leveret.snapshot_every", "2MiB".to_owned()),
+            ("disk_free_limit.absolute", "1MB".to_owned()),
+        ],
+        ..Shape::default()
+    };
+    if disks.len() == 3 {
+        shape.data = disks.iter().map(|disk| disk.folder().keep()).collect();
+    }
+    let net = net.unwrap_or_else(|| Net::loopback(3));
+    let mut cluster = TestCluster::on(net, &shape);
+    let clocks = cluster.skewable();
+    if let Err(why) = &clocks {
+        println!("skipped: clocks cannot be moved: {why}");
+    }
+    let disks = if disks.len() == 3 { disks } else { Vec::new() };
+    (cluster, links, clocks.is_ok(), disks)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_confirmed_is_lost_whatever_fails() {
+    if skipped_on_foreign("faults") {
+        return;
+    }
+    let seed = env_number("COMPAT_FAULT_SEED", rand::random());
+    println!("COMPAT_FAULT_SEED={seed}");
+    let minutes = env_number("COMPAT_FAULT_MINUTES", 0);
+    let length = if minutes == 0 {
+        SHORT
+    } else {
+        Duration::from_secs(60 * minutes)
+    };
+    let (mut cluster, links, clocks, disks) = world();
+    cluster.start_all();
+    cluster.settled();
+    let queues = declare(&cluster.url(0), "fault", 6).await;
+    let history = Arc::new(History::default());
+    let urls = (0..3).map(|node| cluster.url(node)).collect();
+    let mut plan = Plan::new(urls, queues.clone(), &[0, 1, 2]);
+    (plan.publishers, plan.consumers) = (2, 2);
+    plan.patience = Duration::from_secs(20);
+    plan.requeue_one_in = 97;
+    let mut load = Load::start(plan, Arc::clone(&history));
+    let chance = StdRng::seed_from_u64(seed);
+    let mut nemesis = Nemesis::new(chance, Arc::clone(&history), links, clocks, disks);
+    recovers(&load, "before the first fault").await;
+    let begin = Instant::now();
+    let mut slowest: BTreeMap<Fault, u32> = BTreeMap::new();
+    while begin.elapsed() < length {
+        let (fault, what) = nemesis.strike(&mut cluster).await;
+        let recovered = recovers(&load, &what).await;
+        let slowest = slowest.entry(fault).or_default();
+        *slowest = recovered.max(*slowest);
+        println!(
+            "{:>4} s: {what}; all queues confirm after {recovered} ms",
+            begin.elapsed().as_secs()
+        );
+    }
+    let errors = load.errors().len();
+    load.stop_publishing().await;
+    let drained = Instant::now();
+    let report = drain(&mut load, DRAIN_LIMIT).await;
+    println!("faults: {:?}", nemesis.counts);
+    println!("slowest recovery after each, ms: {slowest:?}");
+    println!("{report}");
+    println!(
+        "{errors} connections broke; drained in {} ms",
+        drained.elapsed().as_millis()
+    );
+    assert!(report.is_clean(), "seed {seed}: {:#?}", report.violations);
+    cluster.caught_up(RECOVERY_LIMIT);
+    for queue in &queues {
+        for node in 0..3 {
+            assert_eq!(
+                depth(&cluster.url(node), queue).await,
+                0,
+                "{queue} at {node}"
+            );
+        }
+    }
+}
+
+/// Waits until every queue confirms again; how long it took, milliseconds.
+async fn recovers(load: &Load, after: &str) -> u32 {
+    let from = load.now_ms();
+    let begin = Instant::now();
+    while load.confirmed_each(from) < CONFIRMS_BETWEEN {
+        assert!(
+            begin.elapsed() < RECOVERY_LIMIT,
+            "no confirms after {after}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    load.now_ms() - from
+}
