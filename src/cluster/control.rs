@@ -171,10 +171,10 @@ impl Cluster {
             {
                 TopologyReply::Failed(error) => Told::Refused(error.text.to_string()),
                 _ => {
-                let sets: Vec<String> = sets.iter().map(SetId::to_string).collect();
-                let title = record.title();
-                Told::Text(format!("{title} lives in {}", sets.join(", ")))
-            }
+                    let sets: Vec<String> = sets.iter().map(SetId::to_string).collect();
+                    let title = record.title();
+                    Told::Text(format!("{title} lives in {}", sets.join(", ")))
+                }
             },
         )
     }

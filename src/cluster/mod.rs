@@ -15,6 +15,7 @@ mod controller;
 mod formation;
 mod local_set;
 mod mailbox;
+mod others;
 mod outbox;
 mod pages;
 pub mod peer;

@@ -10,6 +10,7 @@ use crate::model::set::{Reply, SetMachine};
 use crate::model::topology::SetRecord;
 use crate::raft::Group;
 
+use super::others::Others;
 use super::outbox::Outbox;
 use super::pages::SetPages;
 use super::peer::Hosted;
@@ -51,6 +52,11 @@ pub async fn start_set(
     pages.bind(group.log());
     let stamp = Arc::default();
     let handle = SetHandle::Replica {
+        others: Others::new(
+            options.links.clone(),
+            Arc::clone(&cluster.topology),
+            cluster.pipe.node,
+        ),
         outbox: Arc::clone(&outbox),
         log: group.log().clone(),
         group: group.clone(),

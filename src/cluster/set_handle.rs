@@ -15,6 +15,7 @@ use crate::raft::Group;
 
 use super::local_set::LocalSet;
 use super::mailbox::Mailbox;
+use super::others::Others;
 use super::outbox::{Outbox, Pushed, Refusal};
 use super::remote::Remote;
 use super::replica::SetReplica;
@@ -38,6 +39,8 @@ pub enum ReadError {
 pub enum SetHandle {
     /// A replica of a broker set.
     Replica {
+        /// Who else holds one.
+        others: Others,
         /// The node's pipe to it.
         outbox: Arc<Outbox<Reply>>,
         /// Its log.
@@ -142,16 +145,11 @@ impl SetHandle {
         }
     }
 
-    /// An entry's payload, from the disk if need be; reads ahead, because what follows is mostly wanted next.
+    /// An entry's payload, from this node only.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn load(&self, position: Position) -> Result<Bytes, ReadError> {
-        let index = position.index();
-        if let Self::Remote { remote, .. } = self {
-            let got = remote.take_got(position).filter(|got| !got.is_empty());
-            return got.ok_or(ReadError::Gone);
-        }
+    pub async fn load_here(&self, index: u64) -> Result<Bytes, ReadError> {
         if let Some(payload) = self.cached(index) {
             return Ok(payload);
         }
@@ -170,6 +168,30 @@ impl SetHandle {
             Ok(log.get(index)?.payload)
         });
         Ok(read.await.map_err(|_| ReadError::Stopping)??)
+    }
+
+    /// An entry's payload, from the disk if need be; reads ahead, because what follows is mostly wanted next.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn load(&self, position: Position) -> Result<Bytes, ReadError> {
+        let index = position.index();
+        if let Self::Remote { remote, .. } = self {
+            let got = remote.take_got(position).filter(|got| !got.is_empty());
+            return got.ok_or(ReadError::Gone);
+        }
+        let here = self.load_here(index).await;
+        let (Err(error), Self::Replica { others, outbox, .. }) = (&here, self) else {
+            return here;
+        };
+        // Same index, same bytes: a committed entry is what it is on every replica.
+        match others.entry(outbox.set(), position).await {
+            Some(payload) => {
+                tracing::warn!(set = %outbox.set(), index, %error, "an entry was read from another replica");
+                Ok(payload)
+            }
+            None => here,
+        }
     }
 
     /// Reads the machine under its lock: short, and not on a hot path. `None` if it is elsewhere.

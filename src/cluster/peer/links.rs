@@ -216,6 +216,24 @@ impl Links {
             .await
     }
 
+    /// The payload of an entry of `set`, from the replica on `node`.
+    ///
+    /// # Errors
+    /// The node cannot be reached, or cannot read it either.
+    pub async fn entry(
+        &self,
+        node: NodeId,
+        set: SetId,
+        index: u64,
+    ) -> Result<Bytes, TransportError> {
+        let address = self
+            .address(node)
+            .ok_or_else(|| failed(format!("node {node} has no address")))?;
+        let frame = vec![Bytes::copy_from_slice(&index.to_le_bytes())];
+        self.ask_at(&address, Way::Snapshot, super::ENTRY, set, frame)
+            .await
+    }
+
     /// Sends batches to `node`, which leads `set`; completes with the reason when the pipe ends.
     pub async fn pipe(
         &self,

@@ -5,6 +5,7 @@
 //! | `Request` | one Raft message | one |
 //! | `Appends` | a stream of entries | a stream, in order |
 //! | `Snapshot` | a snapshot, the pages it names and the entries it leans on, as a stream | one |
+//! | `Entry` | an index | the entry's payload, for a replica whose own is damaged |
 //! | `Pipe` | sealed batches of one node for a set this node leads | nothing; the stream ends when it no longer leads |
 //! | `Watch` | which pipe, and what it has seen | what the set did for that pipe |
 //! | `Control` | one question about the cluster | one answer |
@@ -33,6 +34,7 @@ use sha2::{Digest, Sha256};
 const REQUEST: &str = "/leveret.Peer/Request";
 const APPENDS: &str = "/leveret.Peer/Appends";
 const SNAPSHOT: &str = "/leveret.Peer/Snapshot";
+const ENTRY: &str = "/leveret.Peer/Entry";
 const PIPE: &str = "/leveret.Peer/Pipe";
 const WATCH: &str = "/leveret.Peer/Watch";
 const CONTROL: &str = "/leveret.Peer/Control";

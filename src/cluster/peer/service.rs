@@ -210,6 +210,11 @@ impl Peers {
                 let answer = group(&hosted)?.answer_snapshot(frames);
                 Ok(one(answer.await))
             }
+            super::ENTRY => {
+                let hosted = self.hosted(&head.headers)?;
+                let frame = wanted(messages.next().await?)?;
+                Ok(one(entry(&hosted, &frame).await?))
+            }
             super::PIPE => {
                 let hosted = self.hosted(&head.headers)?;
                 let end = async move { Err(take_batches(hosted, messages).await) };
@@ -246,6 +251,17 @@ fn unbroken(messages: Messages) -> impl Stream<Item = Bytes> + Send {
         .into_stream()
         .take_while(|message| std::future::ready(message.is_ok()))
         .filter_map(|message| std::future::ready(message.ok()))
+}
+
+async fn entry(hosted: &Hosted, index: &[u8]) -> Result<Bytes, Status> {
+    let index = index
+        .try_into()
+        .map(u64::from_le_bytes)
+        .map_err(|_| Status::invalid_argument("no index"))?;
+    let handle = hosted.handle.as_ref();
+    let handle = handle.ok_or_else(|| Status::invalid_argument("the topology has no messages"))?;
+    let payload = handle.load_here(index).await;
+    payload.map_err(|error| Status::data_loss(error.to_string()))
 }
 
 fn group(hosted: &Hosted) -> Result<&Group, Status> {
