@@ -21,11 +21,14 @@ use crate::model::topology::{
 use crate::raft::{Group, RaftError};
 use crate::rt::Supervisor;
 
+use super::set_handle::SetHandle;
 use super::start::{Cluster, TOPOLOGY_VOTERS_MAX};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A learner this close behind the leader, in entries, may vote.
 const CAUGHT_UP: u64 = 256;
+/// A learner that is no member and was not heard of for this long is let go.
+const GONE: Duration = Duration::from_secs(10);
 /// A member heard of within this time is there.
 const THERE: Duration = Duration::from_secs(1);
 
@@ -75,7 +78,7 @@ impl Cluster {
             self.options.links.set_address(node.id, &node.address);
         }
         for set in &sets {
-            if set.members.contains(&self.pipe.node) && self.set(set.id).is_none() {
+            if set.members.contains(&self.pipe.node) {
                 self.take_in(set).await;
             }
         }
@@ -89,7 +92,7 @@ impl Cluster {
             }
         }
         for set in &sets {
-            let Some(group) = self.set(set.id).and_then(|handle| handle.group()) else {
+            let Some(group) = self.table.get(set.id).and_then(SetHandle::any_group) else {
                 continue;
             };
             let wanted = Wanted {
@@ -155,19 +158,29 @@ impl Cluster {
     }
 
     fn applied(&self, set: SetId) -> u64 {
-        let handle = self.set(set);
-        let index = handle.and_then(|handle| handle.with(|r| r.machine().applied_index()));
-        index.unwrap_or(0)
+        let group = self.table.get(set).and_then(SetHandle::any_group);
+        group.and_then(|group| group.metrics().applied).unwrap_or(0)
     }
 
+    /// Holds a replica of a set, also of one that was elsewhere so far.
     async fn take_in(&self, set: &SetRecord) {
-        let taken = async {
-            self.host(set).await?;
-            Ok::<(), super::StartError>(())
+        let fresh = match self.table.get(set.id) {
+            None => true,
+            Some(SetHandle::Remote { remote, .. }) => !remote.has_replica(),
+            Some(_) => return,
         };
-        match taken.await {
-            Ok(()) => tracing::info!(set = %set.id, "holds a replica"),
-            Err(error) => tracing::error!(set = %set.id, %error, "cannot hold a replica"),
+        if fresh {
+            match self.host(set).await {
+                Ok(()) => tracing::info!(set = %set.id, "holds a replica"),
+                Err(error) => tracing::error!(set = %set.id, %error, "cannot hold a replica"),
+            }
+        }
+        if let Some(SetHandle::Remote { remote, .. }) = self.table.get(set.id)
+            && remote.here().is_none()
+            && remote.take_over().await
+        {
+            self.table.came_here(set.id);
+            tracing::info!(set = %set.id, "the replica here serves its clients");
         }
     }
 
@@ -209,10 +222,17 @@ impl Cluster {
             }
             return Ok(());
         }
-        let extra = now
-            .learners
-            .keys()
-            .find(|node| !wanted.learners.contains(node));
+        // A node that runs serves its clients from the replica it had until it stops or starts again.
+        let ages = group.heard().members;
+        let here = |node: &NodeId| {
+            let age = ages.get(node).copied().flatten();
+            let known = self
+                .topology
+                .read(|topology| topology.node(*node).is_some());
+            known && age.is_some_and(|age| age < GONE)
+        };
+        let mut learners = now.learners.keys();
+        let extra = learners.find(|node| !wanted.learners.contains(node) && !here(node));
         if let Some(node) = extra {
             return group.remove_learner(*node).await;
         }

@@ -6,7 +6,8 @@
 //! (a node's own set ended with the node, or too much was missed) is everything under way given up, and told.
 //! Not here: sets with a replica here ([`super::replica`]).
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::base::{NodeId, PipeId, Position, SetId};
 use crate::model::set::{Command, Reply};
@@ -25,6 +27,7 @@ use super::peer::{Events, Head, Links, Messages, WatchRequest};
 use super::proposer;
 use super::registry::Registry;
 use super::ring::PipeEvent;
+use super::set_handle::SetHandle;
 
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_millis(500);
@@ -39,6 +42,14 @@ pub struct Remote {
     /// Messages of basic.get on their way to who asked.
     got: Mutex<HashMap<Position, Bytes>>,
     leader: watch::Sender<Option<NodeId>>,
+    /// The entry of which all has been heard.
+    heard: AtomicU64,
+    /// A replica that is coming to be here, and whether it has taken over.
+    coming: OnceLock<SetHandle>,
+    here: AtomicBool,
+    stop_feed: CancellationToken,
+    stop_watch: CancellationToken,
+    watch_ended: CancellationToken,
 }
 
 /// Where a watch stands.
@@ -58,6 +69,12 @@ impl Remote {
             links,
             got: Mutex::default(),
             leader: watch::Sender::new(None),
+            heard: AtomicU64::new(0),
+            coming: OnceLock::new(),
+            here: AtomicBool::new(false),
+            stop_feed: CancellationToken::new(),
+            stop_watch: CancellationToken::new(),
+            watch_ended: CancellationToken::new(),
         }
     }
 
@@ -65,6 +82,68 @@ impl Remote {
     #[must_use]
     pub fn take_got(&self, position: Position) -> Option<Bytes> {
         self.got.lock().remove(&position)
+    }
+
+    /// The replica here that has taken over, if one has.
+    #[must_use]
+    pub fn here(&self) -> Option<&SetHandle> {
+        self.coming
+            .get()
+            .filter(|_| self.here.load(Ordering::Acquire))
+    }
+
+    /// The replica that is coming to be here, or is here.
+    #[must_use]
+    pub fn coming(&self) -> Option<&SetHandle> {
+        self.coming.get()
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn has_replica(&self) -> bool {
+        self.coming.get().is_some()
+    }
+
+    /// A replica comes to be here: it brings the outbox to the leader from now on, and catches up.
+    pub fn replica_comes(&self, handle: SetHandle) {
+        self.stop_feed.cancel();
+        // The first stays; there is one caller.
+        drop(self.coming.set(handle));
+    }
+
+    /// Lets the replica take over if it knows all that was heard from elsewhere; whether it has.
+    pub async fn take_over(&self) -> bool {
+        let Some(handle) = self.coming.get() else {
+            return false;
+        };
+        let SetHandle::Replica { replica, .. } = handle else {
+            return false;
+        };
+        if self.here.load(Ordering::Acquire) {
+            return true;
+        }
+        let heard = self.heard.load(Ordering::Acquire);
+        if heard == 0 || !replica.lock().knows_own(heard) {
+            return false;
+        }
+        self.stop_watch.cancel();
+        self.watch_ended.cancelled().await;
+        // What is delivered from here on is read from this node's log.
+        self.here.store(true, Ordering::Release);
+        let heard = self.heard.load(Ordering::Acquire);
+        let mut replica = replica.lock();
+        match replica.speak(heard) {
+            Some(missed) => {
+                for event in missed {
+                    self.take(event, None);
+                }
+            }
+            None => {
+                let applied = replica.machine().last_seq(self.pipe());
+                self.give_up(applied);
+            }
+        }
+        true
     }
 
     fn set(&self) -> SetId {
@@ -93,6 +172,7 @@ impl Remote {
                 let watched = self.watch(*node, &mut progress);
                 tokio::select! {
                     heard = watched => if heard { pause = RETRY_MIN },
+                    () = self.stop_watch.cancelled() => return self.watch_ended.cancel(),
                     () = supervisor.stopping() => return,
                 }
             }
@@ -106,6 +186,7 @@ impl Remote {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+                () = self.stop_watch.cancelled() => return self.watch_ended.cancel(),
                 () = supervisor.stopping() => return,
             }
         }
@@ -140,8 +221,9 @@ impl Remote {
             };
             self.lead(events.leader);
             for (event, body) in events.events {
-                self.take(event, body);
+                self.take(event, Some(body));
             }
+            self.heard.store(events.index, Ordering::Release);
             progress.after = Some(events.index);
             progress.heard = Instant::now();
         }
@@ -155,6 +237,7 @@ impl Remote {
             tracing::info!(set = %self.set(), new_owner, "a watch begins anew");
             self.give_up(if new_owner { u64::MAX } else { head.applied });
         }
+        self.heard.store(head.index, Ordering::Release);
         progress.after = Some(head.index);
         progress.owner = head.owner;
         progress.heard = Instant::now();
@@ -181,19 +264,20 @@ impl Remote {
         self.got.lock().clear();
     }
 
-    fn take(&self, event: PipeEvent, body: Bytes) {
+    /// Does with an event what a replica here would do; `body` only if it is not in this node's log.
+    fn take(&self, event: PipeEvent, body: Option<Bytes>) {
         match event {
             PipeEvent::Applied(seq) => self.outbox.applied(seq),
             PipeEvent::Refused(seq) => self.outbox.refused(seq),
             PipeEvent::Reply(seq, reply) => {
-                if let Reply::Got { delivery, .. } = &reply {
+                if let (Reply::Got { delivery, .. }, Some(body)) = (&reply, body) {
                     self.got.lock().insert(delivery.first, body);
                 }
                 self.outbox.reply(seq, reply);
             }
             PipeEvent::Deliver(delivery) => {
                 if let Some(mailbox) = self.registry.mailbox(delivery.consumer) {
-                    mailbox.post(Event::Deliver(self.set(), delivery, Some(body)));
+                    mailbox.post(Event::Deliver(self.set(), delivery, body));
                 }
             }
             PipeEvent::Cancelled(consumer) => {
@@ -220,6 +304,7 @@ impl Remote {
             };
             tokio::select! {
                 () = fed => {}
+                () = self.stop_feed.cancelled() => return,
                 () = supervisor.stopping() => return,
             }
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use crate::base::{ConsumerId, Millis, NodeId, Position, QueueId, SetId};
+use crate::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, SetId};
 use crate::model::Meta;
 use crate::model::batch::{self, Batch, BatchError, Item, PublishItem};
 use crate::model::set::{
@@ -119,6 +119,8 @@ pub struct SetReplica {
     last_mailbox: Option<(ConsumerId, Arc<Mailbox>)>,
     pages: Option<SetPages>,
     ring: Arc<Ring>,
+    /// This node's own pipe and consumers hear of the set from elsewhere: nothing is told to them here.
+    mute: bool,
 }
 
 impl SetReplica {
@@ -132,6 +134,7 @@ impl SetReplica {
     ) -> Self {
         Self {
             ring,
+            mute: false,
             set: outbox.set(),
             machine,
             outbox,
@@ -150,6 +153,35 @@ impl SetReplica {
     pub fn with_pages(mut self, pages: SetPages) -> Self {
         self.pages = Some(pages);
         self
+    }
+
+    /// A replica that is to take over from what this node hears from elsewhere: it keeps what concerns this node, and
+    /// tells nobody until [`Self::speak`].
+    #[must_use]
+    pub fn muted(mut self) -> Self {
+        self.mute = true;
+        self.ring.keep_own(true);
+        self
+    }
+
+    /// Whether everything that concerns this node after entry `heard` is known here.
+    #[must_use]
+    pub fn knows_own(&self, heard: u64) -> bool {
+        let pipe = self.outbox.pipe();
+        self.machine.applied_index() >= heard && self.ring.read(pipe, heard, 0).is_some()
+    }
+
+    /// Tells what concerns this node from here on; what was kept of it after entry `heard`, or `None` if not all was.
+    pub fn speak(&mut self, heard: u64) -> Option<Vec<PipeEvent>> {
+        self.mute = false;
+        let missed = self.ring.read(self.outbox.pipe(), heard, usize::MAX);
+        self.ring.keep_own(false);
+        missed.map(|(events, _)| events)
+    }
+
+    /// Whether this node's own pipe is told here what became of it.
+    fn tells(&self, pipe: PipeId) -> bool {
+        !self.mute && pipe == self.outbox.pipe()
     }
 
     /// The machine.
@@ -232,7 +264,7 @@ impl SetReplica {
                 }
             }
             self.flush(&mut run);
-            if chunk.pipe == self.outbox.pipe() {
+            if self.tells(chunk.pipe) {
                 self.run_effects(index);
                 self.outbox.applied(seq - 1);
             } else if self.ring.keeps(chunk.pipe.node) {
@@ -320,10 +352,10 @@ impl SetReplica {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Deliver(delivery) => self.deliver(index, delivery),
-                Effect::Refused(source) if source.pipe == self.outbox.pipe() => {
+                Effect::Refused(source) if self.tells(source.pipe) => {
                     self.outbox.refused(source.seq);
                 }
-                Effect::Reply(source, reply) if source.pipe == self.outbox.pipe() => {
+                Effect::Reply(source, reply) if self.tells(source.pipe) => {
                     self.outbox.reply(source.seq, reply);
                 }
                 Effect::Refused(source) => {
@@ -333,7 +365,7 @@ impl SetReplica {
                     self.keep(source.pipe.node, index, PipeEvent::Reply(source.seq, reply));
                 }
                 Effect::Cancelled(consumer) => {
-                    if let Some(mailbox) = self.registry.mailbox(consumer) {
+                    if let Some(mailbox) = self.mailbox(consumer) {
                         mailbox.post(Event::Cancelled(consumer));
                     } else {
                         self.keep(node_of(consumer), index, PipeEvent::Cancelled(consumer));
@@ -354,6 +386,13 @@ impl SetReplica {
         }
     }
 
+    fn mailbox(&self, consumer: ConsumerId) -> Option<Arc<Mailbox>> {
+        match self.mute {
+            true => None,
+            false => self.registry.mailbox(consumer),
+        }
+    }
+
     fn keep(&self, node: NodeId, index: u64, event: PipeEvent) {
         if self.ring.keeps(node) {
             self.ring.push(node, index, event);
@@ -368,7 +407,6 @@ impl SetReplica {
             .is_some_and(|(last, _)| *last == delivery.consumer);
         if !known {
             let next = self
-                .registry
                 .mailbox(delivery.consumer)
                 .map(|m| (delivery.consumer, m));
             let before = std::mem::replace(&mut self.last_mailbox, next);

@@ -20,11 +20,13 @@ use super::ring::Ring;
 use super::set_handle::SetHandle;
 use super::start::{Cluster, StartError};
 
-/// Starts the replica; entries after its snapshot are applied as soon as they are known to be committed.
+/// Starts the replica; entries after its snapshot are applied as soon as they are known to be committed. `muted`: what it
+/// does is not told to this node's clients yet.
 pub async fn start_set(
     cluster: &Cluster,
     record: &SetRecord,
     outbox: Arc<Outbox<Reply>>,
+    muted: bool,
 ) -> Result<SetHandle, StartError> {
     let set = record.id;
     let options = &cluster.options;
@@ -44,6 +46,10 @@ pub async fn start_set(
         Arc::clone(&ring),
     )
     .with_pages(pages.clone());
+    let replica = match muted {
+        true => replica.muted(),
+        false => replica,
+    };
     let deadline = replica.deadline();
     let replica = Arc::new(Mutex::new(replica));
     let clock = Arc::clone(&replica);

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use hashbrown::{HashMap, HashSet};
@@ -58,6 +59,8 @@ enum Foreign {
 pub struct Ring {
     own: NodeId,
     foreign: ArcSwap<Foreign>,
+    /// What concerns this node is kept too: it still hears of it from elsewhere.
+    keeps_own: AtomicBool,
     nodes: Mutex<HashMap<NodeId, Kind>>,
 }
 
@@ -67,6 +70,7 @@ impl Ring {
     pub fn new(own: NodeId) -> Self {
         Self {
             own,
+            keeps_own: AtomicBool::new(false),
             foreign: ArcSwap::from_pointee(Foreign::Only(HashSet::new())),
             nodes: Mutex::default(),
         }
@@ -80,6 +84,17 @@ impl Ring {
         ring
     }
 
+    /// Keeps what concerns this node, too, or no longer.
+    pub fn keep_own(&self, keep: bool) {
+        self.keeps_own.store(keep, Ordering::Release);
+        if keep {
+            let mut nodes = self.nodes.lock();
+            nodes.entry(self.own).or_insert_with(|| Kind::new(0));
+        } else {
+            self.nodes.lock().remove(&self.own);
+        }
+    }
+
     /// From now on these nodes hold no replica; `applied` is the last entry applied here.
     pub fn set_foreign(&self, nodes: HashSet<NodeId>, applied: u64) {
         if let Foreign::Only(now) = &**self.foreign.load()
@@ -88,7 +103,7 @@ impl Ring {
             return;
         }
         let mut kept = self.nodes.lock();
-        kept.retain(|node, _| nodes.contains(node));
+        kept.retain(|node, _| nodes.contains(node) || *node == self.own);
         for node in &nodes {
             kept.entry(*node).or_insert_with(|| Kind::new(applied));
         }
@@ -99,7 +114,7 @@ impl Ring {
     #[must_use]
     pub fn keeps(&self, node: NodeId) -> bool {
         if node == self.own {
-            return false;
+            return self.keeps_own.load(Ordering::Acquire);
         }
         match &**self.foreign.load() {
             Foreign::All => true,

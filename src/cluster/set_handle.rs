@@ -67,6 +67,14 @@ pub enum SetHandle {
 }
 
 impl SetHandle {
+    /// What stands for the set now: a set that was elsewhere may have come here.
+    fn now(&self) -> &Self {
+        match self {
+            Self::Remote { remote, .. } => remote.here().unwrap_or(self),
+            _ => self,
+        }
+    }
+
     /// The node's pipe to the set.
     #[must_use]
     pub fn outbox(&self) -> &Arc<Outbox<Reply>> {
@@ -80,16 +88,25 @@ impl SetHandle {
     /// The Raft group of a replicated set.
     #[must_use]
     pub fn group(&self) -> Option<&Group> {
-        match self {
+        match self.now() {
             Self::Replica { group, .. } => Some(group),
             Self::Local { .. } | Self::Remote { .. } => None,
+        }
+    }
+
+    /// As [`Self::group`], also of a replica that has not taken over yet.
+    #[must_use]
+    pub fn any_group(&self) -> Option<&Group> {
+        match self {
+            Self::Remote { remote, .. } => remote.coming().and_then(Self::group),
+            _ => self.group(),
         }
     }
 
     /// Whether the set's state is on this node.
     #[must_use]
     pub fn is_here(&self) -> bool {
-        matches!(self, Self::Replica { .. } | Self::Local { .. })
+        matches!(self.now(), Self::Replica { .. } | Self::Local { .. })
     }
 
     /// Appends a publish; [`Self::kick`] follows.
@@ -135,7 +152,7 @@ impl SetHandle {
     /// An entry's payload if it is in memory.
     #[must_use]
     pub fn cached(&self, index: u64) -> Option<Bytes> {
-        match self {
+        match self.now() {
             Self::Replica { log, .. } => log
                 .cached(index)
                 .or_else(|| log.read_cached(index))
@@ -153,7 +170,7 @@ impl SetHandle {
         if let Some(payload) = self.cached(index) {
             return Ok(payload);
         }
-        let Self::Replica { log, .. } = self else {
+        let Self::Replica { log, .. } = self.now() else {
             return Err(ReadError::Gone);
         };
         let log = log.clone();
@@ -176,12 +193,12 @@ impl SetHandle {
     /// [`ReadError`].
     pub async fn load(&self, position: Position) -> Result<Bytes, ReadError> {
         let index = position.index();
-        if let Self::Remote { remote, .. } = self {
+        if let Self::Remote { remote, .. } = self.now() {
             let got = remote.take_got(position).filter(|got| !got.is_empty());
             return got.ok_or(ReadError::Gone);
         }
         let here = self.load_here(index).await;
-        let (Err(error), Self::Replica { others, outbox, .. }) = (&here, self) else {
+        let (Err(error), Self::Replica { others, outbox, .. }) = (&here, self.now()) else {
             return here;
         };
         // Same index, same bytes: a committed entry is what it is on every replica.
@@ -196,7 +213,7 @@ impl SetHandle {
 
     /// Reads the machine under its lock: short, and not on a hot path. `None` if it is elsewhere.
     pub fn with<T>(&self, read: impl FnOnce(&SetReplica) -> T) -> Option<T> {
-        match self {
+        match self.now() {
             Self::Replica { replica, .. } => Some(read(&replica.lock())),
             Self::Local { set, .. } => Some(set.with(read)),
             Self::Remote { .. } => None,

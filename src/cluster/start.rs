@@ -214,14 +214,20 @@ impl Cluster {
 
     /// Starts this node's replica of a set, if it does not run yet.
     pub(super) async fn host(&self, record: &SetRecord) -> Result<(), StartError> {
-        if self.table.get(record.id).is_some() {
-            return Ok(());
+        match self.table.get(record.id) {
+            Some(SetHandle::Remote { outbox, remote }) if !remote.has_replica() => {
+                let handle = replicas::start_set(self, record, Arc::clone(outbox), true).await?;
+                remote.replica_comes(handle);
+                return Ok(());
+            }
+            Some(_) => return Ok(()),
+            None => {}
         }
         let outbox = Outbox::new(record.id, self.pipe, self.options.pool.clone());
         let outbox = Arc::new(outbox);
         // The first command of the pipe, before anybody else can send one.
         outbox.push(&Command::OpenPipe);
-        let handle = replicas::start_set(self, record, outbox).await?;
+        let handle = replicas::start_set(self, record, outbox, false).await?;
         self.table.insert(record.id, handle);
         Ok(())
     }

@@ -50,8 +50,15 @@ impl SetTable {
     pub fn insert(&self, set: SetId, handle: SetHandle) {
         let here = handle.is_here();
         if self.slot(set).is_some_and(|slot| slot.set(handle).is_ok()) && here {
-            let _one = self.adding.lock();
-            let mut list = Vec::clone(&self.list.load());
+            self.came_here(set);
+        }
+    }
+
+    /// A set is on this node from now on.
+    pub fn came_here(&self, set: SetId) {
+        let _one = self.adding.lock();
+        let mut list = Vec::clone(&self.list.load());
+        if !list.contains(&set) {
             list.push(set);
             self.list.store(Arc::new(list));
         }
