@@ -284,7 +284,7 @@ async fn publish_session(
     within(plan, connection.close(200, "done".into())).await
 }
 
-/// An answer in time.
+/// An answer in time. Nothing is waited for without a limit: a call on a connection that just broke may never end.
 async fn within<T>(
     plan: &Plan,
     answer: impl IntoFuture<Output = lapin::Result<T>>,
@@ -357,11 +357,11 @@ async fn consume_session(
                 requeue: true,
                 ..BasicNackOptions::default()
             };
-            delivery.nack(back).await?;
+            within(plan, delivery.nack(back)).await?;
             continue;
         }
         history.acked(message, consumer);
-        delivery.ack(BasicAckOptions::default()).await?;
+        within(plan, delivery.ack(BasicAckOptions::default())).await?;
         acked.push(message);
         if acked.len() == ACKS_PER_CHECK {
             make_certain(shared, &channel, name, consumer, &mut acked).await?;
