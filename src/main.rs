@@ -84,12 +84,20 @@ async fn serve(loaded: Loaded) -> ExitCode {
         }
     };
     tracing::info!("Server startup complete");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let removed = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = running.removed() => true,
+    };
+    if removed {
+        tracing::error!("the cluster has taken this node out; its data folder is of no more use");
+    } else {
+        tracing::info!("the node is asked to stop");
     }
-    tracing::info!("the node is asked to stop");
     running.stop().await;
     tracing::info!("successfully stopped");
-    ExitCode::SUCCESS
+    match removed {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
 }
