@@ -314,7 +314,7 @@ impl Cluster {
         if !elsewhere {
             return None;
         }
-        let made = self.table.insert_with(set, || {
+        self.table.insert_with(set, || {
             let outbox = Outbox::new(set, self.pipe, self.options.pool.clone());
             let outbox = Arc::new(outbox);
             outbox.push(&Command::OpenPipe);
@@ -334,8 +334,7 @@ impl Cluster {
             let feed = Arc::clone(&remote).feed(self.supervisor.clone());
             self.supervisor.spawn("feed", feed);
             SetHandle::Remote { outbox, remote }
-        });
-        made
+        })
     }
 
     /// The sets of which this node holds a replica, and its own.
