@@ -13,6 +13,8 @@ mod clock;
 mod control;
 mod controller;
 mod formation;
+#[cfg(test)]
+mod gap_test;
 mod local_set;
 mod mailbox;
 mod others;

@@ -264,12 +264,16 @@ impl SetReplica {
                 }
             }
             self.flush(&mut run);
+            // What was refused for a gap is not applied: it must come again, behind what is missing.
             if self.tells(chunk.pipe) {
                 self.run_effects(index);
-                self.outbox.applied(seq - 1);
+                let last = self.machine.last_seq(chunk.pipe);
+                self.outbox.applied(last.min(seq - 1));
+                if last < seq - 1 {
+                    self.outbox.resend();
+                }
             } else if self.ring.keeps(chunk.pipe.node) {
                 self.run_effects(index);
-                // What was refused for a gap is not applied.
                 let applied = self.machine.last_seq(chunk.pipe).min(seq - 1);
                 self.ring
                     .push(chunk.pipe.node, index, PipeEvent::Applied(applied));

@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::base::coding::{Reader, Truncated, Writer};
-use crate::base::{Millis, NodeId};
+use crate::base::{Millis, NodeId, PipeId};
 use crate::model::Meta;
 use crate::model::batch::{Batch, BatchError, Item};
 use crate::model::topology::{Topology, TopologyCommand, TopologyReply};
@@ -102,9 +102,8 @@ impl TopologyReplica {
                 let Item::Opaque(bytes) = item else {
                     return Err(BatchError::Unknown);
                 };
-                let last = self.pipes.entry(pipe.node).or_default();
-                if (pipe.incarnation, seq) > *last {
-                    *last = (pipe.incarnation, seq);
+                if self.is_next(pipe, seq) {
+                    self.pipes.insert(pipe.node, (pipe.incarnation, seq));
                     let command = TopologyCommand::decode(&mut Reader::new(bytes))
                         .map_err(|_| BatchError::Unknown)?;
                     let reply = {
@@ -122,10 +121,29 @@ impl TopologyReplica {
                 seq += 1;
             }
             if pipe == self.outbox.pipe() {
-                self.outbox.applied(seq - 1);
+                let last = self.last_seq(pipe);
+                self.outbox.applied(last.min(seq - 1));
+                if last < seq - 1 {
+                    // An earlier batch is missing: this one must come again, behind it.
+                    self.outbox.resend();
+                }
             }
         }
         Ok(())
+    }
+
+    /// Last applied sequence number of the pipe; 0 if none of this incarnation was.
+    fn last_seq(&self, pipe: PipeId) -> u64 {
+        match self.pipes.get(&pipe.node) {
+            Some((incarnation, seq)) if *incarnation == pipe.incarnation => *seq,
+            _ => 0,
+        }
+    }
+
+    /// Neither a repeat, nor of a past incarnation, nor one before which another is missing.
+    fn is_next(&self, pipe: PipeId, seq: u64) -> bool {
+        let known = self.pipes.get(&pipe.node).map_or(0, |known| known.0);
+        pipe.incarnation >= known && seq == self.last_seq(pipe) + 1
     }
 
     fn restore_from(&mut self, bytes: &[u8]) -> Result<(), Truncated> {

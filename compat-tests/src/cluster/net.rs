@@ -3,7 +3,7 @@
 //! | flavour | a node's address | links can be cut | needs |
 //! | --- | --- | --- | --- |
 //! | loopback | 127.a.b.n | no | nothing |
-//! | namespaces | 10.a.b.n in its own network namespace, on a bridge with the host | yes | root, iproute2 |
+//! | namespaces | 10.a.b.n in its own network namespace, a bridge between them and the host | yes | root, iproute2 |
 //!
 //! A link is cut in one direction by a neighbour entry in the sender's namespace that names a hardware address nobody
 //! has: packets vanish without a word to the sender, as in a broken network. The host's way to each node is its own link and stays.
@@ -17,6 +17,7 @@ const NOWHERE: &str = "02:00:00:00:00:01";
 /// Held by a cluster while it uses a block of loopback addresses.
 const CLAIM_PORT: u16 = 25_999;
 const DEVICE: &str = "eth0";
+const BRIDGE: &str = "bridge";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -24,7 +25,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Net {
     block: (u8, u8),
     namespaces: Vec<String>,
-    bridge: Option<String>,
+    /// The namespace of the bridge: the host's packet filter may drop what passes over a bridge of its own.
+    hub: Option<String>,
     /// Links that are cut, from and to.
     cuts: Vec<(usize, usize)>,
     _claim: Option<TcpListener>,
@@ -52,7 +54,7 @@ impl Net {
                 return Self {
                     block: (a, b),
                     namespaces: Vec::new(),
-                    bridge: None,
+                    hub: None,
                     cuts: Vec::new(),
                     _claim: Some(claim),
                 };
@@ -66,15 +68,15 @@ impl Net {
     pub fn namespaces(nodes: usize) -> Option<Self> {
         let (a, b) = draw();
         let tag = format!("{}x{b}", std::process::id() % 1_000_000);
-        let bridge = format!("lb{tag}");
+        let host_end = format!("lb{tag}");
         let mut net = Self {
             block: (a, b),
             namespaces: Vec::new(),
-            bridge: Some(bridge.clone()),
+            hub: None,
             cuts: Vec::new(),
             _claim: None,
         };
-        let made = net.make(nodes, &tag, &bridge);
+        let made = net.make(nodes, &tag, &host_end);
         match made {
             Ok(()) => Some(net),
             Err(why) => {
@@ -84,20 +86,27 @@ impl Net {
         }
     }
 
-    fn make(&mut self, nodes: usize, tag: &str, bridge: &str) -> Result<(), String> {
+    fn make(&mut self, nodes: usize, tag: &str, host_end: &str) -> Result<(), String> {
         let (a, b) = self.block;
-        ip(&["link", "add", bridge, "type", "bridge"])?;
-        ip(&["addr", "add", &format!("10.{a}.{b}.254/24"), "dev", bridge])?;
-        ip(&["link", "set", bridge, "up"])?;
+        let hub = format!("lv{tag}hub");
+        ip(&["netns", "add", &hub])?;
+        self.hub = Some(hub.clone());
+        ip(&["-n", &hub, "link", "add", BRIDGE, "type", "bridge"])?;
+        ip(&["-n", &hub, "link", "set", BRIDGE, "up"])?;
+        let to_hub = ["type", "veth", "peer", "name", "host", "netns", &hub];
+        ip(&[&["link", "add", host_end], &to_hub[..]].concat())?;
+        let address = format!("10.{a}.{b}.254/24");
+        ip(&["addr", "add", &address, "dev", host_end])?;
+        ip(&["link", "set", host_end, "up"])?;
+        ip(&["-n", &hub, "link", "set", "host", "master", BRIDGE, "up"])?;
         for node in 0..nodes {
             let space = format!("lv{tag}n{node}");
-            let port = format!("v{tag}n{node}");
+            let port = format!("port{node}");
             ip(&["netns", "add", &space])?;
             self.namespaces.push(space.clone());
-            ip(&[
-                "link", "add", &port, "type", "veth", "peer", "name", DEVICE, "netns", &space,
-            ])?;
-            ip(&["link", "set", &port, "master", bridge, "up"])?;
+            let to_node = ["type", "veth", "peer", "name", DEVICE, "netns", &space];
+            ip(&[&["-n", &hub, "link", "add", &port], &to_node[..]].concat())?;
+            ip(&["-n", &hub, "link", "set", &port, "master", BRIDGE, "up"])?;
             let address = format!("{}/24", self.host(node));
             ip(&["-n", &space, "addr", "add", &address, "dev", DEVICE])?;
             ip(&["-n", &space, "link", "set", DEVICE, "up"])?;
@@ -110,7 +119,7 @@ impl Net {
     #[must_use]
     pub fn host(&self, node: usize) -> String {
         let (a, b) = self.block;
-        let first = if self.bridge.is_some() { 10 } else { 127 };
+        let first = if self.hub.is_some() { 10 } else { 127 };
         format!("{first}.{a}.{b}.{}", node + 1)
     }
 
@@ -164,8 +173,8 @@ impl Drop for Net {
             // Its end of the link goes with it, and with that the other end.
             drop(ip(&["netns", "del", space]));
         }
-        if let Some(bridge) = &self.bridge {
-            drop(ip(&["link", "del", bridge]));
+        if let Some(hub) = &self.hub {
+            drop(ip(&["netns", "del", hub]));
         }
     }
 }
