@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use leveret::config::Loaded;
 use leveret::node::{Running, Settings};
-use leveret::{operator, telemetry};
+use leveret::{operator, probe, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command, ConfigCommand};
@@ -34,6 +34,13 @@ fn main() -> ExitCode {
                     Ok(()) => ExitCode::SUCCESS,
                     Err(_) => ExitCode::FAILURE,
                 },
+                Err(why) => fail(&why),
+            },
+            Err(problems) => fail(&problems),
+        },
+        Some(Command::Check) => match cli.options.load() {
+            Ok(loaded) => match probe::probe(&loaded.config.listeners) {
+                Ok(()) => ExitCode::SUCCESS,
                 Err(why) => fail(&why),
             },
             Err(problems) => fail(&problems),
