@@ -2,7 +2,10 @@
 //!
 //! The faulty disk of the log's tests is not reachable from here, so there is no bench without a disk.
 
-#![allow(clippy::unwrap_used, reason = "a bench that cannot go on has nothing to measure")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a bench that cannot go on has nothing to measure"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
