@@ -2,6 +2,11 @@
 //!
 //! The faulty disk of the log's tests is not reachable from here, so there is no bench without a disk.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a bench that cannot go on has nothing to measure"
+)]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;

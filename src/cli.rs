@@ -52,6 +52,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Ask the node of this configuration, from its own machine, whether it takes clients; within 5 s, without an account
+    Check,
     /// Look at configuration
     Config {
         #[command(subcommand)]

@@ -15,6 +15,7 @@ pub mod log;
 pub mod model;
 pub mod node;
 pub mod operator;
+pub mod probe;
 pub mod raft;
 pub mod rt;
 pub mod session;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use leveret::config::Loaded;
 use leveret::node::{Running, Settings};
-use leveret::{operator, telemetry};
+use leveret::{operator, probe, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command, ConfigCommand};
@@ -34,6 +34,13 @@ fn main() -> ExitCode {
                     Ok(()) => ExitCode::SUCCESS,
                     Err(_) => ExitCode::FAILURE,
                 },
+                Err(why) => fail(&why),
+            },
+            Err(problems) => fail(&problems),
+        },
+        Some(Command::Check) => match cli.options.load() {
+            Ok(loaded) => match probe::probe(&loaded.config.listeners) {
+                Ok(()) => ExitCode::SUCCESS,
                 Err(why) => fail(&why),
             },
             Err(problems) => fail(&problems),
@@ -84,12 +91,20 @@ async fn serve(loaded: Loaded) -> ExitCode {
         }
     };
     tracing::info!("Server startup complete");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let removed = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = running.removed() => true,
+    };
+    if removed {
+        tracing::error!("the cluster has taken this node out; its data folder is of no more use");
+    } else {
+        tracing::info!("the node is asked to stop");
     }
-    tracing::info!("the node is asked to stop");
     running.stop().await;
     tracing::info!("successfully stopped");
-    ExitCode::SUCCESS
+    match removed {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
 }

@@ -172,6 +172,11 @@ impl Running {
         })
     }
 
+    /// Completes when the cluster has taken this node out.
+    pub async fn removed(&self) {
+        self.cluster.removed().await;
+    }
+
     /// Closes every connection (320), then the sets.
     pub async fn stop(self) {
         if !self.front.stop(STOP_LIMIT).await {

@@ -74,6 +74,10 @@ impl Cluster {
             let sets: Vec<SetRecord> = topology.sets().cloned().collect();
             (nodes, sets)
         });
+        if !nodes.iter().any(|node| node.id == self.pipe.node) {
+            self.removed.cancel();
+            return;
+        }
         for node in nodes.iter().filter(|node| node.id != self.pipe.node) {
             self.options.links.set_address(node.id, &node.address);
         }

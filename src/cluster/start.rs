@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::base::limits::SET_EFFECTS_MAX;
 use crate::base::{NodeId, PipeId, QueueId, SetId};
@@ -109,6 +110,7 @@ pub struct Cluster {
     pub(super) topology_group: Group,
     pub(super) table: SetTable,
     pub(super) supervisor: Supervisor,
+    pub(super) removed: CancellationToken,
 }
 
 impl Cluster {
@@ -141,6 +143,7 @@ impl Cluster {
             topology_group,
             table: SetTable::default(),
             supervisor: supervisor.clone(),
+            removed: CancellationToken::new(),
         });
         cluster.answer_control();
         cluster.enter().await?;
@@ -311,7 +314,7 @@ impl Cluster {
         if !elsewhere {
             return None;
         }
-        let made = self.table.insert_with(set, || {
+        self.table.insert_with(set, || {
             let outbox = Outbox::new(set, self.pipe, self.options.pool.clone());
             let outbox = Arc::new(outbox);
             outbox.push(&Command::OpenPipe);
@@ -331,8 +334,7 @@ impl Cluster {
             let feed = Arc::clone(&remote).feed(self.supervisor.clone());
             self.supervisor.spawn("feed", feed);
             SetHandle::Remote { outbox, remote }
-        });
-        made
+        })
     }
 
     /// The sets of which this node holds a replica, and its own.
@@ -398,6 +400,11 @@ impl Cluster {
     #[must_use]
     pub fn topology_group(&self) -> &Group {
         &self.topology_group
+    }
+
+    /// Completes when this node is no member of the cluster any more.
+    pub async fn removed(&self) {
+        self.removed.cancelled().await;
     }
 
     /// Stops every replica: hands leaderships over, snapshot, close.

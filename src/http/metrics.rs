@@ -287,6 +287,7 @@ fn raft_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
             .set(i64::from(group.is_leader()));
     }
     member_gauges(scrape, &members)?;
+    cluster_gauges(state, scrape)?;
     for family in [term, commit, last, snapshot, leading, waiting, in_flight] {
         scrape.0.register(Box::new(family))?;
     }
@@ -311,6 +312,56 @@ fn member_gauges(scrape: &Scrape, members: &[(String, [u64; 3])]) -> prometheus:
         scrape.0.register(Box::new(gauge))?;
     }
     Ok(())
+}
+
+/// The cluster as this node sees it; lag and silence of members only of the sets it leads.
+fn cluster_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> {
+    let make = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["set", "node"]);
+    let lag = make("leveret_set_lag_entries", "Entries a member lacks")?;
+    let silent = make(
+        "leveret_set_silent_ms",
+        "Since the leader last heard of a member",
+    )?;
+    let int = |value: u128| i64::try_from(value).unwrap_or(i64::MAX);
+    let cluster = &state.node.cluster;
+    let sets = cluster
+        .sets()
+        .filter_map(|(set, handle)| Some((set.to_string(), handle.group()?)));
+    for (set, group) in sets.chain([("0".to_owned(), cluster.topology_group())]) {
+        let last = group.metrics().last_log.unwrap_or(0);
+        for (node, matched) in group.replication() {
+            let behind = last.saturating_sub(matched.unwrap_or(0));
+            let labels = [set.as_str(), &node.to_string()];
+            lag.with_label_values(&labels).set(int(u128::from(behind)));
+        }
+        for (node, age) in group.heard().members {
+            if let Some(age) = age {
+                let labels = [set.as_str(), &node.to_string()];
+                silent.with_label_values(&labels).set(int(age.as_millis()));
+            }
+        }
+    }
+    for family in [lag, silent] {
+        scrape.0.register(Box::new(family))?;
+    }
+    let queues = IntGaugeVec::new(
+        Opts::new("leveret_set_queues", "Queues with a part in the set"),
+        &["set"],
+    )?;
+    let (nodes, draining) = cluster.topology.read(|topology| {
+        for set in topology.sets() {
+            let count = topology.queues_in(set.id);
+            let label = set.id.to_string();
+            queues
+                .with_label_values(&[&label])
+                .set(int(u128::from(count)));
+        }
+        (topology.nodes().count(), topology.draining().count())
+    });
+    scrape.0.register(Box::new(queues))?;
+    scrape.gauge("leveret_nodes", "Members of the cluster", nodes as u64)?;
+    let help = "Queues that are on their way to another set";
+    scrape.gauge("leveret_queues_moving", help, draining as u64)
 }
 
 fn open_fds() -> u64 {
