@@ -70,6 +70,12 @@ fn start(loaded: Loaded) -> ExitCode {
     }
 }
 
+/// Whatever had begun is as after a crash: nothing was acknowledged that is not on disk.
+fn stopped_early() -> ExitCode {
+    tracing::info!("asked to stop before the start was complete");
+    ExitCode::SUCCESS
+}
+
 async fn serve(loaded: Loaded) -> ExitCode {
     for file in &loaded.files {
         tracing::info!(file = %file.display(), "configuration read");
@@ -83,7 +89,13 @@ async fn serve(loaded: Loaded) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&error),
     };
-    let running = match Running::start(Settings::from(&loaded.config)).await {
+    // A node may wait for its peers for long.
+    let started = tokio::select! {
+        started = Running::start(Settings::from(&loaded.config)) => started,
+        _ = terminate.recv() => return stopped_early(),
+        _ = interrupt.recv() => return stopped_early(),
+    };
+    let running = match started {
         Ok(running) => running,
         Err(error) => {
             tracing::error!(%error, "the node cannot start");
@@ -97,7 +109,7 @@ async fn serve(loaded: Loaded) -> ExitCode {
         () = running.removed() => true,
     };
     if removed {
-        tracing::error!("the cluster has taken this node out; its data folder is of no more use");
+        tracing::error!("the node can serve no longer as a member");
     } else {
         tracing::info!("the node is asked to stop");
     }

@@ -40,7 +40,10 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// know sent what they had.
 const DRAINS: Duration = Duration::from_secs(2);
 
-/// Since when this node leads which set.
+/// Silence after which a replica that is no member any more is given up.
+const LOST: Duration = Duration::from_secs(30);
+
+/// Since when this node leads which set, or hears nobody of it.
 type Leads = HashMap<SetId, Instant>;
 /// Since when it knows of which part that drains in a set it leads.
 type Drains = HashMap<(SetId, QueueId), Instant>;
@@ -55,9 +58,9 @@ struct Wanted {
 /// Runs until the node stops.
 pub async fn run(cluster: Arc<Cluster>, supervisor: Supervisor) {
     let mut changed = cluster.topology.changes();
-    let (mut leads, mut drains) = (Leads::new(), Drains::new());
+    let (mut leads, mut lost, mut drains) = (Leads::new(), Leads::new(), Drains::new());
     loop {
-        cluster.look(&mut leads).await;
+        cluster.look(&mut leads, &mut lost).await;
         cluster.end_drained(&mut drains).await;
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -68,16 +71,38 @@ pub async fn run(cluster: Arc<Cluster>, supervisor: Supervisor) {
 }
 
 impl Cluster {
-    async fn look(&self, leads: &mut Leads) {
+    /// A replica whose place was given to another node while this one was away hears of nobody any more. Its clients are
+    /// served again after a restart, from elsewhere.
+    fn look_for_lost_replicas(&self, sets: &[SetRecord], lost: &mut Leads) {
+        for set in sets {
+            let group = self.table.get(set.id).and_then(SetHandle::any_group);
+            let silent = group.is_some_and(|group| group.leader().is_none());
+            if set.members.contains(&self.pipe.node) || !silent {
+                lost.remove(&set.id);
+                continue;
+            }
+            let since = lost.entry(set.id).or_insert_with(Instant::now);
+            if since.elapsed() >= LOST {
+                tracing::error!(set = %set.id, "the replica here was given to another node; restart this one");
+                self.removed.cancel();
+            }
+        }
+    }
+
+    async fn look(&self, leads: &mut Leads, lost: &mut Leads) {
         let (nodes, sets) = self.topology.read(|topology| {
             let nodes: Vec<_> = topology.nodes().cloned().collect();
             let sets: Vec<SetRecord> = topology.sets().cloned().collect();
             (nodes, sets)
         });
         if !nodes.iter().any(|node| node.id == self.pipe.node) {
+            tracing::error!(
+                "the cluster has taken this node out; its data folder is of no more use"
+            );
             self.removed.cancel();
             return;
         }
+        self.look_for_lost_replicas(&sets, lost);
         for node in nodes.iter().filter(|node| node.id != self.pipe.node) {
             self.options.links.set_address(node.id, &node.address);
         }

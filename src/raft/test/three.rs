@@ -124,9 +124,9 @@ pub(super) fn rule(wires: &Wires, dir: &TempDir, id: u64) -> GroupOptions {
         .collect();
     options.transport = Arc::new(wires.clone());
     options.keep_log_bytes = 0;
-    options.heartbeat = Duration::from_millis(30);
-    options.election_timeout_min = Duration::from_millis(150);
-    options.election_timeout_max = Duration::from_millis(300);
+    options.heartbeat = Duration::from_millis(50);
+    options.election_timeout_min = Duration::from_millis(800);
+    options.election_timeout_max = Duration::from_millis(1_200);
     options
 }
 
