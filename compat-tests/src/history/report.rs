@@ -39,7 +39,7 @@ pub struct Report {
     pub deliveries: u64,
     /// First deliveries flagged as redelivered: an earlier one never reached its consumer.
     pub flagged_at_first: u64,
-    /// First deliveries read after the message had come again: their consumer was about to end.
+    /// Deliveries of a lease that was over when they were read: the consumer was about to end, or its node had a fault.
     pub read_late: u64,
     /// Deliveries beyond a message's first, by what explains them.
     pub duplicates: BTreeMap<Why, u64>,

@@ -108,7 +108,7 @@ fn a_duplicate_needs_a_reason() {
     assert!(violation(&nothing).contains("while the first held it"));
     let acked = again(&|history| history.acked(m(0, 1), 0));
     assert!(violation(&acked).contains("consumer lives"));
-    let elsewhere = again(&|history| history.fault_begins(1));
+    let elsewhere = again(&|history| history.fault_begins(2));
     assert!(violation(&elsewhere).contains("while the first held it"));
     explained(
         &again(&|history| history.stop_consumer(0)),
@@ -159,6 +159,20 @@ fn nothing_comes_back_after_an_ack_that_is_certain() {
     let second = history.start_consumer(0, 1);
     history.delivered(m(0, 1), second, true);
     assert!(violation(&history).contains("certain"));
+}
+
+#[test]
+fn a_node_that_stood_still_may_tell_of_a_lease_that_is_over() {
+    let history = published(1);
+    let frozen = history.start_consumer(0, 1);
+    history.fault_begins(1);
+    history.delivered(m(0, 1), 0, true);
+    history.acked(m(0, 1), 0);
+    history.ack_certain(m(0, 1), 0);
+    history.delivered(m(0, 1), frozen, true);
+    let report = check(&history, STRICT);
+    assert!(report.is_clean(), "{:?}", report.violations);
+    assert_eq!(report.read_late, 1);
 }
 
 #[test]
