@@ -134,7 +134,7 @@ impl Walk {
             EventKind::Deliver => self.deliver(event, false, rules),
             EventKind::DeliverAgain => self.deliver(event, true, rules),
             EventKind::Ack => self.settle(event, Hold::Acked),
-            EventKind::AckCertain => self.settle(event, Hold::Certain),
+            EventKind::AckCertain => self.certain(event, rules),
             EventKind::Requeue => self.settle(event, Hold::GivenBack),
             EventKind::Stop => {}
             EventKind::FaultBegin => self.nodes.entry(event.who).or_default().open += 1,
@@ -196,6 +196,23 @@ impl Walk {
         let own = state.holder == event.who;
         if own && !(state.hold == Hold::Certain && hold == Hold::Acked) {
             state.hold = hold;
+        }
+    }
+
+    /// An ack is only certain to have settled the message if the lease cannot have ended before it.
+    fn certain(&mut self, event: &Event, rules: Rules) {
+        let since = self
+            .state(event.message())
+            .map_or(0, |one| one.held_since_ms);
+        let node = self.consumers.get(&event.who).map(|one| one.node);
+        let faulty = node
+            .and_then(|node| self.nodes.get(&node))
+            .is_some_and(|node| {
+                let reaches = |end: u32| end.saturating_add(rules.grace_ms) >= since;
+                node.open > 0 || node.last_end_ms.is_some_and(reaches)
+            });
+        if !faulty {
+            self.settle(event, Hold::Certain);
         }
     }
 
