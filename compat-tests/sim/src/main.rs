@@ -77,7 +77,7 @@ fn many(first: u64, count: u64) -> ExitCode {
 }
 
 fn one(seed: u64) -> ExitCode {
-    mad_turmoil::rand::set_rng(SeedableRng::seed_from_u64(seed));
+    mad_turmoil::rand::set_rng(rand_of_process::SeedableRng::seed_from_u64(seed));
     let _clocks = mad_turmoil::time::SimClocksGuard::init();
     let world = WORLD.get_or_init(|| World::new(seed)).clone();
     if leveret::base::SIMULATED.set(wall).is_err()
