@@ -32,9 +32,17 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Millis {
+        #[cfg(feature = "sim")]
+        if let Some(now) = SIMULATED.get() {
+            return now();
+        }
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }
+
+/// What [`SystemClock`] asks instead, once it is set.
+#[cfg(feature = "sim")]
+pub static SIMULATED: std::sync::OnceLock<fn() -> Millis> = std::sync::OnceLock::new();

@@ -8,6 +8,8 @@ mod digest;
 mod id;
 pub mod limits;
 
+#[cfg(feature = "sim")]
+pub use clock::SIMULATED;
 pub use clock::{Clock, Millis, SystemClock};
 pub use digest::Digest;
 pub use id::{ChannelId, ConsumerId, NodeId, PipeId, Position, QueueId, SessionId, SetId};

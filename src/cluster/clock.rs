@@ -3,9 +3,8 @@
 //! Starts at the later of the machine's last stamp and the wall clock, runs by the monotonic clock, and slews towards
 //! the wall clock by at most 500 ppm of the time that passed (spec/raft-storage.md §4).
 
-use std::time::Instant;
-
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::base::{Clock, Millis, SystemClock};
 

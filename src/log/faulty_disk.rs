@@ -2,8 +2,9 @@
 //!
 //! What is written but not synced lives in pieces of 512 bytes; a power cut keeps any of them and loses the others.
 //! Creations, renames and removals of a directory survive as a prefix of their order, as in a journalling file system,
-//! and for certain after its sync. A sync can be told to fail, the space to run out.
-//! Not here: damage to what is durable (tests flip bytes of real files), stalls.
+//! and for certain after its sync. A sync can be told to fail, the space to run out, the power to go in the middle of a
+//! write, a read of a segment to come back with a flipped bit.
+//! Not here: damage to what is durable (tests flip bytes of real files), stalls (whoever gives a writer its turns).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +18,8 @@ use rand::{Rng, SeedableRng};
 use super::disk::{Disk, DiskFile, OpenMode};
 
 const SECTOR: usize = 512;
+/// Ending of a segment's file name.
+const SEGMENT: &str = "seg";
 
 #[derive(Debug, Default)]
 struct Content {
@@ -89,6 +92,8 @@ struct State {
     dice: StdRng,
     syncs_until_error: Option<u64>,
     writes_until_full: Option<u64>,
+    operations_until_off: Option<u64>,
+    reads_until_flip: Option<u64>,
     off: bool,
     writes: u64,
 }
@@ -106,8 +111,26 @@ impl State {
         self.pending.push(change);
     }
 
+    /// Counts one operation; whether the power goes now.
+    fn goes_off(&mut self) -> bool {
+        match &mut self.operations_until_off {
+            Some(0) => {
+                self.off = true;
+                true
+            }
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
     fn before_sync(&mut self) -> io::Result<()> {
         self.alive()?;
+        if self.goes_off() {
+            return self.alive();
+        }
         count_down(&mut self.syncs_until_error, libc::EIO)
     }
 }
@@ -126,10 +149,12 @@ fn count_down(left: &mut Option<u64>, errno: i32) -> io::Result<()> {
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Debug)]
-pub(crate) struct FaultyDisk(Arc<Mutex<State>>);
+pub struct FaultyDisk(Arc<Mutex<State>>);
 
 impl FaultyDisk {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Empty and sound; `seed` decides what a power cut keeps.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self::with(Names::new(), StdRng::seed_from_u64(seed))
     }
 
@@ -141,13 +166,16 @@ impl FaultyDisk {
             dice,
             syncs_until_error: None,
             writes_until_full: None,
+            operations_until_off: None,
+            reads_until_flip: None,
             off: false,
             writes: 0,
         })))
     }
 
     /// Cuts the power: what is left is another disk; on this one nothing works any more.
-    pub(crate) fn crash(&self) -> Self {
+    #[must_use]
+    pub fn crash(&self) -> Self {
         let mut state = self.0.lock();
         state.off = true;
         let pending = std::mem::take(&mut state.pending);
@@ -178,17 +206,43 @@ impl FaultyDisk {
     }
 
     /// Lets this many syncs succeed, and then none.
-    pub(crate) fn fail_syncs_after(&self, count: u64) {
+    pub fn fail_syncs_after(&self, count: u64) {
         self.0.lock().syncs_until_error = Some(count);
     }
 
     /// Lets this many writes succeed, and then none: the disk is full.
-    pub(crate) fn fill_after(&self, count: u64) {
+    pub fn fill_after(&self, count: u64) {
         self.0.lock().writes_until_full = Some(count);
     }
 
+    /// There is space again, and syncs succeed.
+    pub fn mend(&self) {
+        let mut state = self.0.lock();
+        state.writes_until_full = None;
+        state.syncs_until_error = None;
+        state.operations_until_off = None;
+        state.reads_until_flip = None;
+    }
+
+    /// Lets this many writes and syncs happen; the power goes in the middle of the next.
+    pub fn power_off_after(&self, operations: u64) {
+        self.0.lock().operations_until_off = Some(operations);
+    }
+
+    /// After this many reads of segments one comes back with a flipped bit.
+    pub fn flip_read_after(&self, reads: u64) {
+        self.0.lock().reads_until_flip = Some(reads);
+    }
+
+    /// Whether the power is off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.0.lock().off
+    }
+
     /// Writes that were done so far.
-    pub(crate) fn writes(&self) -> u64 {
+    #[must_use]
+    pub fn writes(&self) -> u64 {
         self.0.lock().writes
     }
 }
@@ -197,15 +251,27 @@ struct FaultyFile {
     disk: Arc<Mutex<State>>,
     node: Node,
     direct: bool,
+    segment: bool,
 }
 
 impl DiskFile for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.lock().alive()?;
+        let mut state = self.disk.lock();
+        state.alive()?;
         let content = self.node.lock();
         let rest = content.now.get(offset as usize..).unwrap_or_default();
         let len = rest.len().min(buffer.len());
         buffer[..len].copy_from_slice(&rest[..len]);
+        if self.segment
+            && len > 0
+            && let Some(left) = state.reads_until_flip
+        {
+            state.reads_until_flip = left.checked_sub(1);
+            if left == 0 {
+                let at = state.dice.random_range(0..len);
+                buffer[at] ^= 1 << state.dice.random_range(0..8_u32);
+            }
+        }
         Ok(len)
     }
 
@@ -213,6 +279,13 @@ impl DiskFile for FaultyFile {
         let mut state = self.disk.lock();
         state.alive()?;
         count_down(&mut state.writes_until_full, libc::ENOSPC)?;
+        if state.goes_off() {
+            let sectors = bytes.len().div_ceil(SECTOR);
+            let done = state.dice.random_range(0..=sectors) * SECTOR;
+            let torn = &bytes[..done.min(bytes.len())];
+            self.node.lock().write(torn, offset as usize);
+            return state.alive();
+        }
         state.writes += 1;
         self.node.lock().write(bytes, offset as usize);
         if self.direct {
@@ -264,6 +337,7 @@ impl Disk for FaultyDisk {
             disk: Arc::clone(&self.0),
             node,
             direct: mode == OpenMode::Direct,
+            segment: path.extension().is_some_and(|kind| kind == SEGMENT),
         }))
     }
 

@@ -27,6 +27,7 @@ mod segment_file;
 pub mod snapshot_file;
 mod spare;
 mod stats;
+mod turns;
 mod wal;
 mod writer;
 
@@ -40,14 +41,15 @@ pub use record::Record;
 pub use recovery::{Damage, Recovered};
 pub use segment::SegmentInfo;
 pub use stats::LogStats;
+pub use turns::{Turns, Wake, WriterHost};
 pub use wal::{Done, Log, LogOptions};
 
 #[cfg(test)]
 mod damage_test;
 #[cfg(test)]
 mod fault_test;
-#[cfg(test)]
-pub(crate) mod faulty_disk;
+#[cfg(any(test, feature = "sim"))]
+pub mod faulty_disk;
 #[cfg(test)]
 mod install_test;
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::segment::{SegmentInfo, Segments, segment_path};
 use super::segment_file::START;
 use super::spare::{Filler, Spares};
 use super::stats::{Counters, LogStats};
+use super::turns::{Turns, Wake, WriterHost};
 use super::writer::{Job, Writer};
 use super::{LogError, snapshot_file};
 
@@ -48,6 +49,8 @@ pub struct LogOptions {
     pub direct: bool,
     /// Segments filled with zeros ahead.
     pub spare_segments: usize,
+    /// Who runs the writer; a thread of its own if nobody.
+    pub host: Option<Arc<dyn WriterHost>>,
 }
 
 impl Default for LogOptions {
@@ -58,6 +61,7 @@ impl Default for LogOptions {
             read_cache_bytes: 8 << 20,
             direct: true,
             spare_segments: 1,
+            host: None,
         }
     }
 }
@@ -173,6 +177,8 @@ struct Handle {
     shared: Arc<Shared>,
     jobs: Mutex<Option<Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer, if it has no thread.
+    hosted: Option<(Arc<Turns>, Wake)>,
     /// Whether a peer's log is on its way.
     installing: AtomicBool,
 }
@@ -249,17 +255,25 @@ impl Log {
         // The active segment may have lost its own marks with a torn first write: they go before anything new.
         writer.marks()?;
         let (jobs, queue) = channel();
-        let thread = std::thread::Builder::new().name("log".into());
-        let filler = Filler::start(&writer.shared.spare).map_err(failed)?;
-        let work = move || {
-            writer.run(&queue);
-            drop(filler);
-        };
-        let thread = thread.spawn(work).map_err(failed)?;
+        let (mut hosted, mut running) = (None, None);
+        if let Some(host) = shared.options.host.clone() {
+            let turns = Arc::new(Turns::new(writer, queue));
+            let wake = host.host(Arc::clone(&turns));
+            hosted = Some((turns, wake));
+        } else {
+            let thread = std::thread::Builder::new().name("log".into());
+            let filler = Filler::start(&writer.shared.spare).map_err(failed)?;
+            let work = move || {
+                writer.run(&queue);
+                drop(filler);
+            };
+            running = Some(thread.spawn(work).map_err(failed)?);
+        }
         let log = Self(Arc::new(Handle {
             shared,
             jobs: Mutex::new(Some(jobs)),
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::new(running),
+            hosted,
             installing: AtomicBool::new(false),
         }));
         log.find_last()?;
@@ -311,6 +325,9 @@ impl Log {
         if queue.send(job).is_err() {
             // The writer is gone without having been told to: it panicked.
             self.shared().poisoned.store(true, Relaxed);
+        }
+        if let Some((_, wake)) = &self.0.hosted {
+            wake();
         }
     }
 
@@ -499,6 +516,9 @@ impl Log {
         let queue = self.queue().ok_or(LogError::Closed)?;
         self.send(&queue, Job::Barrier(done));
         drop(queue);
+        if let Some((turns, _)) = &self.0.hosted {
+            turns.all();
+        }
         rx.recv().unwrap_or(Err(LogError::Closed))
     }
 
@@ -527,9 +547,10 @@ impl Log {
     /// # Errors
     /// What the last commit met.
     pub fn close(&self) -> Result<(), LogError> {
-        let Some(writer) = self.0.writer.lock().take() else {
+        let writer = self.0.writer.lock().take();
+        if writer.is_none() && self.0.hosted.is_none() || self.0.jobs.lock().is_none() {
             return Ok(());
-        };
+        }
         let result = self.sync_barrier();
         // Under one lock, so that nothing is queued behind the end.
         let mut jobs = self.0.jobs.lock();
@@ -537,7 +558,12 @@ impl Log {
             self.send(&queue, Job::Close);
         }
         drop(jobs);
-        writer.join().map_err(|_| LogError::Poisoned)?;
+        if let Some((turns, _)) = &self.0.hosted {
+            turns.all();
+        }
+        if let Some(writer) = writer {
+            writer.join().map_err(|_| LogError::Poisoned)?;
+        }
         result
     }
 

@@ -110,46 +110,60 @@ impl Writer {
 
     /// Works until told to close or nobody is left.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
-        self.growing = self.appender.grows(self.shared.options.segment_size_bytes);
+        self.begin();
         let mut answers: Vec<Done> = Vec::new();
         while let Some(first) = self.wait(jobs) {
-            *self.shared.counters.busy_since.lock() = Some(Instant::now());
-            let (mut weight, mut closing) = (0, false);
-            let mut result = self.poison_check();
-            let mut job = Some(first);
-            while let Some(one) = job {
-                weight += one.weight();
-                closing |= matches!(one, Job::Close);
-                if let Err(error) = self.take(one, &result, &mut answers) {
-                    result = Err(error);
-                }
-                job = if weight < GROUP_BYTES && !closing {
-                    jobs.try_recv().ok()
-                } else {
-                    None
-                };
-            }
-            if result.is_ok() {
-                result = self.commit();
-            }
-            if result.is_ok() && closing && !self.vouched {
-                result = self.vouch();
-            }
-            if result.is_err() {
-                self.shared.poisoned.store(true, Relaxed);
-            }
-            *self.shared.counters.busy_since.lock() = None;
-            self.shared
-                .counters
-                .queued_bytes
-                .fetch_sub(weight as u64, Relaxed);
-            for done in answers.drain(..) {
-                done(result.clone());
-            }
-            if closing {
+            if self.group(first, jobs, &mut answers) {
                 return;
             }
         }
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.growing = self.appender.grows(self.shared.options.segment_size_bytes);
+    }
+
+    /// Does `first` and what waits behind it, commits once, and answers; whether the log is closed now.
+    pub(super) fn group(
+        &mut self,
+        first: Job,
+        jobs: &Receiver<Job>,
+        answers: &mut Vec<Done>,
+    ) -> bool {
+        *self.shared.counters.busy_since.lock() = Some(Instant::now());
+        let (mut weight, mut closing) = (0, false);
+        let mut result = self.poison_check();
+        let mut job = Some(first);
+        while let Some(one) = job {
+            weight += one.weight();
+            closing |= matches!(one, Job::Close);
+            if let Err(error) = self.take(one, &result, answers) {
+                result = Err(error);
+            }
+            job = if weight < GROUP_BYTES && !closing {
+                jobs.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        if result.is_ok() {
+            result = self.commit();
+        }
+        if result.is_ok() && closing && !self.vouched {
+            result = self.vouch();
+        }
+        if result.is_err() {
+            self.shared.poisoned.store(true, Relaxed);
+        }
+        *self.shared.counters.busy_since.lock() = None;
+        self.shared
+            .counters
+            .queued_bytes
+            .fetch_sub(weight as u64, Relaxed);
+        for done in answers.drain(..) {
+            done(result.clone());
+        }
+        closing
     }
 
     /// The next wish; `None` when nobody is left. While none comes the last write is vouched for, so that only damage
@@ -161,12 +175,20 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if let Err(error) = self.vouch() {
-                tracing::error!(%error, "the log cannot be written");
-                self.shared.poisoned.store(true, Relaxed);
-            }
+            self.idle();
         }
         jobs.recv().ok()
+    }
+
+    /// Nothing was asked for [`VOUCH_AFTER`].
+    pub(super) fn idle(&mut self) {
+        if self.vouched || self.poison_check().is_err() {
+            return;
+        }
+        if let Err(error) = self.vouch() {
+            tracing::error!(%error, "the log cannot be written");
+            self.shared.poisoned.store(true, Relaxed);
+        }
     }
 
     fn poison_check(&self) -> Result<(), LogError> {

@@ -136,9 +136,12 @@ fn possible(vote: &Vote, last: Option<LogId>, committed: Option<LogId>) -> Resul
 
 /// Moves frames to the thread that takes them in, until that has an outcome.
 async fn collect(shared: &Arc<Shared>, mut frames: BoxStream<Bytes>) -> Result<Outcome, String> {
-    let (tx, rx) = mpsc::channel(1);
+    if cfg!(feature = "sim") {
+        return collect_first(shared, frames).await;
+    }
+    let (tx, mut rx) = mpsc::channel(1);
     let into = Arc::clone(shared);
-    let mut intake = tokio::task::spawn_blocking(move || Intake::run(&into, rx));
+    let mut intake = tokio::task::spawn_blocking(move || Intake::run(&into, || rx.blocking_recv()));
     let mut tx = Some(tx);
     loop {
         tokio::select! {
@@ -159,6 +162,20 @@ async fn collect(shared: &Arc<Shared>, mut frames: BoxStream<Bytes>) -> Result<O
     }
 }
 
+/// As [`collect`], without a thread: what arrives is kept until all of it is there.
+async fn collect_first(
+    shared: &Arc<Shared>,
+    mut frames: BoxStream<Bytes>,
+) -> Result<Outcome, String> {
+    let (tx, rx) = mpsc::unbounded_channel();
+    while let Ok(Some(frame)) = tokio::time::timeout(FRAME_WAIT_MAX, frames.next()).await {
+        drop(tx.send(frame));
+    }
+    drop(tx);
+    let mut rx = rx;
+    Intake::run(shared, || rx.try_recv().ok()).map_err(text)
+}
+
 struct Intake<'a> {
     shared: &'a Shared,
     head: Option<(Vote, SnapshotMeta)>,
@@ -168,7 +185,10 @@ struct Intake<'a> {
 }
 
 impl Intake<'_> {
-    fn run(shared: &Shared, mut frames: mpsc::Receiver<Bytes>) -> Result<Outcome, IntakeError> {
+    fn run(
+        shared: &Shared,
+        mut frame: impl FnMut() -> Option<Bytes>,
+    ) -> Result<Outcome, IntakeError> {
         // The log's claim comes first: the pages of another transfer are not touched.
         let records = shared.log.begin_install()?;
         let store = shared.machine.lock().page_store();
@@ -181,7 +201,7 @@ impl Intake<'_> {
         };
         let mut unpacker = Unpacker::default();
         while !unpacker.whole() {
-            let frame = frames.blocking_recv().ok_or(TransferError::BrokenOff)?;
+            let frame = frame().ok_or(TransferError::BrokenOff)?;
             unpacker.take(&frame)?;
             while let Some(item) = unpacker.next()? {
                 intake.take(item)?;

@@ -18,7 +18,7 @@ use super::lead::Lead;
 use super::machine::{CompactPayload, Machine};
 use super::network::Network;
 use super::shared::{Parts, Shared};
-use super::snapshot::Held;
+use super::snapshot::{Held, blocking};
 use super::store::{Store, decode_vote};
 use super::types::Types;
 use super::upkeep::Rule;
@@ -70,10 +70,9 @@ pub(super) async fn open<M: Machine>(
 ) -> Result<Arc<Shared>, RaftError> {
     let (disk, dir) = (Arc::clone(&options.disk), options.dir.clone());
     let log_options = options.log.clone();
-    let opened = tokio::task::spawn_blocking(move || Log::open(disk, dir, log_options)).await;
-    let (log, recovered) = opened
-        .map_err(|error| RaftError::Log(error.to_string()))?
-        .map_err(|error| RaftError::Log(error.to_string()))?;
+    let open = move || Log::open(disk, dir, log_options).map_err(std::io::Error::other);
+    let opened = blocking(open).await;
+    let (log, recovered) = opened.map_err(|error| RaftError::Log(error.to_string()))?;
     tell_damage(&recovered);
     let vote = log.hard_state().map(|bytes| decode_vote(&bytes));
     let vote = vote

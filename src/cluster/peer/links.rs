@@ -145,6 +145,9 @@ impl Links {
                 .identity(Identity::from_pem(&tls.certificate, &tls.key));
             endpoint = endpoint.tls_config(config).map_err(failed)?;
         }
+        #[cfg(feature = "sim")]
+        let channel = super::wire::connect(&endpoint);
+        #[cfg(not(feature = "sim"))]
         let channel = endpoint.connect_lazy();
         channels.insert((address.to_owned(), way), channel.clone());
         Ok(channel)

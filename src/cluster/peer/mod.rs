@@ -19,12 +19,14 @@ mod hub;
 mod links;
 mod service;
 mod watch;
+#[cfg(feature = "sim")]
+pub mod wire;
 
 pub use events::{Events, Head, WatchRequest};
 pub use frame::Messages;
 pub use hub::{Hosted, Hub};
 pub use links::{Links, Own};
-pub use service::serve;
+pub use service::{serve, serve_incoming};
 
 use std::sync::Arc;
 

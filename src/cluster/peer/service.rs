@@ -16,12 +16,13 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::events::WatchRequest;
@@ -83,6 +84,25 @@ pub async fn serve(
     pool: BufferPool,
     supervisor: Supervisor,
 ) -> io::Result<()> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    serve_incoming(incoming, hub, own, security, pool, supervisor).await
+}
+
+/// As [`serve`], for connections that are already accepted.
+///
+/// # Errors
+/// TLS cannot be set up, or no more connections come.
+pub async fn serve_incoming<IO>(
+    incoming: impl Stream<Item = io::Result<IO>>,
+    hub: Arc<Hub>,
+    own: Arc<Own>,
+    security: PeerSecurity,
+    pool: BufferPool,
+    supervisor: Supervisor,
+) -> io::Result<()>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let mut server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -103,7 +123,6 @@ pub async fn serve(
         strangers: Arc::default(),
         foreigners: Arc::default(),
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let served = server.add_service(peers).serve_with_incoming(incoming);
     // Streams of peers last as long as they do, so nobody waits for their end.
     tokio::select! {
