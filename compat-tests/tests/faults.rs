@@ -42,8 +42,9 @@ fn world() -> (TestCluster, bool, bool, Vec<SmallDisk>) {
             ("leveret.segment_size", "1MiB".to_owned()),
             ("leveret.snapshot_every", "2MiB".to_owned()),
             ("disk_free_limit.absolute", "1MB".to_owned()),
-            // Shorter than many of the faults: the others give the leases of a node's consumers up meanwhile.
-            ("consumer_disconnected_timeout", "2000".to_owned()),
+            // Longer than any fault, so that no lease ends but by its consumer's end: what comes back after an ack that was
+            // certain is then a fault of the broker.
+            ("consumer_disconnected_timeout", "120000".to_owned()),
         ],
         ..Shape::default()
     };

@@ -25,6 +25,9 @@ pub struct Rules {
     pub lease_ms: u32,
     /// How much later than the broker a client may learn of its end, milliseconds.
     pub grace_ms: u32,
+    /// Whether leases of a node that is silent for a while end, although the node and its consumers live: the cluster's
+    /// `consumer_disconnected_timeout` is shorter than the faults.
+    pub silence_ends_leases: bool,
 }
 
 impl Default for Rules {
@@ -32,6 +35,7 @@ impl Default for Rules {
         Self {
             lease_ms: u32::MAX,
             grace_ms: 5000,
+            silence_ends_leases: false,
         }
     }
 }
@@ -211,7 +215,7 @@ impl Walk {
                 let reaches = |end: u32| end.saturating_add(rules.grace_ms) >= since;
                 node.open > 0 || node.last_end_ms.is_some_and(reaches)
             });
-        if !faulty {
+        if !(faulty && rules.silence_ends_leases) {
             self.settle(event, Hold::Certain);
         }
     }
@@ -242,7 +246,7 @@ impl Walk {
             return;
         }
         let unexplained = state.delivered && self.explain(event, state, rules).is_none();
-        if unexplained && self.just_recovered(event, rules) {
+        if unexplained && rules.silence_ends_leases && self.just_recovered(event, rules) {
             // A lease of its own, given up while its node stood still or was cut off: told late, and over.
             self.report.read_late += 1;
             return;

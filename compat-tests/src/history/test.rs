@@ -10,6 +10,7 @@ fn m(publisher: u32, number: u64) -> Message {
 const STRICT: Rules = Rules {
     lease_ms: u32::MAX,
     grace_ms: 0,
+    silence_ends_leases: true,
 };
 
 /// A history with one publisher (0) that published `count` messages to queue 0, confirmed, and consumer 0 on node 0.
@@ -137,6 +138,7 @@ fn a_lease_that_ran_out_explains_the_next_and_one_that_runs_does_not() {
     let over = Rules {
         lease_ms: 0,
         grace_ms: 0,
+        silence_ends_leases: true,
     };
     let report = check(&history, over);
     assert_eq!(report.duplicates.get(&Why::LeaseEnded), Some(&1));
@@ -144,6 +146,7 @@ fn a_lease_that_ran_out_explains_the_next_and_one_that_runs_does_not() {
     let running = Rules {
         lease_ms: 60_000,
         grace_ms: 0,
+        silence_ends_leases: true,
     };
     assert!(!check(&history, running).is_clean());
 }
@@ -173,6 +176,14 @@ fn a_node_that_stood_still_may_tell_of_a_lease_that_is_over() {
     let report = check(&history, STRICT);
     assert!(report.is_clean(), "{:?}", report.violations);
     assert_eq!(report.read_late, 1);
+    let kept = Rules {
+        silence_ends_leases: false,
+        ..STRICT
+    };
+    assert!(
+        !check(&history, kept).is_clean(),
+        "leases outlast the fault"
+    );
 }
 
 #[test]
