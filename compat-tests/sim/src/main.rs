@@ -9,7 +9,9 @@
 //! Not here: AMQP sessions, TLS, more than three nodes, compatibility of versions.
 
 #[cfg(not(tokio_unstable))]
-compile_error!("the simulation needs RUSTFLAGS=--cfg tokio_unstable, which .cargo/config.toml here sets");
+compile_error!(
+    "the simulation needs RUSTFLAGS=--cfg tokio_unstable, which .cargo/config.toml here sets"
+);
 
 mod client;
 mod disk;
@@ -48,7 +50,10 @@ fn wall() -> Millis {
 }
 
 fn main() -> ExitCode {
-    match std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()) {
+    match std::env::var("SIM_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         Some(seed) => one(seed),
         None => many(number("SIM_FIRST", 1), number("SIM_SEEDS", 20)),
     }
@@ -132,7 +137,9 @@ fn run(world: &World, faulty: Duration) {
         .build();
     for at in 0..NODES {
         let world = world.clone();
-        sim.host(format!("n{}", at + 1), move || node::live(world.clone(), at, shape));
+        sim.host(format!("n{}", at + 1), move || {
+            node::live(world.clone(), at, shape)
+        });
     }
     let (mut judge, mut faults) = (Judge::default(), Faults::new(world));
     let mut steps = 0_u64;

@@ -215,7 +215,9 @@ impl World {
         let before = state.order.insert(key, id.number);
         drop(state);
         if twice {
-            self.violation(format!("{id:?} was delivered twice as if for the first time"));
+            self.violation(format!(
+                "{id:?} was delivered twice as if for the first time"
+            ));
         }
         if let Some(before) = before.filter(|before| *before >= id.number) {
             self.violation(format!("{id:?} was delivered after number {before}"));
