@@ -53,7 +53,6 @@ impl MessageId {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fate {
     pub confirmed: bool,
-    pub refused: bool,
     /// Deliveries marked as the first.
     pub fresh: u32,
     pub deliveries: u32,
