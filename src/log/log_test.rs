@@ -11,6 +11,7 @@ fn options() -> LogOptions {
         read_cache_bytes: 4096,
         direct: true,
         spare_segments: 1,
+        host: None,
     }
 }
 
