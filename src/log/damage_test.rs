@@ -15,7 +15,7 @@ fn options() -> LogOptions {
         read_cache_bytes: 0,
         direct: false,
         spare_segments: 0,
-        ..LogOptions::default()
+        host: None,
     }
 }
 

@@ -19,7 +19,7 @@ fn options(direct: bool, spare_segments: usize) -> LogOptions {
         read_cache_bytes: 4096,
         direct,
         spare_segments,
-        ..LogOptions::default()
+        host: None,
     }
 }
 

@@ -291,7 +291,7 @@ impl Log {
         let done: Done = Box::new(move |result| drop(tx.send(result)));
         staged.handed_over = true;
         self.hand_over(plan, done)?;
-        rx.recv().unwrap_or(Err(LogError::Closed))
+        self.answer(&rx)
     }
 
     /// Memory forgets the old records at once; the writer changes the files in its turn.

@@ -19,7 +19,7 @@ fn options() -> LogOptions {
         read_cache_bytes: 4096,
         direct: false,
         spare_segments: 1,
-        ..LogOptions::default()
+        host: None,
     }
 }
 

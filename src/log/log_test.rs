@@ -11,7 +11,7 @@ fn options() -> LogOptions {
         read_cache_bytes: 4096,
         direct: true,
         spare_segments: 1,
-        ..LogOptions::default()
+        host: None,
     }
 }
 

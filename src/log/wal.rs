@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -331,6 +331,14 @@ impl Log {
         }
     }
 
+    /// Waits for the writer; one without a thread works meanwhile.
+    pub(super) fn answer(&self, answer: &Receiver<Result<(), LogError>>) -> Result<(), LogError> {
+        if let Some((turns, _)) = &self.0.hosted {
+            turns.all();
+        }
+        answer.recv().unwrap_or(Err(LogError::Closed))
+    }
+
     /// Whether something may still be written.
     fn sound(&self) -> Result<(), LogError> {
         if self.poisoned() {
@@ -516,10 +524,7 @@ impl Log {
         let queue = self.queue().ok_or(LogError::Closed)?;
         self.send(&queue, Job::Barrier(done));
         drop(queue);
-        if let Some((turns, _)) = &self.0.hosted {
-            turns.all();
-        }
-        rx.recv().unwrap_or(Err(LogError::Closed))
+        self.answer(&rx)
     }
 
     /// Figures since the log was opened.

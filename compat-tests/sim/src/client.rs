@@ -201,7 +201,10 @@ async fn take(
     for nth in 0..delivery.count {
         let position = delivery.first.plus(nth);
         let number = delivery.first_no + u64::from(nth);
-        let read = handle.load(position).await.map_err(|error| error.to_string());
+        let read = handle
+            .load(position)
+            .await
+            .map_err(|error| error.to_string());
         let read = read.and_then(|payload| {
             message(&payload, position.slot()).map_err(|error| error.to_string())
         });

@@ -63,7 +63,11 @@ impl Faults {
             }
         }
         let now = self.world.with(|state| state.now);
-        while let Some((key, mend)) = self.mends.first_key_value().map(|(key, mend)| (*key, *mend)) {
+        while let Some((key, mend)) = self
+            .mends
+            .first_key_value()
+            .map(|(key, mend)| (*key, *mend))
+        {
             if key.0 > now {
                 break;
             }
@@ -117,7 +121,11 @@ impl Faults {
         let other = (at + 1 + self.world.roll(0..NODES as u64 - 1) as usize) % NODES;
         let span = self.world.roll(300..8000);
         let kind = self.world.roll(0..16);
-        self.world.note(&format!("fault {kind} n{} n{} {span} ms", at + 1, other + 1));
+        self.world.note(&format!(
+            "fault {kind} n{} n{} {span} ms",
+            at + 1,
+            other + 1
+        ));
         self.world.with(|state| state.counts.faults += 1);
         let up = !self.down[at];
         match kind {
@@ -131,7 +139,8 @@ impl Faults {
             }
             3 | 4 if up => {
                 let after = self.world.roll(0..60);
-                self.world.with(|state| state.nodes[at].disk.power_off_after(after));
+                self.world
+                    .with(|state| state.nodes[at].disk.power_off_after(after));
             }
             5 => {
                 for other in (0..NODES).filter(|other| *other != at) {
@@ -159,12 +168,14 @@ impl Faults {
             }),
             12 if up => {
                 let after = self.world.roll(0..20);
-                self.world.with(|state| state.nodes[at].disk.fill_after(after));
+                self.world
+                    .with(|state| state.nodes[at].disk.fill_after(after));
                 self.later(span, Mend::Disk(at));
             }
             13 if up => {
                 let after = self.world.roll(0..20);
-                self.world.with(|state| state.nodes[at].disk.fail_syncs_after(after));
+                self.world
+                    .with(|state| state.nodes[at].disk.fail_syncs_after(after));
                 self.later(span, Mend::Disk(at));
             }
             14 if up => {

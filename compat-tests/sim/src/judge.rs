@@ -34,7 +34,12 @@ impl Judge {
                     at
                 });
                 if first != at {
-                    let text = format!("n{} and n{} lead set {set} in term {}", first + 1, at + 1, now.term);
+                    let text = format!(
+                        "n{} and n{} lead set {set} in term {}",
+                        first + 1,
+                        at + 1,
+                        now.term
+                    );
                     world.violation(text);
                 }
             }
@@ -52,13 +57,19 @@ impl Judge {
                     let machine = replica.machine();
                     (machine.applied_index(), machine.digest())
                 });
-                let Some((index, digest)) = seen else { continue };
+                let Some((index, digest)) = seen else {
+                    continue;
+                };
                 let (first, before) = *self.digests.entry((set, index)).or_insert((at, digest));
                 if first != at {
                     world.with(|state| state.counts.compared += 1);
                 }
                 if before != digest {
-                    let text = format!("n{} and n{} differ in set {set} at {index}", first + 1, at + 1);
+                    let text = format!(
+                        "n{} and n{} differ in set {set} at {index}",
+                        first + 1,
+                        at + 1
+                    );
                     world.violation(text);
                 }
             }
@@ -68,7 +79,8 @@ impl Judge {
     /// Whether nothing is left to do: all run, all was heard of, all confirmed was delivered, nothing is queued.
     pub fn drained(&self, world: &World) -> Result<(), String> {
         for at in 0..NODES {
-            let (cluster, busy) = world.with(|state| (state.nodes[at].cluster.upgrade(), state.busy[at]));
+            let (cluster, busy) =
+                world.with(|state| (state.nodes[at].cluster.upgrade(), state.busy[at]));
             let cluster = cluster.ok_or_else(|| format!("n{} does not serve", at + 1))?;
             if busy {
                 return Err(format!("n{} waits for confirms", at + 1));
@@ -77,7 +89,10 @@ impl Judge {
                 let totals = handle.with(|replica| replica.machine().totals());
                 if let Some(totals) = totals.filter(|one| one.ready + one.unsettled > 0) {
                     let (ready, unsettled) = (totals.ready, totals.unsettled);
-                    return Err(format!("n{} set {set}: {ready} ready, {unsettled} leased", at + 1));
+                    return Err(format!(
+                        "n{} set {set}: {ready} ready, {unsettled} leased",
+                        at + 1
+                    ));
                 }
             }
         }

@@ -5,11 +5,14 @@
 //! the seed; then all is healed, and everything confirmed must be delivered within a bound of time.
 //!
 //! `SIM_SEED=n` runs one seed; otherwise `SIM_SEEDS` seeds (20) from `SIM_FIRST` (1) on, each in a process of its own, as
-//! the dice of the whole process belong to the seed. `SIM_SECONDS` of faults (20); `SIM_TRACE=1` tells every event.
+//! the dice of the whole process belong to the seed. `SIM_SECONDS` of faults (20); `SIM_TRACE=1` tells every event;
+//! `SIM_KEEP` bytes of log are kept behind a snapshot instead of what the seed says.
 //! Not here: AMQP sessions, TLS, more than three nodes, compatibility of versions.
 
 #[cfg(not(tokio_unstable))]
-compile_error!("the simulation needs RUSTFLAGS=--cfg tokio_unstable, which .cargo/config.toml here sets");
+compile_error!(
+    "the simulation needs RUSTFLAGS=--cfg tokio_unstable, which .cargo/config.toml here sets"
+);
 
 mod client;
 mod disk;
@@ -48,7 +51,10 @@ fn wall() -> Millis {
 }
 
 fn main() -> ExitCode {
-    match std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()) {
+    match std::env::var("SIM_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         Some(seed) => one(seed),
         None => many(number("SIM_FIRST", 1), number("SIM_SEEDS", 20)),
     }
@@ -119,7 +125,10 @@ fn run(world: &World, faulty: Duration) {
         direct: rand::Rng::random(&mut dice),
         segment_bytes: 64 << 10,
         snapshot_every_bytes: [64 << 10, 256 << 10][world.roll(0..2) as usize],
-        keep_log_bytes: [0, 64 << 10, 1 << 20][world.roll(0..3) as usize],
+        keep_log_bytes: number(
+            "SIM_KEEP",
+            [0, 64 << 10, 1 << 20][world.roll(0..3) as usize],
+        ),
     };
     let mut sim = turmoil::Builder::new()
         .rng_seed(world.seed)
@@ -128,11 +137,14 @@ fn run(world: &World, faulty: Duration) {
         .min_message_latency(Duration::from_micros(100))
         .max_message_latency(Duration::from_millis(5))
         .tcp_capacity(1 << 16)
+        .ephemeral_ports(1024..=25_000)
         .enable_random_order()
         .build();
     for at in 0..NODES {
         let world = world.clone();
-        sim.host(format!("n{}", at + 1), move || node::live(world.clone(), at, shape));
+        sim.host(format!("n{}", at + 1), move || {
+            node::live(world.clone(), at, shape)
+        });
     }
     let (mut judge, mut faults) = (Judge::default(), Faults::new(world));
     let mut steps = 0_u64;

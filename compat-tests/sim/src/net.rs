@@ -83,8 +83,16 @@ pub fn dial(address: String) -> Dialled {
     Box::pin(async move {
         let (host, port) = address.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
         let port: u16 = port.parse().map_err(io::Error::other)?;
-        let stream = TcpStream::connect((host.to_owned(), port)).await?;
         let dead = dead.unwrap_or_default();
+        if dead.load(Ordering::Acquire) {
+            return std::future::pending().await;
+        }
+        let stream = TcpStream::connect((host.to_owned(), port)).await;
+        if stream.is_err() {
+            // A refusal takes its time, as the ports of a simulated host are few.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let stream = stream?;
         Ok(Wire(Box::new(Gate { stream, dead })))
     })
 }

@@ -212,7 +212,9 @@ async fn declare(cluster: &Arc<Cluster>) -> Option<Vec<QueueRecord>> {
 pub fn wall(world: &World) -> Millis {
     const EPOCH_MS: i64 = 1_700_000_000_000;
     let now = turmoil::sim_elapsed().unwrap_or_default().as_millis() as i64;
-    let runtime = tokio::runtime::Handle::try_current().ok().map(|one| one.id());
+    let runtime = tokio::runtime::Handle::try_current()
+        .ok()
+        .map(|one| one.id());
     let skew = world.with(|state| {
         let here = state.nodes.iter().find(|node| node.runtime == runtime);
         here.map_or(0, |node| node.skew)

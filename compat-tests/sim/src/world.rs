@@ -53,7 +53,6 @@ impl MessageId {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fate {
     pub confirmed: bool,
-    pub refused: bool,
     /// Deliveries marked as the first.
     pub fresh: u32,
     pub deliveries: u32,
@@ -215,7 +214,9 @@ impl World {
         let before = state.order.insert(key, id.number);
         drop(state);
         if twice {
-            self.violation(format!("{id:?} was delivered twice as if for the first time"));
+            self.violation(format!(
+                "{id:?} was delivered twice as if for the first time"
+            ));
         }
         if let Some(before) = before.filter(|before| *before >= id.number) {
             self.violation(format!("{id:?} was delivered after number {before}"));
