@@ -93,3 +93,36 @@ fn the_topology_answers_a_command_that_was_overtaken() {
         answer.try_recv().unwrap();
     }
 }
+
+#[test]
+fn entries_skipped_by_a_snapshot_leave_nobody_waiting() {
+    let make = || {
+        let outbox = Arc::new(Outbox::new(SetId(1), PIPE, BufferPool::default()));
+        let (effects, receiver) = SetEffects::channel(8);
+        let replica = SetReplica::new(
+            SetMachine::new(Box::new(MemoryPages::default())),
+            Arc::clone(&outbox),
+            Arc::new(Registry::new(PIPE)),
+            effects,
+            Arc::new(Ring::for_all(NodeId(9))),
+        );
+        (outbox, replica, receiver)
+    };
+    let ask = |outbox: &Outbox<_>| {
+        outbox.push(&Command::OpenPipe);
+        outbox.ask(&Command::Inspect {
+            queue: QueueId(1),
+            touch: false,
+        })
+    };
+    let (outbox, mut behind, _one) = make();
+    let mut answer = ask(&outbox);
+    let payload = outbox.seal(Millis(1)).unwrap();
+    let (_, mut ahead, _two) = make();
+    ahead.apply(10, 1, &payload);
+    let state = ahead.snapshot();
+    assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
+    behind.restore(&state).unwrap();
+    assert_eq!(answer.try_recv(), Err(TryRecvError::Closed));
+    assert_eq!(outbox.in_flight(), 0);
+}

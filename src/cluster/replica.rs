@@ -390,6 +390,20 @@ impl SetReplica {
         }
     }
 
+    /// Entries were skipped: what they did for this node is in the state, but nobody here was told. What was under way is
+    /// given up, and consumers begin anew; at the start there is nothing of either.
+    fn tell_skipped(&self) {
+        let pipe = self.outbox.pipe();
+        let applied = self.machine.last_seq(pipe);
+        if !self.tells(pipe) || applied == 0 {
+            return;
+        }
+        self.outbox.give_up(applied);
+        for mailbox in self.registry.mailboxes() {
+            mailbox.post(Event::Lost(self.set));
+        }
+    }
+
     fn mailbox(&self, consumer: ConsumerId) -> Option<Arc<Mailbox>> {
         match self.mute {
             true => None,
@@ -461,6 +475,7 @@ impl Machine for SetReplica {
         self.machine = SetMachine::restore(bytes, pages)
             .map_err(|error| MachineError::new(error.to_string()))?;
         self.ring.restart(self.machine.applied_index());
+        self.tell_skipped();
         if let Some(pages) = &self.pages {
             pages.retain(&self.machine.page_ids().collect());
         }

@@ -166,6 +166,11 @@ impl TopologyReplica {
             .parts_version
             .fetch_add(1 << 32, Ordering::AcqRel);
         self.shared.set_version(version);
+        // Answers of entries that were skipped never come.
+        let applied = self.last_seq(self.outbox.pipe());
+        if applied > 0 {
+            self.outbox.give_up(applied);
+        }
         Ok(())
     }
 }
