@@ -14,6 +14,7 @@ use super::LogError;
 use super::appender::Appender;
 use super::cache::ReadCache;
 use super::disk::{Disk, OpenMode, aside, or_poison, read_exact};
+use super::options::LogOptions;
 use super::read_buffers::ReadBuffers;
 use super::reading::READ_AHEAD;
 use super::record::{Frame, Header, Kind};
@@ -22,7 +23,7 @@ use super::segment::{Segment, Segments, segment_path};
 use super::segment_file::{GONE, START, SegmentHead};
 use super::spare::Spares;
 use super::stats::Counters;
-use super::wal::{Log, LogOptions, Shared, Tail};
+use super::wal::{Log, Shared, Tail};
 use super::writer::begin;
 
 /// What becomes of a record when its segment is compacted.

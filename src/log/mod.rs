@@ -17,6 +17,7 @@ mod disk;
 mod disk_os;
 mod error;
 mod install;
+mod options;
 pub mod page_file;
 mod read_buffers;
 mod reading;
@@ -36,13 +37,14 @@ pub use disk::{Disk, DiskFile, OpenMode};
 pub use disk_os::OsDisk;
 pub use error::LogError;
 pub use install::Install;
+pub use options::LogOptions;
 pub use page_file::PageFiles;
 pub use record::Record;
 pub use recovery::{Damage, Recovered};
 pub use segment::SegmentInfo;
 pub use stats::LogStats;
 pub use turns::{Turns, Wake, WriterHost};
-pub use wal::{Done, Log, LogOptions};
+pub use wal::{Done, Log};
 
 #[cfg(test)]
 mod damage_test;

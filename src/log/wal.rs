@@ -19,6 +19,7 @@ use parking_lot::{MappedMutexGuard, Mutex, MutexGuard, RwLock};
 use super::appender::Appender;
 use super::cache::ReadCache;
 use super::disk::{Disk, OpenMode};
+use super::options::LogOptions;
 use super::read_buffers::ReadBuffers;
 use super::record::{META_SIZE_MAX, Record};
 use super::recovery::{Recovered, recover};
@@ -26,7 +27,7 @@ use super::segment::{SegmentInfo, Segments, segment_path};
 use super::segment_file::START;
 use super::spare::{Filler, Spares};
 use super::stats::{Counters, LogStats};
-use super::turns::{Turns, Wake, WriterHost};
+use super::turns::{Turns, Wake};
 use super::writer::{Job, Writer};
 use super::{LogError, snapshot_file};
 
@@ -35,36 +36,6 @@ pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// Longest payload, bytes.
 const PAYLOAD_SIZE_MAX: usize = 1 << 30;
-
-/// How a log works.
-#[derive(Clone, Debug)]
-pub struct LogOptions {
-    /// Size at which a segment is sealed, bytes; a multiple of 4096.
-    pub segment_size_bytes: u64,
-    /// Bytes of durable records kept in memory.
-    pub cache_bytes: usize,
-    /// Bytes of records read from disk kept in memory.
-    pub read_cache_bytes: usize,
-    /// Whether to write past the page cache where the file system can.
-    pub direct: bool,
-    /// Segments filled with zeros ahead.
-    pub spare_segments: usize,
-    /// Who runs the writer; a thread of its own if nobody.
-    pub host: Option<Arc<dyn WriterHost>>,
-}
-
-impl Default for LogOptions {
-    fn default() -> Self {
-        Self {
-            segment_size_bytes: 64 << 20,
-            cache_bytes: 32 << 20,
-            read_cache_bytes: 8 << 20,
-            direct: true,
-            spare_segments: 1,
-            host: None,
-        }
-    }
-}
 
 /// The records in memory, and the bounds of Raft's log.
 #[derive(Default)]

@@ -161,7 +161,7 @@ async fn a_leader_whose_disk_stalls_hands_the_lead_over_and_follows_when_the_dis
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_disk_stalls_and_whom_nobody_hears_waits_for_a_voter() {
     let wires = Wires::default();
-    let (nodes, gates) = with_gates(&wires, 500).await;
+    let (nodes, gates) = with_gates(&wires, 2_000).await;
     let first = leader(&nodes).await;
     let others: Vec<_> = (0..3).filter(|at| *at != first).collect();
     for at in &others {
@@ -171,7 +171,7 @@ async fn a_leader_whose_disk_stalls_and_whom_nobody_hears_waits_for_a_voter() {
     drop(nodes[first].group.propose(payload(0)).unwrap());
     let mut watch = nodes[first].group.leadership();
     watch.wait_for(|state| !state.leading).await.unwrap();
-    let long = Some(Duration::from_millis(800));
+    let long = Some(Duration::from_millis(2_400));
     while nodes[first].group.log().busy_for() < long {
         tokio::task::yield_now().await;
     }
