@@ -22,8 +22,6 @@ use crate::rt::Supervisor;
 use super::start::Cluster;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Replicas of a set, as long as there are nodes enough.
-const REPLICAS: usize = 3;
 
 /// How long a silent node keeps what it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +53,7 @@ pub fn plan(
     if load.active.is_empty() {
         return changes;
     }
-    let want = REPLICAS.min(load.active.len());
+    let want = SetRecord::REPLICAS.min(load.active.len());
     let mut sets = sets.to_vec();
     for set in &mut sets {
         let before = set.clone();
@@ -137,7 +135,7 @@ impl Load {
             .copied()
             .collect::<Vec<_>>()
         {
-            if kept.len() < REPLICAS.min(set.members.len()) && waits(&node) {
+            if kept.len() < SetRecord::REPLICAS.min(set.members.len()) && waits(&node) {
                 kept.push(node);
             } else {
                 self.replicas.entry(node).and_modify(|count| *count -= 1);

@@ -76,7 +76,7 @@ impl<R: Send + 'static> Proposer<R> {
     }
 
     fn idle(&self) -> bool {
-        self.outbox.in_flight() == 0 && self.outbox.depth().0 == 0
+        !self.outbox.is_busy()
     }
 
     /// While this node leads; whether to go on after it.

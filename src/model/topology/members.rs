@@ -64,16 +64,16 @@ pub struct Formation {
     pub nodes: Vec<NodeRecord>,
 }
 
-/// Replicas of a set, as long as there are nodes enough.
-const REPLICAS: usize = 3;
-
 impl Formation {
-    /// As many sets as nodes, each on [`REPLICAS`] of them, each led by another.
+    /// As many sets as nodes, each on [`SetRecord::REPLICAS`] of them, each led by another.
     fn sets(&self) -> impl Iterator<Item = SetRecord> + '_ {
         let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         (0..ids.len()).map(move |at| {
             let ring = ids.iter().cycle().skip(at);
-            let mut members: Vec<NodeId> = ring.take(REPLICAS.min(ids.len())).copied().collect();
+            let mut members: Vec<NodeId> = ring
+                .take(SetRecord::REPLICAS.min(ids.len()))
+                .copied()
+                .collect();
             members.sort_unstable();
             SetRecord {
                 id: SetId(at as u32 + 1),
@@ -264,6 +264,8 @@ impl Topology {
 impl SetRecord {
     /// The highest id a set may have.
     pub const ID_MAX: u32 = 1023;
+    /// Replicas of a set, as long as there are nodes enough.
+    pub const REPLICAS: usize = 3;
 
     pub(super) fn encode(&self, out: &mut impl BufMut) {
         out.put_u32_le(self.id.0);
