@@ -1,6 +1,7 @@
 //! Publishing: route, append to the outboxes, and later turn what was applied into confirms.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -12,7 +13,7 @@ use crate::session::{ChannelAnswer, PublishRequest, Settlement};
 
 use super::connection::{Connection, Posted};
 use super::replies::ADDRESS_PREFIX;
-use super::routes::{Routed, with_parts};
+use super::routes::{Route, Routed, with_parts};
 
 const PUBLISH_METHOD: (u16, u16) = (60, 40);
 
@@ -22,6 +23,27 @@ impl Connection {
         if let Err(error) = self.send(channel, publish, publish.confirm, false) {
             self.session.fail_channel(channel, error, PUBLISH_METHOD);
         }
+    }
+
+    /// Whether a publish would be let in.
+    pub(super) fn check_publish(&mut self, channel: ChannelId, publish: &PublishRequest) {
+        let answer = match self.route(publish) {
+            Ok(_) => ChannelAnswer::Done,
+            Err(error) => ChannelAnswer::Failed(error),
+        };
+        self.session.answer_channel(channel, answer);
+    }
+
+    fn route(&mut self, publish: &PublishRequest) -> Result<Arc<Route>, ProtocolError> {
+        let routed = Routed {
+            vhost: &self.vhost,
+            user: &self.user,
+            exchange: &publish.exchange,
+            routing_key: &publish.routing_key,
+            more_keys: &publish.more_keys,
+            properties: &publish.properties,
+        };
+        self.routes.find(&self.node.cluster.topology, &routed)
     }
 
     /// Routes one message and appends it to the sets it goes to. `number`: who waits for its verdict.
@@ -35,15 +57,7 @@ impl Connection {
         self.publishes = true;
         self.tally
             .received(publish.body.size, number.is_some() && !tx);
-        let routed = Routed {
-            vhost: &self.vhost,
-            user: &self.user,
-            exchange: &publish.exchange,
-            routing_key: &publish.routing_key,
-            more_keys: &publish.more_keys,
-            properties: &publish.properties,
-        };
-        let route = self.routes.find(&self.node.cluster.topology, &routed)?;
+        let route = self.route(publish)?;
         // After the check of the right to publish, which replies need too.
         let replied = publish.exchange.is_empty() && self.reply_to_requester(publish);
         if route.sets.is_empty() && route.spread.is_empty() {

@@ -79,6 +79,7 @@ impl Connection {
     fn handle_channel(&mut self, channel: ChannelId, request: ChannelRequest) {
         match request {
             ChannelRequest::Publish(publish) => self.publish(channel, &publish),
+            ChannelRequest::CheckPublish(publish) => self.check_publish(channel, &publish),
             ChannelRequest::Settle(settlements) => self.settle(settlements),
             ChannelRequest::Open => {
                 self.node.stats.channels_opened.inc();

@@ -6,7 +6,7 @@ use amq_protocol::protocol::queue::{AMQPMethod as Queue, DeclareOk, DeleteOk, Pu
 use bytes::Bytes;
 
 use super::ChannelAnswer;
-use super::channel::{Channel, Consumer, ReplyConsumer, Stage, Then};
+use super::channel::{Channel, Consumer, Mode, ReplyConsumer, Stage, Then};
 use super::core::{Core, Failure, IntoClass, error, short};
 use crate::amqp::{ProtocolError, ReplyCode, encode};
 
@@ -108,6 +108,12 @@ impl Channel {
             }
             (Then::Get, answer @ (ChannelAnswer::Got { .. } | ChannelAnswer::GotNothing)) => {
                 self.got(core, answer);
+            }
+            (Then::FailPublish(fault), ChannelAnswer::Done) => return Err(fault),
+            (Then::KeepPublish(publish), ChannelAnswer::Done) => {
+                if let Mode::Tx(transaction) = &mut self.mode {
+                    transaction.publish(*publish)?;
+                }
             }
             // The broker answered something else than was asked.
             _ => return Err(error(ReplyCode::InternalError, "")),

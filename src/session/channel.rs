@@ -12,9 +12,10 @@ use hashbrown::HashMap;
 use super::confirms::{Confirmation, Confirms};
 use super::content::{Command, Content, Incoming};
 use super::core::{Core, Failure, IntoClass, error, ids};
+use super::publish::{self, Fault};
 use super::tx::Transaction;
 use super::unacked::Unacked;
-use super::{ChannelRequest, publish};
+use super::{ChannelRequest, PublishRequest};
 use crate::amqp::{AMQPClass, Method, ProtocolError, ReplyCode, encode};
 use crate::base::{ChannelId, ConsumerId};
 
@@ -52,6 +53,10 @@ pub(super) enum Then {
         no_wait: bool,
     },
     Get,
+    /// The publish was refused for this, were the broker not to refuse it for something else.
+    FailPublish(ProtocolError),
+    /// The publish is part of the transaction.
+    KeepPublish(Box<PublishRequest>),
     /// close-ok, and the number is free.
     CloseOk,
     /// channel.close.
@@ -189,11 +194,24 @@ impl Channel {
 
     fn publish(&mut self, core: &mut Core, incoming: Incoming) -> Result<(), ProtocolError> {
         let token = self.reply.as_ref().map(|reply| reply.token.as_str());
-        let mut request = publish::check(incoming, token, core)?;
+        let mut request = match publish::check(incoming, token, core) {
+            Ok(request) => request,
+            Err(Fault::First(error)) => return Err(error),
+            Err(Fault::AfterRights(request, error)) => {
+                let then = Then::FailPublish(error);
+                self.ask(core, ChannelRequest::CheckPublish(request), then, (60, 40));
+                return Ok(());
+            }
+        };
         match &mut self.mode {
             Mode::Plain => {}
             Mode::Confirm(confirms) => request.confirm = Some(confirms.number()),
-            Mode::Tx(transaction) => return transaction.publish(request),
+            Mode::Tx(_) => {
+                let request = Box::new(request);
+                let then = Then::KeepPublish(request.clone());
+                self.ask(core, ChannelRequest::CheckPublish(request), then, (60, 40));
+                return Ok(());
+            }
         }
         core.ask_channel(self.id, ChannelRequest::Publish(request));
         Ok(())

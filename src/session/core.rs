@@ -114,6 +114,9 @@ fn cost(request: &Request) -> usize {
         Request::Channel(_, ChannelRequest::Publish(publish)) => {
             publish.body.size + publish.properties.0.len()
         }
+        Request::Channel(_, ChannelRequest::CheckPublish(publish)) => {
+            publish.body.size + publish.properties.0.len()
+        }
         Request::Channel(_, ChannelRequest::Settle(list)) => list.len() * size_of::<Settlement>(),
         _ => 0,
     };

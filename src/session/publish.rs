@@ -1,7 +1,7 @@
 //! The checks of basic.publish that need no topology, and what of the content is rewritten (§15.1, §18, §19).
 //!
-//! They come before the broker's own (write permission, exchange exists), where RabbitMQ puts some of them after: a
-//! message with two faults may be refused for the other one.
+//! A message with two faults is refused for the one RabbitMQ meets first: `immediate` and the size, then the broker's own
+//! checks (write permission, exchange exists), then what is wrong with the properties.
 
 use bytes::Bytes;
 
@@ -21,6 +21,14 @@ fn precondition(text: impl Into<String>) -> ProtocolError {
     ProtocolError::new(ReplyCode::PreconditionFailed, text)
 }
 
+/// Why a publish goes nowhere.
+pub(super) enum Fault {
+    /// Whatever else may be wrong with it.
+    First(ProtocolError),
+    /// If the broker finds nothing wrong with its exchange and the right to publish there.
+    AfterRights(Box<PublishRequest>, ProtocolError),
+}
+
 /// Checks a publish; its `confirm` is still to be set.
 ///
 /// # Errors
@@ -29,12 +37,10 @@ pub(super) fn check(
     incoming: Incoming,
     reply_token: Option<&str>,
     core: &Core,
-) -> Result<PublishRequest, ProtocolError> {
+) -> Result<PublishRequest, Fault> {
     if incoming.publish.immediate {
-        return Err(ProtocolError::new(
-            ReplyCode::NotImplemented,
-            "immediate=true",
-        ));
+        let error = ProtocolError::new(ReplyCode::NotImplemented, "immediate=true");
+        return Err(Fault::First(error));
     }
     let max = core.config.max_message_size;
     if incoming.size > max {
@@ -43,10 +49,10 @@ pub(super) fn check(
         } else {
             "configured "
         };
-        return Err(precondition(format!(
+        return Err(Fault::First(precondition(format!(
             "message size {} is larger than {word}max size {max}",
             incoming.size
-        )));
+        ))));
     }
     let mut request = PublishRequest {
         exchange: incoming.publish.exchange,
@@ -60,8 +66,9 @@ pub(super) fn check(
     };
     if let [high, low, ..] = request.properties.0[..]
         && u16::from_be_bytes([high, low]) & LOOKED_AT != 0
+        && let Err(error) = check_properties(&mut request, reply_token, core)
     {
-        check_properties(&mut request, reply_token, core)?;
+        return Err(Fault::AfterRights(Box::new(request), error));
     }
     Ok(request)
 }

@@ -67,6 +67,9 @@ pub enum ChannelRequest {
     Open,
     /// No answer. In confirm mode the broker later calls `confirm` or `refuse` with `confirm`'s number.
     Publish(PublishRequest),
+    /// A publish that goes nowhere, or not yet: only whether its exchange exists and may be published to is asked.
+    /// Answer: `Done` or `Failed` (403, 404).
+    CheckPublish(Box<PublishRequest>),
     /// tx.commit: publish all in order, then settle all, wait until every queue has confirmed.
     /// Answer: `Done`, or `Failed` (406 `partial tx completion`).
     Commit {

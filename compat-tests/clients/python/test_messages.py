@@ -55,6 +55,26 @@ def test_publishing_to_an_unknown_exchange_is_404(channel, name):
     assert error == (404, f"NOT_FOUND - no exchange '{name}' in vhost '/'")
 
 
+def test_a_missing_exchange_is_told_before_a_bad_property(channel, name):
+    channel.confirm_delivery()
+    faulty = pika.BasicProperties(expiration="soon", user_id="bob")
+    error = channel_error(lambda: channel.basic_publish(name, "", b"", faulty))
+    assert error == (404, f"NOT_FOUND - no exchange '{name}' in vhost '/'")
+
+
+def test_a_transaction_refuses_a_publish_at_once(name):
+    c = connect()
+    ch = c.channel()
+    ch.tx_select()
+
+    def publish():
+        ch.basic_publish(name, "", b"")
+        ch.queue_declare("", exclusive=True)
+
+    assert channel_error(publish) == (404, f"NOT_FOUND - no exchange '{name}' in vhost '/'")
+    c.close()
+
+
 def test_messages_published_just_before_a_close_are_kept(channel, queue):
     c = connect()
     ch = c.channel()

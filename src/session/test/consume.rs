@@ -316,11 +316,17 @@ fn a_transaction_carries_all_and_rollback_puts_tags_back() {
     peer.send(1, select());
     peer.expect(&[], &["1 SelectOk"]);
     peer.bytes(&publish(1, "q", "lost"));
+    peer.expect(&["1 CheckPublish"], &[]);
+    peer.answer(1, ChannelAnswer::Done);
     peer.send(1, ack(2, true));
     peer.send(1, rollback());
     peer.expect(&[], &["1 RollbackOk"]);
     peer.bytes(&publish(1, "q", "a"));
+    peer.expect(&["1 CheckPublish"], &[]);
+    peer.answer(1, ChannelAnswer::Done);
     peer.bytes(&publish(1, "q", "b"));
+    peer.expect(&["1 CheckPublish"], &[]);
+    peer.answer(1, ChannelAnswer::Done);
     peer.send(1, ack(1, false));
     peer.send(1, ack(2, false));
     peer.expect(&[], &[]);

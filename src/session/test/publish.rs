@@ -65,6 +65,8 @@ fn faults_of_a_publish_have_their_codes_and_texts() {
     for (sent, text) in table {
         let mut peer = Peer::with_channel();
         peer.bytes(&publish_with(1, "q", &properties(&sent), "x"));
+        peer.expect(&["1 CheckPublish"], &[]);
+        peer.answer(1, ChannelAnswer::Done);
         peer.expect(&["1 Close"], &[]);
         peer.answer(1, ChannelAnswer::Done);
         peer.expect(
@@ -74,6 +76,19 @@ fn faults_of_a_publish_have_their_codes_and_texts() {
             )],
         );
     }
+}
+
+#[test]
+fn a_missing_exchange_is_told_before_what_is_wrong_with_the_properties() {
+    let mut peer = Peer::with_channel();
+    let sent = AMQPProperties::default().with_expiration("10ms".into());
+    peer.bytes(&publish_with(1, "q", &properties(&sent), "x"));
+    peer.expect(&["1 CheckPublish"], &[]);
+    let missing = ProtocolError::new(ReplyCode::NotFound, "no exchange 'e' in vhost '/'");
+    peer.answer(1, ChannelAnswer::Failed(missing));
+    peer.expect(&["1 Close"], &[]);
+    peer.answer(1, ChannelAnswer::Done);
+    peer.expect(&[], &["404…class_id: 60, method_id: 40"]);
 }
 
 #[test]
