@@ -34,7 +34,7 @@ trap finish EXIT
 
 ready() { # name port
   for _ in $(seq 120); do
-    "$bench" --port "$2" --count 1 --queue-prefix ready --purge --delete >/dev/null 2>&1 && return
+    timeout 10 "$bench" --port "$2" --count 1 --queue-prefix ready --purge --delete >/dev/null 2>&1 && return
     sleep 0.5
   done
   echo "$1 did not become ready; see $dir" >&2
