@@ -151,9 +151,11 @@ impl Connection {
         Ok(read)
     }
 
-    /// Reads once and hands on every whole frame. `Ok(false)`: nothing came within the read timeout.
+    /// Reads once, if no whole frame is there, and hands on every whole one. `Ok(false)`: nothing came within the read timeout.
     pub fn pump(&mut self, mut take: impl FnMut(Frame<'_>)) -> Result<bool, Error> {
-        match self.fill() {
+        // What came in one read with the answer that was waited for lies here already.
+        let held = frame(&self.buffer[self.start..self.end]).is_some();
+        match if held { Ok(1) } else { self.fill() } {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(_) => {}
             Err(Error::Io(error))

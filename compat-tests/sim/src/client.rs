@@ -180,7 +180,14 @@ pub async fn consume(
                         take(&world, handle, consumer, delivery, &mut dice).await;
                     }
                     Event::Cancelled(which) if which == consumer => going = false,
-                    Event::Lost(_) => going = false,
+                    Event::Lost(_) => {
+                        // The set may still know them: what was leased and never told goes back.
+                        handle.push(&Command::CloseSession {
+                            session,
+                            channel: None,
+                        });
+                        going = false;
+                    }
                     _ => {}
                 }
             }

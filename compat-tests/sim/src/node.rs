@@ -192,7 +192,7 @@ async fn declare(cluster: &Arc<Cluster>) -> Option<Vec<QueueRecord>> {
             session: SessionId(1),
             node: cluster.pipe.node,
             incarnation: cluster.pipe.incarnation,
-            set: SetId(number as u32),
+            sets: vec![SetId(number as u32)],
             user: String::new(),
         });
         let TopologyReply::Queue { record, .. } = cluster.ask_topology(&declare).await.ok()? else {
