@@ -9,7 +9,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::outbox::Outbox;
 use super::registry::Registry;
 use super::replica::{SetEffects, SetReplica};
-use super::ring::Ring;
+use super::ring::{PipeEvent, Ring};
 use super::topology_replica::{SharedTopology, TopologyReplica};
 use crate::base::{Millis, NodeId, PipeId, QueueId, SetId};
 use crate::model::batch::BufferPool;
@@ -66,6 +66,39 @@ fn a_set_neither_confirms_nor_forgets_a_batch_before_which_one_is_missing() {
     assert_eq!(answer.try_recv(), Err(TryRecvError::Empty));
     apply_with_gap(&mut replica, &outbox, &first, &second);
     answer.try_recv().unwrap();
+}
+
+#[test]
+fn a_node_without_a_replica_hears_of_the_gap() {
+    let outbox = Outbox::<()>::new(SetId(1), PIPE, BufferPool::default());
+    let elsewhere = PipeId {
+        node: NodeId(2),
+        incarnation: 1,
+    };
+    let ring = Arc::new(Ring::for_all(elsewhere.node));
+    let (effects, _receiver) = SetEffects::channel(8);
+    let mut replica = SetReplica::new(
+        SetMachine::new(Box::new(MemoryPages::default())),
+        Arc::new(Outbox::new(SetId(1), elsewhere, BufferPool::default())),
+        Arc::new(Registry::new(elsewhere)),
+        effects,
+        Arc::clone(&ring),
+    );
+    let mut batches = Vec::new();
+    for command in [Command::OpenPipe, Command::Tick, Command::Tick] {
+        outbox.push(&command);
+        batches.push(outbox.seal(Millis(1)).unwrap());
+    }
+    for (index, batch) in [(10, 0), (11, 2), (12, 1), (13, 2)] {
+        replica.apply(index, 1, &batches[batch]);
+    }
+    let (events, _) = ring.read(PIPE, 0, usize::MAX).unwrap();
+    let gaps: Vec<_> = events
+        .iter()
+        .filter(|event| matches!(event, PipeEvent::Gap(_)))
+        .collect();
+    assert_eq!(gaps, [&PipeEvent::Gap(1)]);
+    assert_eq!(events.last(), Some(&PipeEvent::Applied(3)));
 }
 
 #[test]

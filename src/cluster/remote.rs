@@ -268,6 +268,8 @@ impl Remote {
     fn take(&self, event: PipeEvent, body: Option<Bytes>) {
         match event {
             PipeEvent::Applied(seq) => self.outbox.applied(seq),
+            // All that is in flight goes again: what is applied already is a repeat.
+            PipeEvent::Gap(_) => self.outbox.resend(),
             PipeEvent::Refused(seq) => self.outbox.refused(seq),
             PipeEvent::Reply(seq, reply) => {
                 if let (Reply::Got { delivery, .. }, Some(body)) = (&reply, body) {

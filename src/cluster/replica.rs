@@ -274,9 +274,12 @@ impl SetReplica {
                 }
             } else if self.ring.keeps(chunk.pipe.node) {
                 self.run_effects(index);
-                let applied = self.machine.last_seq(chunk.pipe).min(seq - 1);
+                let (node, last) = (chunk.pipe.node, self.machine.last_seq(chunk.pipe));
                 self.ring
-                    .push(chunk.pipe.node, index, PipeEvent::Applied(applied));
+                    .push(node, index, PipeEvent::Applied(last.min(seq - 1)));
+                if last < seq - 1 {
+                    self.ring.push(node, index, PipeEvent::Gap(last));
+                }
             }
         }
         self.run_effects(index);

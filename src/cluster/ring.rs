@@ -25,6 +25,8 @@ const EVENTS_MAX: usize = 64 * 1024;
 pub enum PipeEvent {
     /// The pipe is applied up to this sequence number.
     Applied(u64),
+    /// Something that followed this sequence number came without what is between: it is to be sent again from there.
+    Gap(u64),
     /// The publish at this sequence number was refused.
     Refused(u64),
     /// The answer to the command at this sequence number.

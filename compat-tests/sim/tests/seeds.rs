@@ -23,12 +23,16 @@ fn trace(line: &str) -> (String, u64) {
 
 #[test]
 fn nothing_confirmed_is_lost_whatever_the_seed_breaks() {
-    for seed in 1..=6 {
+    let mut all = 0;
+    for seed in 1..=20 {
         let (sound, text) = run(seed);
         assert!(sound, "seed {seed}: {text}");
-        let (_, confirmed) = trace(&text);
-        assert!(confirmed > 100, "seed {seed} hardly did anything: {text}");
+        all += trace(&text).1;
     }
+    assert!(
+        all > 20_000,
+        "the seeds hardly did anything: {all} confirmed"
+    );
 }
 
 #[test]

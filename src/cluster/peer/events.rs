@@ -128,6 +128,7 @@ const REFUSED: u8 = 2;
 const REPLY: u8 = 3;
 const DELIVER: u8 = 4;
 const CANCELLED: u8 = 5;
+const GAP: u8 = 6;
 
 impl Events {
     /// As the parts of a message: the fields, then the bodies uncopied.
@@ -181,6 +182,10 @@ fn put_event(out: &mut Vec<u8>, event: &PipeEvent) {
             out.put_u8(APPLIED);
             out.put_varint(*seq);
         }
+        PipeEvent::Gap(seq) => {
+            out.put_u8(GAP);
+            out.put_varint(*seq);
+        }
         PipeEvent::Refused(seq) => {
             out.put_u8(REFUSED);
             out.put_varint(*seq);
@@ -204,6 +209,7 @@ fn put_event(out: &mut Vec<u8>, event: &PipeEvent) {
 fn get_event(reader: &mut Reader<'_>) -> Result<PipeEvent, Truncated> {
     Ok(match reader.u8()? {
         APPLIED => PipeEvent::Applied(reader.varint()?),
+        GAP => PipeEvent::Gap(reader.varint()?),
         REFUSED => PipeEvent::Refused(reader.varint()?),
         REPLY => PipeEvent::Reply(reader.varint()?, get_reply(reader)?),
         DELIVER => PipeEvent::Deliver(get_delivery(reader)?),
@@ -355,6 +361,7 @@ mod test {
         ];
         let mut events: Vec<(PipeEvent, Bytes)> = vec![
             (PipeEvent::Applied(9), Bytes::new()),
+            (PipeEvent::Gap(7), Bytes::new()),
             (PipeEvent::Refused(8), Bytes::new()),
             (PipeEvent::Deliver(delivery), Bytes::from_static(b"body")),
             (PipeEvent::Cancelled(ConsumerId(5)), Bytes::new()),
