@@ -12,14 +12,14 @@ use crate::base::{NodeId, SetId};
 use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
-    Candidate, Cluster, ClusterOptions, FormationError, Patience, Refusal, StartError, alone, find,
+    Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
 };
 use crate::config;
 use crate::http::{MetricsState, Names, serve};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
 use crate::model::batch::BufferPool;
-use crate::model::topology::{QueueDefaults, Seed, TopologyCommand, hash_password};
+use crate::model::topology::{QueueDefaults, Seed, hash_password};
 use crate::raft::GroupOptions;
 use crate::rt::Supervisor;
 use crate::session::SessionConfig;
@@ -131,7 +131,6 @@ impl Running {
         let (front, core) = (Supervisor::default(), Supervisor::default());
         let options = enter(&settings, &mut identity, &core).await?;
         let (cluster, effects) = Cluster::start(options, &core).await?;
-        seed(&cluster, &settings).await.map_err(StartError::from)?;
         let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
         let limits = alarm::Limits {
             memory_bytes: settings.memory_limit_bytes,
@@ -187,28 +186,6 @@ impl Running {
         }
         self.cluster.stop().await;
     }
-}
-
-/// What the configuration says beyond the seed of an empty store. There is no other way to say it yet, so it is said
-/// at every start.
-async fn seed(cluster: &Cluster, settings: &Settings) -> Result<(), Refusal> {
-    let vhost = settings.default_vhost.clone();
-    let add = TopologyCommand::AddVhost {
-        name: vhost.clone(),
-        default_queue_type: settings.default_queue_type.clone(),
-    };
-    cluster.ask_topology(&add).await?;
-    let [configure, write, read] = settings.default_permissions.clone();
-    let user = settings.default_user.clone();
-    let rights = TopologyCommand::SetPermissions {
-        user,
-        vhost,
-        configure,
-        write,
-        read,
-    };
-    cluster.ask_topology(&rights).await?;
-    Ok(())
 }
 
 fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, NodeError> {
@@ -271,6 +248,8 @@ async fn enter(
             password_hash: hash_password(rand::random(), &settings.default_pass),
             tags: settings.default_tags.clone(),
             vhost: settings.default_vhost.clone(),
+            permissions: settings.default_permissions.clone(),
+            default_queue_type: settings.default_queue_type.clone(),
         },
         queue_defaults: settings.queue_defaults,
         patience: settings.patience,
