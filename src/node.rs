@@ -153,6 +153,7 @@ impl Running {
             alarm_rx,
             front.clone(),
         );
+        front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
         if let Some(listener) = metrics {

@@ -2,6 +2,7 @@
 //!
 //! - `Node`: what every connection shares.
 //! - `listener`: accepts.
+//! - `clients`: the open connections, for limits and listings.
 //! - `connection`: the loop around one session; `publish`, `deliver`, `requests`, `close` are its verbs.
 //! - `dead_letter`: the leader's side of dead-lettering.
 //! - `alarm`: memory and disk.
@@ -9,6 +10,7 @@
 //! Not here: openraft, the log, JSON.
 
 pub mod alarm;
+mod clients;
 mod close;
 mod confirms;
 mod connection;
@@ -27,6 +29,7 @@ mod requests;
 mod routes;
 mod stats;
 
+pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
 pub use dead_letter::run as run_set_effects;
 pub use node::{Node, NodeOptions};
 pub use stats::Stats;

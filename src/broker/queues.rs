@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::amqp::{ProtocolError, ReplyCode};
+use crate::amqp::{FieldTable, ProtocolError, ReplyCode};
 use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ChannelId, ConsumerId, QueueId, SessionId, SetId};
 use crate::cluster::SetHandle;
@@ -102,11 +102,22 @@ impl Asker {
     }
 
     async fn create(&self, record: &QueueRecord) -> Result<(), ProtocolError> {
+        let (queue, defaults) = (record.id, &self.node.options.queue_defaults);
+        let config = Box::new(record.config(defaults));
         let create = Command::Create {
-            queue: record.id,
-            config: Box::new(record.config(&self.node.options.queue_defaults)),
+            queue,
+            config: config.clone(),
         };
         self.ask_parts(record, &create).await?;
+        // Policies that changed in between found no queue to tell.
+        let now = self.node.cluster.topology.read(|topology| {
+            let record = topology.queue_by_id(queue)?;
+            Some(Box::new(record.config(defaults)))
+        });
+        if let Some(now) = now.filter(|now| *now != config) {
+            let configure = Command::Configure { queue, config: now };
+            self.ask_parts(record, &configure).await?;
+        }
         Ok(())
     }
 
@@ -292,6 +303,8 @@ impl Connection {
             counts: record.kind == QueueKind::Quorum,
             window: false,
             sent: 0,
+            prefetch: 0,
+            arguments: FieldTable::default(),
             unsettled: 0,
             early: Vec::new(),
         };
@@ -325,6 +338,8 @@ impl Connection {
         if let Some(entry) = self.consumers.get_mut(&consumer) {
             entry.no_ack = request.no_ack;
             entry.window = window;
+            entry.prefetch = u32::from(request.prefetch);
+            entry.arguments = request.arguments.clone();
         }
         let config = ConsumerConfig {
             session: self.id,
@@ -393,6 +408,8 @@ impl Connection {
             counts: false,
             window: false,
             sent: 0,
+            prefetch: 0,
+            arguments: FieldTable::default(),
             unsettled: 0,
             early: Vec::new(),
         };

@@ -83,7 +83,11 @@ impl Connection {
             ChannelRequest::Open => {
                 self.node.stats.channels_opened.inc();
                 self.node.stats.channels.inc();
-                self.session.answer_channel(channel, ChannelAnswer::Done);
+                let answer = match self.count_channel() {
+                    Ok(()) => ChannelAnswer::Done,
+                    Err(error) => ChannelAnswer::Failed(error),
+                };
+                self.session.answer_channel(channel, answer);
             }
             ChannelRequest::Close => self.close_channel(channel),
             ChannelRequest::Commit {
