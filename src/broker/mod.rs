@@ -4,6 +4,7 @@
 //! - `listener`: accepts.
 //! - `clients`: the open connections, for limits and listings.
 //! - `connection`: the loop around one session; `publish`, `deliver`, `requests`, `close` are its verbs.
+//! - `direct`: what is done for a user without a connection.
 //! - `dead_letter`: the leader's side of dead-lettering.
 //! - `alarm`: memory and disk.
 //!
@@ -18,6 +19,8 @@ mod consume;
 mod dead_letter;
 mod death;
 mod deliver;
+mod direct;
+mod get;
 pub mod listener;
 mod login;
 mod node;
@@ -30,6 +33,7 @@ mod routes;
 mod stats;
 
 pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
+pub use direct::{Direct, Got, Refused, Settled};
 pub use dead_letter::run as run_set_effects;
 pub use node::{Node, NodeOptions};
 pub use stats::Stats;

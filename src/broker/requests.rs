@@ -161,7 +161,7 @@ impl Connection {
 }
 
 impl Asker {
-    async fn declare_exchange(
+    pub(super) async fn declare_exchange(
         &self,
         request: session::DeclareExchange,
     ) -> Result<ChannelAnswer, ProtocolError> {
@@ -196,7 +196,7 @@ impl Asker {
         Ok(ChannelAnswer::Done)
     }
 
-    async fn delete_exchange(
+    pub(super) async fn delete_exchange(
         &self,
         name: String,
         if_unused: bool,
@@ -215,7 +215,7 @@ impl Asker {
         Ok(ChannelAnswer::Done)
     }
 
-    async fn bind(
+    pub(super) async fn bind(
         &self,
         request: BindingRequest,
         queue: bool,
