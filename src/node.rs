@@ -15,6 +15,7 @@ use crate::cluster::{
     Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
 };
 use crate::config;
+use crate::http::api::{self, Api, Listener};
 use crate::http::{MetricsState, Names, serve};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
@@ -40,6 +41,8 @@ pub struct Settings {
     pub listeners: Vec<SocketAddr>,
     /// Metrics listener.
     pub metrics: Option<SocketAddr>,
+    /// Listener of the management API.
+    pub management: Option<SocketAddr>,
     /// First user: name, password, tags; and vhost.
     pub default_user: String,
     /// Its password.
@@ -128,6 +131,8 @@ impl Running {
             sockets.push((*address, bind(*address)?));
         }
         let metrics = settings.metrics.map(bind).transpose()?;
+        let management = settings.management.map(bind).transpose()?;
+        let places = places(&settings);
         let (front, core) = (Supervisor::default(), Supervisor::default());
         let options = enter(&settings, &mut identity, &core).await?;
         let (cluster, effects) = Cluster::start(options, &core).await?;
@@ -156,6 +161,11 @@ impl Running {
         front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
+        if let Some(listener) = management {
+            let (names, limits) = (settings.names.clone(), limits.clone());
+            let api = Api::new(Arc::clone(&node), names, limits, places);
+            front.spawn("management", api::serve(api, listener));
+        }
         if let Some(listener) = metrics {
             let state = MetricsState::new(Arc::clone(&node), settings.names, limits);
             front.spawn("metrics", serve(state, listener));
@@ -187,6 +197,21 @@ impl Running {
         }
         self.cluster.stop().await;
     }
+}
+
+/// Where the node listens, as the management API shows it.
+fn places(settings: &Settings) -> Vec<Listener> {
+    let place = |protocol, address: &SocketAddr| Listener {
+        protocol,
+        address: *address,
+    };
+    let amqp = settings.listeners.iter().map(|at| place("amqp", at));
+    let http = settings.management.iter().map(|at| place("http", at));
+    let metrics = settings.metrics.iter();
+    let metrics = metrics.map(|at| place("http/prometheus", at));
+    let peers = settings.cluster.listener.iter();
+    let peers = peers.map(|at| place("clustering", at));
+    amqp.chain(http).chain(metrics).chain(peers).collect()
 }
 
 fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, NodeError> {

@@ -16,7 +16,8 @@ use crate::cluster::{Event, Mailbox};
 use crate::model::batch::{MessageFlags, MessageParts, PublishOptions};
 use crate::model::set::{Command, Outcome, Reply};
 use crate::model::topology::{
-    Bind, Destination, Permission, QueueRecord, Removed, TopologyCommand, TopologyReply,
+    Bind, DeclareExchange, DeclareQueue, Destination, Permission, QueueRecord, Removed,
+    TopologyCommand, TopologyReply,
 };
 use crate::session::{self, ChannelAnswer};
 
@@ -202,6 +203,95 @@ impl Direct {
             false => TopologyCommand::Unbind(command),
         };
         self.0.change(command).await.map(drop)
+    }
+
+    /// Makes a queue without asking for rights.
+    ///
+    /// # Errors
+    /// What the topology refuses.
+    pub async fn import_queue(
+        &self,
+        name: String,
+        durable: bool,
+        auto_delete: bool,
+        arguments: FieldTable,
+    ) -> Result<(), ProtocolError> {
+        let cluster = &self.0.node.cluster;
+        let sets = match durable {
+            true => cluster.place(QueueRecord::wanted_parts(&arguments)),
+            false => vec![cluster.local()],
+        };
+        let command = TopologyCommand::DeclareQueue(DeclareQueue {
+            vhost: self.0.vhost.to_string(),
+            name,
+            server_named: false,
+            durable,
+            exclusive: false,
+            auto_delete,
+            arguments,
+            session: self.0.session,
+            node: cluster.pipe.node,
+            incarnation: cluster.pipe.incarnation,
+            sets,
+            user: String::new(),
+        });
+        if let TopologyReply::Queue { record, created } = self.0.change(command).await?
+            && created
+        {
+            self.0.node.stats.queues_created.inc();
+            self.0.create(&record).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes an exchange without asking for rights.
+    ///
+    /// # Errors
+    /// What the topology refuses.
+    pub async fn import_exchange(
+        &self,
+        name: String,
+        kind: String,
+        flags: [bool; 3],
+        arguments: FieldTable,
+    ) -> Result<(), ProtocolError> {
+        let [durable, auto_delete, internal] = flags;
+        let pipe = self.0.node.cluster.pipe;
+        let command = TopologyCommand::DeclareExchange(DeclareExchange {
+            vhost: self.0.vhost.to_string(),
+            name,
+            kind,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+            user: String::new(),
+            node: pipe.node,
+            incarnation: pipe.incarnation,
+        });
+        self.0.change(command).await.map(drop)
+    }
+
+    /// Makes a binding without asking for rights.
+    ///
+    /// # Errors
+    /// What the topology refuses.
+    pub async fn import_binding(
+        &self,
+        source: String,
+        destination: Destination,
+        routing_key: String,
+        arguments: FieldTable,
+    ) -> Result<(), ProtocolError> {
+        let bind = TopologyCommand::Bind(Bind {
+            vhost: self.0.vhost.to_string(),
+            source,
+            destination,
+            routing_key,
+            arguments,
+            session: self.0.session,
+        });
+        self.0.change(bind).await.map(drop)
     }
 
     /// Any other change of the topology, without a check. Contents of queues that went with it go too.

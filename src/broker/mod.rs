@@ -33,7 +33,7 @@ mod routes;
 mod stats;
 
 pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
-pub use direct::{Direct, Got, Refused, Settled};
 pub use dead_letter::run as run_set_effects;
+pub use direct::{Direct, Got, Refused, Settled};
 pub use node::{Node, NodeOptions};
 pub use stats::Stats;

@@ -52,7 +52,11 @@ impl Asker {
     }
 
     /// The queue, if the user may do this to it and no other connection owns it.
-    pub(super) fn find(&self, queue: &str, permission: Permission) -> Result<QueueRecord, ProtocolError> {
+    pub(super) fn find(
+        &self,
+        queue: &str,
+        permission: Permission,
+    ) -> Result<QueueRecord, ProtocolError> {
         self.node.cluster.topology.read(|topology| {
             let resource = Resource::Queue(queue);
             topology.check_permission(&self.user, &self.vhost, resource, permission)?;

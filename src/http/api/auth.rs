@@ -142,7 +142,9 @@ pub fn who(node: &Node, brake: &Brake, request: &Request, peer: IpAddr) -> Resul
     };
     node.stats.auth_attempts_succeeded.inc();
     if !is_loopback(peer) && node.options.loopback_users.contains(&user) {
-        return Err(ApiError::not_authorised("User can only log in via localhost"));
+        return Err(ApiError::not_authorised(
+            "User can only log in via localhost",
+        ));
     }
     let who = Who { name: user, tags };
     match who.is_management() {

@@ -58,7 +58,9 @@ pub fn of_exchange(context: &Context, vhost: &str, exchange: &str, end: &str) ->
         return Err(ApiError::not_found());
     }
     context.all(match end {
-        "source" => rows(context, |binding| binding.vhost == vhost && binding.source == name),
+        "source" => rows(context, |binding| {
+            binding.vhost == vhost && binding.source == name
+        }),
         "destination" => rows(context, |binding| {
             binding.vhost == vhost && !binding.to_queue && binding.destination == name
         }),
@@ -85,10 +87,22 @@ pub async fn answer(context: &Context) -> Answer {
             let mut rows = rows(context, |binding| {
                 wanted.as_ref().is_none_or(|vhost| vhost == binding.vhost)
             });
-            rows.retain(|row| row["vhost"].as_str().is_some_and(|vhost| context.sees(vhost)));
+            rows.retain(|row| {
+                row["vhost"]
+                    .as_str()
+                    .is_some_and(|vhost| context.sees(vhost))
+            });
             context.all(rows)
         }
-        ["bindings", vhost, "e", source, kind @ ("q" | "e"), destination, rest @ ..] => {
+        [
+            "bindings",
+            vhost,
+            "e",
+            source,
+            kind @ ("q" | "e"),
+            destination,
+            rest @ ..,
+        ] => {
             let ends = Ends {
                 vhost,
                 source: named(source),
@@ -172,11 +186,17 @@ impl Ends<'_> {
         let body = context.request.object()?;
         let routing_key = body.text("routing_key")?.unwrap_or_default();
         if routing_key.len() > 255 {
-            return Err(ApiError::bad_request("routing key is longer than 255 bytes"));
+            return Err(ApiError::bad_request(
+                "routing key is longer than 255 bytes",
+            ));
         }
         let arguments = body.table("arguments")?;
         let key = properties_key(&routing_key, &arguments);
-        let location = format!("{}/{}", quote(self.destination), quote(&key).replace("%7E", "~"));
+        let location = format!(
+            "{}/{}",
+            quote(self.destination),
+            quote(&key).replace("%7E", "~")
+        );
         let source = self.source.to_owned();
         let direct = context.direct(self.vhost);
         direct

@@ -17,6 +17,7 @@ use crate::broker::{ChannelView, Client, ConsumerView, Described};
 use crate::model::topology::QueueRecord;
 
 const ASK_LIMIT: Duration = Duration::from_secs(2);
+const ASKED_AT_ONCE: usize = 256;
 
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
@@ -24,7 +25,10 @@ pub async fn answer(context: &Context) -> Answer {
         (["connections"], _) => list(context, None).await,
         (["connections", "username", user], "GET") => of_user(context, user),
         (["connections", "username", user], _) => {
-            for client in clients(context).iter().filter(|client| *client.user == **user) {
+            for client in clients(context)
+                .iter()
+                .filter(|client| *client.user == **user)
+            {
                 close(context, client)?;
             }
             Ok(Reply::Done)
@@ -36,14 +40,19 @@ pub async fn answer(context: &Context) -> Answer {
         (["connections", name], _) => {
             let all = context.node().clients.all();
             let client = all.into_iter().find(|client| client.name() == **name);
-            close(context, &client.ok_or_else(ApiError::not_found)?)?;
+            let client = client.ok_or_else(ApiError::not_found)?;
+            close(context, &client)?;
             Ok(Reply::Done)
         }
         (["connections", name, "channels"], _) => {
             let client = named(context, name)?;
             let told = client.describe(ASK_LIMIT).await.unwrap_or_default();
             let channels = told.channels.iter();
-            context.all(channels.map(|channel| channel_row(context, &client, channel)).collect())
+            context.all(
+                channels
+                    .map(|channel| channel_row(context, &client, channel))
+                    .collect(),
+            )
         }
         (["connections", name, "sessions"], _) => {
             named(context, name)?;
@@ -72,13 +81,17 @@ fn named(context: &Context, name: &str) -> Result<Arc<Client>, ApiError> {
     let client = known.ok_or_else(ApiError::not_found)?;
     match context.who.is_monitor() || *client.user == *context.who.name {
         true => Ok(client),
-        false => Err(ApiError::not_authorised("User not authorised to access object")),
+        false => Err(ApiError::not_authorised(
+            "User not authorised to access object",
+        )),
     }
 }
 
 fn close(context: &Context, client: &Client) -> Result<(), ApiError> {
     if !context.who.is_administrator() && *client.user != *context.who.name {
-        return Err(ApiError::not_authorised("User not authorised to access object"));
+        return Err(ApiError::not_authorised(
+            "User not authorised to access object",
+        ));
     }
     let reason = context.request.header("x-reason");
     client.close(reason.unwrap_or("Closed via management plugin"));
@@ -87,7 +100,9 @@ fn close(context: &Context, client: &Client) -> Result<(), ApiError> {
 
 fn of_user(context: &Context, user: &str) -> Answer {
     if !context.who.is_monitor() && context.who.name != user {
-        return Err(ApiError::not_authorised("User not authorised to access object"));
+        return Err(ApiError::not_authorised(
+            "User not authorised to access object",
+        ));
     }
     let own = clients(context);
     let own = own.iter().filter(|client| *client.user == *user);
@@ -110,10 +125,16 @@ pub async fn list(context: &Context, vhost: Option<&str>) -> Answer {
     let mut clients = clients(context);
     clients.retain(|client| wanted.as_ref().is_none_or(|vhost| **vhost == *client.vhost));
     let name = |client: &Arc<Client>| (client.vhost.to_string(), client.name());
-    let render = async |clients: Vec<Arc<Client>>| {
-        join_all(clients.iter().map(|client| row(context, client))).await
-    };
-    let rows = list::paged(&context.request, clients, name, render).await?;
+    let chosen = list::choose(&context.request, clients, name)?;
+    let mut rows = Vec::with_capacity(chosen.rows.len());
+    for chunk in chosen.rows.chunks(ASKED_AT_ONCE) {
+        let mut asked = Vec::with_capacity(chunk.len());
+        for client in chunk {
+            asked.push(row(context, client));
+        }
+        rows.extend(join_all(asked).await);
+    }
+    let rows = chosen.rest.finish(&context.request, rows)?;
     Ok(Reply::Json(rows))
 }
 
@@ -176,11 +197,19 @@ async fn row(context: &Context, client: &Client) -> Value {
 }
 
 async fn described(clients: Vec<Arc<Client>>) -> Vec<(Arc<Client>, Described)> {
-    let asked = clients.into_iter().map(async |client| {
-        let told = client.describe(ASK_LIMIT).await;
-        (client, told.unwrap_or_default())
-    });
-    join_all(asked).await
+    let mut all = Vec::with_capacity(clients.len());
+    for chunk in clients.chunks(ASKED_AT_ONCE) {
+        let mut asked = Vec::with_capacity(chunk.len());
+        for client in chunk {
+            asked.push(client.describe(ASK_LIMIT));
+        }
+        let told = join_all(asked)
+            .await
+            .into_iter()
+            .map(Option::unwrap_or_default);
+        all.extend(chunk.iter().cloned().zip(told));
+    }
+    all
 }
 
 fn channel_row(context: &Context, client: &Client, channel: &ChannelView) -> Value {
@@ -222,13 +251,18 @@ pub async fn channels(context: &Context, vhost: Option<&str>) -> Answer {
     let rows: Vec<Value> = described(clients)
         .await
         .iter()
-        .flat_map(|(client, told)| told.channels.iter().map(move |channel| channel_row(context, client, channel)))
+        .flat_map(|(client, told)| {
+            told.channels
+                .iter()
+                .map(move |channel| channel_row(context, client, channel))
+        })
         .collect();
     let name = |row: &Value| {
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
         (text("vhost"), text("name"))
     };
-    let rows = list::paged(&context.request, rows, name, async |rows| rows).await?;
+    let chosen = list::choose(&context.request, rows, name)?;
+    let rows = chosen.rest.finish(&context.request, chosen.rows)?;
     Ok(Reply::Json(rows))
 }
 
@@ -262,7 +296,12 @@ fn queue_name(context: &Context, id: QueueId) -> (String, String) {
     })
 }
 
-fn consumer_row(context: &Context, client: &Client, channel: u16, consumer: &ConsumerView) -> Value {
+fn consumer_row(
+    context: &Context,
+    client: &Client,
+    channel: u16,
+    consumer: &ConsumerView,
+) -> Value {
     let (vhost, queue) = queue_name(context, consumer.queue);
     let timeout = context.node().options.queue_defaults.consumer_timeout;
     json!({
@@ -287,7 +326,11 @@ fn consumer_row(context: &Context, client: &Client, channel: u16, consumer: &Con
     })
 }
 
-fn consumer_rows(context: &Context, told: &[(Arc<Client>, Described)], queue: Option<QueueId>) -> Vec<Value> {
+fn consumer_rows(
+    context: &Context,
+    told: &[(Arc<Client>, Described)],
+    queue: Option<QueueId>,
+) -> Vec<Value> {
     let mut rows = Vec::new();
     for (client, told) in told {
         for channel in &told.channels {

@@ -30,7 +30,10 @@ pub async fn answer(context: &Context) -> Answer {
     });
     document.extend(head.as_object().cloned().unwrap_or_default());
     if vhost.is_none() {
-        document.insert("original_cluster_name".to_owned(), json!(super::overview::cluster_name(context)));
+        document.insert(
+            "original_cluster_name".to_owned(),
+            json!(super::overview::cluster_name(context)),
+        );
         document.insert("explanation".to_owned(), json!("Definitions of cluster"));
     }
     let document = Value::Object(document);
@@ -65,7 +68,8 @@ fn whole(topology: &Topology) -> Map<String, Value> {
         row
     });
     let globals = topology.globals();
-    let globals = globals.map(|(name, value)| json!({"name": name, "value": values::from_amqp(value)}));
+    let globals =
+        globals.map(|(name, value)| json!({"name": name, "value": values::from_amqp(value)}));
     let lists: [(&str, Vec<Value>); 5] = [
         ("users", people.map(users::row).collect()),
         ("vhosts", hosts.collect()),
@@ -82,14 +86,19 @@ fn of_vhost(topology: &Topology, vhost: &str) -> Map<String, Value> {
     let settings = topology.vhost_settings(vhost).cloned().unwrap_or_default();
     document.insert("metadata".to_owned(), vhosts::metadata(&settings));
     document.insert("description".to_owned(), json!(settings.description));
-    document.insert("default_queue_type".to_owned(), json!(settings.default_queue_type));
+    document.insert(
+        "default_queue_type".to_owned(),
+        json!(settings.default_queue_type),
+    );
     document
 }
 
 /// What is in vhosts; without their names if it is one vhost's.
 fn objects(topology: &Topology, vhost: Option<&str>) -> Map<String, Value> {
     let here = |name: &str| vhost.is_none_or(|vhost| vhost == name);
-    let queues = topology.queues().filter(|queue| queue.exclusive.is_none() && here(&queue.vhost));
+    let queues = topology
+        .queues()
+        .filter(|queue| queue.exclusive.is_none() && here(&queue.vhost));
     let queues = queues.map(|queue| {
         json!({
             "name": queue.name,
@@ -131,8 +140,12 @@ fn objects(topology: &Topology, vhost: Option<&str>) -> Map<String, Value> {
             "arguments": binding.arguments.map_or_else(|| json!({}), values::from_table),
         })
     });
-    let rules = topology.policies(PolicyScope::User).filter(|policy| here(&policy.vhost));
-    let operator = topology.policies(PolicyScope::Operator).filter(|policy| here(&policy.vhost));
+    let rules = topology
+        .policies(PolicyScope::User)
+        .filter(|policy| here(&policy.vhost));
+    let operator = topology
+        .policies(PolicyScope::Operator)
+        .filter(|policy| here(&policy.vhost));
     let operator = operator.map(|policy| {
         let value = policies::row(policy);
         json!({
@@ -148,7 +161,9 @@ fn objects(topology: &Topology, vhost: Option<&str>) -> Map<String, Value> {
         })
     });
     let parameters = policies::parameter_rows(topology);
-    let parameters = parameters.into_iter().filter(|row| row["vhost"].as_str().is_some_and(here));
+    let parameters = parameters
+        .into_iter()
+        .filter(|row| row["vhost"].as_str().is_some_and(here));
     let lists: [(&str, Vec<Value>); 5] = [
         ("queues", queues.collect()),
         ("exchanges", exchanges.collect()),

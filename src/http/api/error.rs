@@ -20,6 +20,8 @@ pub struct ApiError {
     pub allow: Option<String>,
     /// Ask for credentials.
     pub challenge: bool,
+    /// The body, if it is not the usual one.
+    pub whole: Option<Value>,
 }
 
 impl ApiError {
@@ -31,6 +33,7 @@ impl ApiError {
             reason: reason.into(),
             allow: None,
             challenge: false,
+            whole: None,
         }
     }
 
@@ -56,7 +59,10 @@ impl ApiError {
 
     /// 400 for keys that are not there.
     pub fn keys_missing(keys: &[&str]) -> Self {
-        let keys: Vec<_> = keys.iter().map(|key| format!("{{key_missing,{key}}}")).collect();
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|key| format!("{{key_missing,{key}}}"))
+            .collect();
         Self::bad_request(format!("[{}]", keys.join(",")))
     }
 
@@ -69,6 +75,9 @@ impl ApiError {
     pub fn body(&self) -> Vec<u8> {
         if self.challenge || self.allow.is_some() {
             return Vec::new();
+        }
+        if let Some(whole) = &self.whole {
+            return whole.to_string().into_bytes();
         }
         json!({"error": self.error, "reason": self.reason})
             .to_string()

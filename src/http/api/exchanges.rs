@@ -69,19 +69,26 @@ async fn all(context: &Context, vhost: Option<&str>) -> Answer {
     let topology = &context.node().cluster.topology;
     let mut rows: Vec<Exchange> = topology.read(|topology| {
         let exchanges = topology.exchanges();
-        let exchanges = exchanges.filter(|exchange| wanted.as_ref().is_none_or(|vhost| **vhost == *exchange.vhost));
+        let exchanges = exchanges.filter(|exchange| {
+            wanted
+                .as_ref()
+                .is_none_or(|vhost| **vhost == *exchange.vhost)
+        });
         exchanges.cloned().collect()
     });
     rows.retain(|exchange| context.sees(&exchange.vhost));
     let name = |exchange: &Exchange| (exchange.vhost.to_string(), exchange.name.to_string());
-    let render = async |rows: Vec<Exchange>| rows.iter().map(row).collect();
-    let rows = list::paged(&context.request, rows, name, render).await?;
+    let chosen = list::choose(&context.request, rows, name)?;
+    let rows = chosen.rows.iter().map(row).collect();
+    let rows = chosen.rest.finish(&context.request, rows)?;
     Ok(Reply::Json(rows))
 }
 
 async fn declare(context: &Context, vhost: &str, name: &str) -> Answer {
     if name.len() > 255 {
-        return Err(ApiError::bad_request("exchange name is longer than 255 bytes"));
+        return Err(ApiError::bad_request(
+            "exchange name is longer than 255 bytes",
+        ));
     }
     let body = context.request.object()?;
     let existed = has(context, vhost, name);

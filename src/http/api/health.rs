@@ -50,7 +50,10 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
             let ports: Vec<u16> = api.listeners.iter().map(|one| one.address.port()).collect();
             match ports.contains(&port) {
                 true => ok(json!({"port": port})),
-                false => failed("No active listener", json!({"missing": port, "ports": ports})),
+                false => failed(
+                    "No active listener",
+                    json!({"missing": port, "ports": ports}),
+                ),
             }
         }
         ["protocol-listener", wanted] => protocols(context, wanted),
@@ -77,7 +80,10 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
         ["reached-target-cluster-size"] => {
             let topology = &context.node().cluster.topology;
             match topology.read(|topology| topology.nodes().count()) {
-                0 => failed("The cluster is not formed yet", json!({"online": 0, "target": 1})),
+                0 => failed(
+                    "The cluster is not formed yet",
+                    json!({"online": 0, "target": 1}),
+                ),
                 _ => ok(json!({})),
             }
         }
@@ -96,7 +102,10 @@ fn alarms(context: &Context) -> Answer {
     }
     match raised.is_empty() {
         true => ok(json!({})),
-        false => failed("There are alarms in effect in the cluster", json!({"alarms": raised})),
+        false => failed(
+            "There are alarms in effect in the cluster",
+            json!({"alarms": raised}),
+        ),
     }
 }
 
@@ -113,7 +122,12 @@ fn normal(protocol: &str) -> String {
 }
 
 fn protocols(context: &Context, wanted: &str) -> Answer {
-    let active: Vec<&str> = context.api.listeners.iter().map(|one| one.protocol).collect();
+    let active: Vec<&str> = context
+        .api
+        .listeners
+        .iter()
+        .map(|one| one.protocol)
+        .collect();
     let wanted: Vec<String> = wanted.split(',').map(normal).collect();
     let missing: Vec<&String> = wanted
         .iter()
@@ -152,9 +166,9 @@ fn quorum_critical(context: &Context) -> Answer {
             continue;
         };
         let heard = group.heard().members;
-        let there = heard.iter().filter(|(_, age)| {
-            age.is_some_and(|age| age < std::time::Duration::from_secs(5))
-        });
+        let there = heard
+            .iter()
+            .filter(|(_, age)| age.is_some_and(|age| age < std::time::Duration::from_secs(5)));
         let members = heard.len() + 1;
         if there.count() < members / 2 + 1 {
             critical.push(set);
@@ -172,7 +186,9 @@ fn quorum_critical(context: &Context) -> Answer {
 fn leaderless(context: &Context) -> Answer {
     let cluster = &context.node().cluster;
     let without = cluster.sets().filter(|(_, handle)| {
-        handle.group().is_some_and(|group| group.metrics().leader.is_none())
+        handle
+            .group()
+            .is_some_and(|group| group.metrics().leader.is_none())
     });
     let sets: Vec<SetId> = without.map(|(set, _)| set).collect();
     match sets.is_empty() {

@@ -22,7 +22,11 @@ pub async fn answer(context: &Context, vhost: Option<&str>) -> Answer {
         None => context.request.object()?,
         Some(_) => {
             let status = axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(ApiError::new(status, "unsupported_media_type", "application/json is expected"));
+            return Err(ApiError::new(
+                status,
+                "unsupported_media_type",
+                "application/json is expected",
+            ));
         }
     };
     apply(context, &document, vhost).await?;
@@ -33,7 +37,11 @@ pub async fn answer(context: &Context, vhost: Option<&str>) -> Answer {
 fn uploaded(context: &Context, kind: &str) -> Result<Body, ApiError> {
     let bad = || ApiError::bad_request("malformed form");
     let boundary = kind.split("boundary=").nth(1).ok_or_else(bad)?;
-    let boundary = boundary.split(';').next().unwrap_or_default().trim_matches('"');
+    let boundary = boundary
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim_matches('"');
     let text = std::str::from_utf8(&context.request.body).map_err(|_| bad())?;
     for part in text.split(&format!("--{boundary}")) {
         let Some((head, content)) = part.split_once("\r\n\r\n") else {
@@ -60,7 +68,9 @@ fn rows(document: &Body, key: &str) -> Result<Vec<Row>, ApiError> {
     };
     let row = |value: &Value| match value {
         Value::Object(object) => Ok(Body(object.clone())),
-        _ => Err(ApiError::bad_request(format!("{key} must be a list of objects"))),
+        _ => Err(ApiError::bad_request(format!(
+            "{key} must be a list of objects"
+        ))),
     };
     list.iter().map(row).collect()
 }
@@ -80,51 +90,77 @@ async fn apply(context: &Context, document: &Body, vhost: Option<&str>) -> Resul
     if vhost.is_none() {
         for row in rows(document, "users")? {
             let name = text(&row, "name")?;
-            import.user(&name, &row).await.map_err(|error| wrong(&format!("user {name}"), &error))?;
+            import
+                .user(&name, &row)
+                .await
+                .map_err(|error| wrong(&format!("user {name}"), &error))?;
         }
         for row in rows(document, "vhosts")? {
             let name = text(&row, "name")?;
-            import.vhost(&name, &row).await.map_err(|error| wrong(&format!("vhost {name}"), &error))?;
+            import
+                .vhost(&name, &row)
+                .await
+                .map_err(|error| wrong(&format!("vhost {name}"), &error))?;
         }
         for key in ["permissions", "topic_permissions"] {
             for row in rows(document, key)? {
                 let name = text(&row, "user")?;
-                import.rights(key, &name, &row).await.map_err(|error| wrong(&format!("{key} of {name}"), &error))?;
+                import
+                    .rights(key, &name, &row)
+                    .await
+                    .map_err(|error| wrong(&format!("{key} of {name}"), &error))?;
             }
         }
         for row in rows(document, "global_parameters")? {
             let name = text(&row, "name")?;
             let value = values::to_amqp(row.get("value").unwrap_or(&Value::Null))?;
-            import.set(SettingsCommand::PutGlobal { name, value }).await?;
+            import
+                .set(SettingsCommand::PutGlobal { name, value })
+                .await?;
         }
     }
     for row in rows(document, "parameters")? {
         let name = text(&row, "name")?;
-        import.parameter(&name, &row).await.map_err(|error| wrong(&format!("parameter {name}"), &error))?;
+        import
+            .parameter(&name, &row)
+            .await
+            .map_err(|error| wrong(&format!("parameter {name}"), &error))?;
     }
     for row in rows(document, "policies")? {
         let name = text(&row, "name")?;
         let set = import.policy(PolicyScope::User, &name, &row);
-        set.await.map_err(|error| wrong(&format!("policy {name}"), &error))?;
+        set.await
+            .map_err(|error| wrong(&format!("policy {name}"), &error))?;
     }
     for row in rows(document, "queues")? {
         let name = text(&row, "name")?;
-        import.queue(name.clone(), &row).await.map_err(|error| wrong(&format!("queue {name}"), &error))?;
+        import
+            .queue(name.clone(), &row)
+            .await
+            .map_err(|error| wrong(&format!("queue {name}"), &error))?;
     }
     for row in rows(document, "exchanges")? {
         let name = text(&row, "name")?;
-        import.exchange(name.clone(), &row).await.map_err(|error| wrong(&format!("exchange {name}"), &error))?;
+        import
+            .exchange(name.clone(), &row)
+            .await
+            .map_err(|error| wrong(&format!("exchange {name}"), &error))?;
     }
     for row in rows(document, "bindings")? {
         let name = text(&row, "source")?;
-        import.binding(name.clone(), &row).await.map_err(|error| wrong(&format!("binding of {name}"), &error))?;
+        import
+            .binding(name.clone(), &row)
+            .await
+            .map_err(|error| wrong(&format!("binding of {name}"), &error))?;
     }
     Ok(())
 }
 
 impl Import<'_> {
     async fn set(&self, command: SettingsCommand) -> Result<(), ApiError> {
-        self.context.change(TopologyCommand::Settings(command)).await
+        self.context
+            .change(TopologyCommand::Settings(command))
+            .await
     }
 
     fn vhost_of(&self, row: &Row) -> Result<String, ApiError> {
@@ -142,7 +178,10 @@ impl Import<'_> {
     async fn user(&self, name: &str, row: &Row) -> Result<(), ApiError> {
         let mut row = Body(row.0.clone());
         // A user without a password is written with an empty hash.
-        if row.text("password_hash")?.is_some_and(|hash| hash.is_empty()) {
+        if row
+            .text("password_hash")?
+            .is_some_and(|hash| hash.is_empty())
+        {
             row.0.remove("password_hash");
         }
         self.set(users::command(name, &row)?).await?;
@@ -207,7 +246,9 @@ impl Import<'_> {
         let value = row.get("value").cloned().unwrap_or(Value::Null);
         if component == "operator_policy" {
             let value = Body(value.as_object().cloned().unwrap_or_default());
-            return self.policy_in(PolicyScope::Operator, &vhost, name, &value).await;
+            return self
+                .policy_in(PolicyScope::Operator, &vhost, name, &value)
+                .await;
         }
         for command in policies::parameter_commands(&component, &vhost, name, &value)? {
             self.set(command).await?;
@@ -232,7 +273,10 @@ impl Import<'_> {
             let before = definition.len();
             definition.retain(|key, _| !key.starts_with("ha-"));
             if definition.len() < before {
-                tracing::warn!(policy = name, "mirroring keys are dropped: every durable queue is replicated");
+                tracing::warn!(
+                    policy = name,
+                    "mirroring keys are dropped: every durable queue is replicated"
+                );
             }
             if definition.is_empty() && before > 0 {
                 return Ok(());
@@ -246,14 +290,18 @@ impl Import<'_> {
     async fn queue(&self, name: String, row: &Row) -> Result<(), ApiError> {
         let mut arguments = row.0.get("arguments").cloned().unwrap_or_else(|| json!({}));
         if let (Some(arguments), Some(kind)) = (arguments.as_object_mut(), row.text("type")?) {
-            arguments.entry("x-queue-type").or_insert_with(|| json!(kind));
+            arguments
+                .entry("x-queue-type")
+                .or_insert_with(|| json!(kind));
         }
         let mut holder = Map::new();
         holder.insert("arguments".to_owned(), arguments);
         let arguments = Body(holder).table("arguments")?;
         let (durable, auto_delete) = (row.flag("durable")?, row.flag("auto_delete")?);
         let direct = self.direct(row)?;
-        direct.import_queue(name, durable, auto_delete, arguments).await?;
+        direct
+            .import_queue(name, durable, auto_delete, arguments)
+            .await?;
         Ok(())
     }
 
@@ -261,7 +309,11 @@ impl Import<'_> {
         if name.is_empty() || name.starts_with("amq.") {
             return Ok(());
         }
-        let flags = [row.flag("durable")?, row.flag("auto_delete")?, row.flag("internal")?];
+        let flags = [
+            row.flag("durable")?,
+            row.flag("auto_delete")?,
+            row.flag("internal")?,
+        ];
         let arguments = row.table("arguments")?;
         let kind = text(row, "type")?;
         let direct = self.direct(row)?;
@@ -281,7 +333,9 @@ impl Import<'_> {
         let routing_key = row.text("routing_key")?.unwrap_or_default();
         let arguments = row.table("arguments")?;
         let direct = self.direct(row)?;
-        direct.import_binding(source, destination, routing_key, arguments).await?;
+        direct
+            .import_binding(source, destination, routing_key, arguments)
+            .await?;
         Ok(())
     }
 }

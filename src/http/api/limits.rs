@@ -104,7 +104,11 @@ fn of_users(context: &Context, wanted: Option<&str>) -> Answer {
         let users = topology.users();
         let users = users.filter(|user| wanted.is_none_or(|wanted| wanted == user.name));
         let limits = users.map(|user| json!({"user": user.name, "value": users::limits(user)}));
-        let set = |row: &Value| row["value"].as_object().is_some_and(|value| !value.is_empty());
+        let set = |row: &Value| {
+            row["value"]
+                .as_object()
+                .is_some_and(|value| !value.is_empty())
+        };
         limits.filter(set).collect()
     });
     context.all(rows)

@@ -56,7 +56,9 @@ fn filter(request: &Request) -> Result<Option<Filter>, ApiError> {
     };
     if !request.is_set("use_regex") {
         let wanted = name.to_lowercase();
-        return Ok(Some(Box::new(move |name| name.to_lowercase().contains(&wanted))));
+        return Ok(Some(Box::new(move |name| {
+            name.to_lowercase().contains(&wanted)
+        })));
     }
     if name.len() > PATTERN_MAX {
         return Err(ApiError::bad_request("regular expression is too long"));
@@ -126,54 +128,84 @@ pub fn columns(request: &Request, row: Value) -> Value {
     Value::Object(kept)
 }
 
-/// A list that can be paged. `name` gives vhost and name of a row; `render` makes rows, those of one page if it can.
+/// Rows to be rendered, and what then happens to them.
+pub struct Chosen<T> {
+    /// Those of the page; all, if the order or nothing else can tell which those are.
+    pub rows: Vec<T>,
+    /// See [`Rest::finish`].
+    pub rest: Rest,
+}
+
+/// What is left to do once rows are rendered.
+pub struct Rest {
+    page: Option<Page>,
+    total: usize,
+    filtered: usize,
+    /// The field to sort by, if it is not known before.
+    key: Option<(String, bool)>,
+}
+
+/// What of a list is to be rendered. `name` gives vhost and name of a row.
 ///
 /// # Errors
 /// 400 for parameters that make no sense.
-pub async fn paged<T, R>(
+pub fn choose<T>(
     request: &Request,
     mut rows: Vec<T>,
     name: impl Fn(&T) -> (String, String),
-    render: R,
-) -> Result<Value, ApiError>
-where
-    R: AsyncFn(Vec<T>) -> Vec<Value>,
-{
+) -> Result<Chosen<T>, ApiError> {
     let page = page(request)?;
     let total = rows.len();
     if let (Some(_), Some(filter)) = (&page, filter(request)?) {
         rows.retain(|row| filter(&name(row).1));
     }
+    let filtered = rows.len();
     let reverse = request.is_set("sort_reverse");
     let sort = request.parameter("sort").filter(|sort| !sort.is_empty());
-    let by_name = match sort {
-        None | Some("vhost") => true,
-        Some("name") => false,
-        Some(key) => {
-            rows.sort_by_cached_key(&name);
-            let rendered = ordered(render(rows).await, key, reverse);
-            return finish(request, page, total, rendered);
-        }
-    };
+    let by_name = sort == Some("name");
     rows.sort_by_cached_key(|row| {
         let (vhost, name) = name(row);
         match by_name {
-            true => (vhost, name),
-            false => (name, vhost),
+            true => (name, vhost),
+            false => (vhost, name),
         }
     });
-    if reverse && sort.is_some() {
+    let key = sort.filter(|key| !matches!(*key, "name" | "vhost"));
+    let key = key.map(|key| (key.to_owned(), reverse));
+    if reverse && sort.is_some() && key.is_none() {
         rows.reverse();
     }
-    let Some(page) = page else {
-        let all = render(rows).await;
-        return Ok(all.into_iter().map(|row| columns(request, row)).collect());
+    if let (Some(page), None) = (&page, &key) {
+        let from = page.start(filtered)?;
+        rows = rows.into_iter().skip(from).take(page.size).collect();
+    }
+    let rest = Rest {
+        page,
+        total,
+        filtered,
+        key,
     };
-    let filtered = rows.len();
-    let from = page.start(filtered)?;
-    let rows: Vec<T> = rows.into_iter().skip(from).take(page.size).collect();
-    let items = render(rows).await;
-    Ok(page.envelope(request, (total, filtered), items))
+    Ok(Chosen { rows, rest })
+}
+
+impl Rest {
+    /// The answer.
+    ///
+    /// # Errors
+    /// 400 for a page past the end.
+    pub fn finish(self, request: &Request, mut rows: Vec<Value>) -> Result<Value, ApiError> {
+        if let Some((key, reverse)) = &self.key {
+            rows = ordered(rows, key, *reverse);
+            if let Some(page) = &self.page {
+                let from = page.start(rows.len())?;
+                rows = rows.into_iter().skip(from).take(page.size).collect();
+            }
+        }
+        match self.page {
+            Some(page) => Ok(page.envelope(request, (self.total, self.filtered), rows)),
+            None => Ok(rows.into_iter().map(|row| columns(request, row)).collect()),
+        }
+    }
 }
 
 /// A list without pages.
@@ -191,21 +223,6 @@ fn ordered(mut rows: Vec<Value>, key: &str, reverse: bool) -> Vec<Value> {
         rows.reverse();
     }
     rows
-}
-
-fn finish(
-    request: &Request,
-    page: Option<Page>,
-    total: usize,
-    rows: Vec<Value>,
-) -> Result<Value, ApiError> {
-    let Some(page) = page else {
-        return Ok(rows.into_iter().map(|row| columns(request, row)).collect());
-    };
-    let filtered = rows.len();
-    let from = page.start(filtered)?;
-    let items = rows.into_iter().skip(from).take(page.size).collect();
-    Ok(page.envelope(request, (total, filtered), items))
 }
 
 impl Page {

@@ -27,7 +27,9 @@ pub async fn publish(context: &Context, vhost: &str, exchange: &str) -> Answer {
     body.need(&["properties", "routing_key", "payload", "payload_encoding"])?;
     let routing_key = body.text("routing_key")?.unwrap_or_default();
     if routing_key.len() > 255 {
-        return Err(ApiError::bad_request("routing key is longer than 255 bytes"));
+        return Err(ApiError::bad_request(
+            "routing key is longer than 255 bytes",
+        ));
     }
     let payload = body.text("payload")?.unwrap_or_default();
     let payload = match body.text("payload_encoding")?.as_deref() {
@@ -66,7 +68,9 @@ fn properties(body: &Body, user: &str) -> Result<Properties, ApiError> {
     let text = |key: &str| -> Result<Option<Bytes>, ApiError> {
         let text = given.text(key)?;
         if text.as_ref().is_some_and(|text| text.len() > 255) {
-            return Err(ApiError::bad_request(format!("{key} is longer than 255 bytes")));
+            return Err(ApiError::bad_request(format!(
+                "{key} is longer than 255 bytes"
+            )));
         }
         Ok(text.map(Bytes::from))
     };
@@ -76,7 +80,8 @@ fn properties(body: &Body, user: &str) -> Result<Properties, ApiError> {
         number.map_err(|_| ApiError::bad_request(format!("{key} is out of range")))
     };
     let expiration = text("expiration")?;
-    let valid = |text: &Bytes| std::str::from_utf8(text).is_ok_and(|text| text.parse::<u64>().is_ok());
+    let valid =
+        |text: &Bytes| std::str::from_utf8(text).is_ok_and(|text| text.parse::<u64>().is_ok());
     if expiration.as_ref().is_some_and(|text| !valid(text)) {
         return Err(ApiError::bad_request("invalid expiration"));
     }
@@ -91,7 +96,10 @@ fn properties(body: &Body, user: &str) -> Result<Properties, ApiError> {
     Ok(Properties {
         content_type: text("content_type")?,
         content_encoding: text("content_encoding")?,
-        headers: given.get("headers").map(|_| given.table("headers")).transpose()?,
+        headers: given
+            .get("headers")
+            .map(|_| given.table("headers"))
+            .transpose()?,
         delivery_mode: small("delivery_mode")?,
         priority: small("priority")?,
         correlation_id: text("correlation_id")?,
@@ -160,7 +168,9 @@ pub async fn get(context: &Context, vhost: &str, queue: &str) -> Answer {
         }
     };
     let count = body.integer("count")?.unwrap_or(1).clamp(0, COUNT_MAX);
-    let truncate = body.integer("truncate")?.map(|limit| usize::try_from(limit).unwrap_or(0));
+    let truncate = body
+        .integer("truncate")?
+        .map(|limit| usize::try_from(limit).unwrap_or(0));
     let direct = context.direct(vhost);
     if direct.queue(queue).is_none() {
         return Err(ApiError::missing("queue_not_found"));

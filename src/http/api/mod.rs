@@ -26,8 +26,6 @@ mod queues;
 mod request;
 mod routes;
 mod samples;
-#[cfg(test)]
-mod test;
 mod users;
 mod vhosts;
 
@@ -175,7 +173,10 @@ async fn taken(request: HttpRequest<Body>) -> Result<Request, ApiError> {
         Method::HEAD => Method::GET,
         other => other,
     };
-    let Some(("api", path)) = path.split_first().map(|(first, rest)| (first.as_str(), rest)) else {
+    let Some(("api", path)) = path
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    else {
         return Err(ApiError::not_found());
     };
     Ok(Request {
@@ -193,7 +194,11 @@ async fn perform(api: Arc<Api>, peer: SocketAddr, request: Request) -> Answer {
     if request.method == Method::OPTIONS {
         return Ok(Reply::Done);
     }
-    if !route.methods.split(' ').any(|method| method == request.method.as_str()) {
+    if !route
+        .methods
+        .split(' ')
+        .any(|method| method == request.method.as_str())
+    {
         let mut error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "");
         error.allow = Some(route.methods.replace(' ', ", ") + ", HEAD, OPTIONS");
         return Err(error);
@@ -255,7 +260,10 @@ impl Context {
 
     /// The vhost a list is limited to, by path or header.
     fn wanted_vhost(&self, in_path: Option<&str>) -> Option<String> {
-        let header = self.request.header("x-vhost").filter(|name| !name.is_empty());
+        let header = self
+            .request
+            .header("x-vhost")
+            .filter(|name| !name.is_empty());
         in_path.or(header).map(str::to_owned)
     }
 
@@ -287,9 +295,11 @@ fn accepted(reply: Reply) -> Response<Body> {
             let headers = [(header::CONTENT_DISPOSITION, saved)];
             written(StatusCode::OK, value.to_string().into_bytes(), &headers)
         }
-        Reply::Created(Some(location)) => {
-            written(StatusCode::CREATED, Vec::new(), &[(header::LOCATION, location)])
-        }
+        Reply::Created(Some(location)) => written(
+            StatusCode::CREATED,
+            Vec::new(),
+            &[(header::LOCATION, location)],
+        ),
         Reply::Created(None) => written(StatusCode::CREATED, Vec::new(), &[]),
         Reply::Done => written(StatusCode::NO_CONTENT, Vec::new(), &[]),
     }

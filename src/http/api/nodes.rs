@@ -67,7 +67,9 @@ pub async fn answer(context: &Context) -> Answer {
 async fn members(context: &Context) -> Vec<Member> {
     let cluster = &context.node().cluster;
     let answering = cluster.answering().await;
-    let records: Vec<_> = cluster.topology.read(|topology| topology.nodes().cloned().collect());
+    let records: Vec<_> = cluster
+        .topology
+        .read(|topology| topology.nodes().cloned().collect());
     let member = |record: crate::model::topology::NodeRecord| Member {
         answers: answering.contains(&record.id),
         draining: record.state != NodeState::Active,
@@ -110,9 +112,15 @@ fn row(context: &Context, member: &Member) -> Value {
         }
         let churn = context.api.samples.churn(&context.api, None);
         row.extend(churn.as_object().cloned().unwrap_or_default());
-        for name in ["fd_used", "sockets_used", "proc_used", "mem_used", "disk_free"]
-            .into_iter()
-            .chain(["gc_num", "gc_bytes_reclaimed", "context_switches"])
+        for name in [
+            "fd_used",
+            "sockets_used",
+            "proc_used",
+            "mem_used",
+            "disk_free",
+        ]
+        .into_iter()
+        .chain(["gc_num", "gc_bytes_reclaimed", "context_switches"])
         {
             row.insert(format!("{name}_details"), json!({"rate": 0.0}));
         }
@@ -126,7 +134,10 @@ fn measured(context: &Context) -> Value {
     let alarms = *context.node().alarm.borrow();
     let uptime = u64::try_from(api.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let clients = context.node().clients.all();
-    let channels: u32 = clients.iter().map(|client| client.channels.load(Ordering::Relaxed)).sum();
+    let channels: u32 = clients
+        .iter()
+        .map(|client| client.channels.load(Ordering::Relaxed))
+        .sum();
     json!({
         "os_pid": std::process::id().to_string(),
         "uptime": uptime,

@@ -54,10 +54,12 @@ pub async fn answer(context: &Context) -> Answer {
         }
         (["extensions"], _) => context.all(vec![json!({"javascript": "dispatcher.js"})]),
         (["feature-flags"], _) => context.all(features()),
-        (["feature-flags", name, "enable"], _) => match features().iter().any(|row| row["name"] == **name) {
-            true => Ok(Reply::Done),
-            false => Err(ApiError::bad_request("unsupported")),
-        },
+        (["feature-flags", name, "enable"], _) => {
+            match features().iter().any(|row| row["name"] == **name) {
+                true => Ok(Reply::Done),
+                false => Err(ApiError::bad_request("unsupported")),
+            }
+        }
         (["rebalance", "queues"], _) => Ok(Reply::Done),
         (["auth", "attempts", _], _) => {
             let stats = &context.node().stats;
@@ -113,10 +115,22 @@ pub fn cluster_name(context: &Context) -> String {
 /// Exchange types, as overview and nodes show them.
 pub fn exchange_types() -> Value {
     let kinds = [
-        ("direct", "AMQP direct exchange, as per the AMQP specification"),
-        ("fanout", "AMQP fanout exchange, as per the AMQP specification"),
-        ("headers", "AMQP headers exchange, as per the AMQP specification"),
-        ("topic", "AMQP topic exchange, as per the AMQP specification"),
+        (
+            "direct",
+            "AMQP direct exchange, as per the AMQP specification",
+        ),
+        (
+            "fanout",
+            "AMQP fanout exchange, as per the AMQP specification",
+        ),
+        (
+            "headers",
+            "AMQP headers exchange, as per the AMQP specification",
+        ),
+        (
+            "topic",
+            "AMQP topic exchange, as per the AMQP specification",
+        ),
     ];
     kinds
         .iter()
@@ -137,7 +151,11 @@ fn listener_row(context: &Context, listener: &Listener) -> Value {
 
 /// The API's own place.
 pub fn contexts(context: &Context) -> Value {
-    let http = context.api.listeners.iter().filter(|listener| listener.protocol == "http");
+    let http = context
+        .api
+        .listeners
+        .iter()
+        .filter(|listener| listener.protocol == "http");
     http.map(|listener| {
         json!({
             "node": context.api.names.node,
@@ -200,7 +218,9 @@ fn overview(context: &Context) -> Answer {
     row["object_totals"] = totals;
     if context.who.is_monitor() {
         let listeners = context.api.listeners.iter();
-        row["listeners"] = listeners.map(|listener| listener_row(context, listener)).collect();
+        row["listeners"] = listeners
+            .map(|listener| listener_row(context, listener))
+            .collect();
         row["contexts"] = contexts(context);
     } else {
         row["listeners"] = json!([]);

@@ -62,7 +62,9 @@ pub async fn answer(context: &Context) -> Answer {
         }
         (["topic-permissions", vhost, user, rest @ ..], "DELETE") => {
             let exchange = rest.first().map(|exchange| named(exchange).to_owned());
-            if !known(context, user, |user| has_topics(user, vhost, exchange.as_deref())) {
+            if !known(context, user, |user| {
+                has_topics(user, vhost, exchange.as_deref())
+            }) {
                 return Err(ApiError::not_found());
             }
             let clear = SettingsCommand::ClearTopicPermissions {
@@ -110,7 +112,11 @@ pub fn row(user: &str, vhost: &str, rights: &Permissions) -> Value {
 }
 
 /// A user's rights on a topic exchange, likewise.
-pub fn topic_row(user: &str, (vhost, exchange): &(String, String), rights: &TopicPermissions) -> Value {
+pub fn topic_row(
+    user: &str,
+    (vhost, exchange): &(String, String),
+    rights: &TopicPermissions,
+) -> Value {
     json!({
         "user": user,
         "vhost": vhost,

@@ -21,7 +21,9 @@ pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
     let method = context.request.method.as_str();
     match (path.as_slice(), method) {
-        (["policies" | "operator-policies", rest @ ..], "GET") => read(context, scope(path[0]), rest),
+        (["policies" | "operator-policies", rest @ ..], "GET") => {
+            read(context, scope(path[0]), rest)
+        }
         (["policies" | "operator-policies", vhost, name], _) => {
             write(context, scope(path[0]), vhost, name).await
         }
@@ -62,7 +64,8 @@ fn read(context: &Context, scope: PolicyScope, rest: &[&str]) -> Answer {
     let wanted = context.wanted_vhost(rest.first().copied());
     let mut rows: Vec<Policy> = topology.read(|topology| {
         let policies = topology.policies(scope);
-        let policies = policies.filter(|policy| wanted.as_ref().is_none_or(|vhost| *vhost == policy.vhost));
+        let policies =
+            policies.filter(|policy| wanted.as_ref().is_none_or(|vhost| *vhost == policy.vhost));
         policies.cloned().collect()
     });
     rows.retain(|policy| context.sees(&policy.vhost));
@@ -128,14 +131,16 @@ async fn write(context: &Context, scope: PolicyScope, vhost: &str, name: &str) -
 
 /// All runtime parameters, vhost limits among them, as listings show them.
 pub fn parameter_rows(topology: &Topology) -> Vec<Value> {
-    let stored = topology.parameters().map(|((component, vhost, name), value)| {
-        json!({
-            "component": component,
-            "vhost": vhost,
-            "name": name,
-            "value": values::from_amqp(value),
-        })
-    });
+    let stored = topology
+        .parameters()
+        .map(|((component, vhost, name), value)| {
+            json!({
+                "component": component,
+                "vhost": vhost,
+                "name": name,
+                "value": values::from_amqp(value),
+            })
+        });
     let limits = topology.vhosts().filter_map(|vhost| {
         let limits = limits::value_of(topology.vhost_settings(vhost)?);
         (!limits.is_empty()).then(|| {
@@ -157,7 +162,9 @@ fn parameters(context: &Context, rest: &[&str]) -> Answer {
     rows.retain(|row| {
         let mut pairs = keys.iter().zip(rest);
         pairs.all(|(key, wanted)| row[*key] == **wanted)
-            && row["vhost"].as_str().is_some_and(|vhost| context.sees(vhost))
+            && row["vhost"]
+                .as_str()
+                .is_some_and(|vhost| context.sees(vhost))
     });
     if let [component, ..] = rest
         && !COMPONENTS.contains(component)
@@ -210,9 +217,9 @@ pub fn parameter_commands(
 async fn parameter(context: &Context, component: &str, vhost: &str, name: &str) -> Answer {
     let topology = &context.node().cluster.topology;
     let rows = topology.read(parameter_rows);
-    let existed = rows.iter().any(|row| {
-        row["component"] == component && row["vhost"] == vhost && row["name"] == name
-    });
+    let existed = rows
+        .iter()
+        .any(|row| row["component"] == component && row["vhost"] == vhost && row["name"] == name);
     if context.is("DELETE") {
         if !existed {
             return Err(ApiError::not_found());
@@ -248,7 +255,8 @@ async fn globals(context: &Context, rest: &[&str]) -> Answer {
     let topology = &context.node().cluster.topology;
     let rows: Vec<Value> = topology.read(|topology| {
         let globals = topology.globals();
-        let rows = globals.map(|(name, value)| json!({"name": name, "value": values::from_amqp(value)}));
+        let rows =
+            globals.map(|(name, value)| json!({"name": name, "value": values::from_amqp(value)}));
         rows.collect()
     });
     let Some(name) = rest.first() else {

@@ -43,7 +43,9 @@ pub async fn answer(context: &Context) -> Answer {
             let body = context.request.object()?;
             body.need(&["action"])?;
             let action = body.text("action")?.unwrap_or_default();
-            Err(ApiError::bad_request(format!("{{unknown,<<\"{action}\">>}}")))
+            Err(ApiError::bad_request(format!(
+                "{{unknown,<<\"{action}\">>}}"
+            )))
         }
         _ => Err(ApiError::not_found()),
     }
@@ -64,7 +66,8 @@ async fn all(context: &Context, vhost: Option<&str>) -> Answer {
     let topology = &context.node().cluster.topology;
     let names: Vec<(String, String)> = topology.read(|topology| {
         let queues = topology.queues();
-        let queues = queues.filter(|queue| wanted.as_ref().is_none_or(|vhost| **vhost == *queue.vhost));
+        let queues =
+            queues.filter(|queue| wanted.as_ref().is_none_or(|vhost| **vhost == *queue.vhost));
         queues
             .map(|queue| (queue.vhost.to_string(), queue.name.clone()))
             .collect()
@@ -81,8 +84,9 @@ async fn all(context: &Context, vhost: Option<&str>) -> Answer {
             }
         })
         .collect();
-    let render = async |names: Vec<(String, String)>| rendered(context, &names).await;
-    let rows = list::paged(&context.request, names, Clone::clone, render).await?;
+    let chosen = list::choose(&context.request, names, Clone::clone)?;
+    let rows = rendered(context, &chosen.rows).await;
+    let rows = chosen.rest.finish(&context.request, rows)?;
     Ok(Reply::Json(rows))
 }
 
@@ -97,11 +101,20 @@ async fn rendered(context: &Context, names: &[(String, String)]) -> Vec<Value> {
     let totals = !bare || context.request.is_set("enable_queue_totals");
     let mut figures: Vec<Option<QueueStats>> = match totals {
         true => records.iter().map(|record| here(context, record)).collect(),
-        false => records.iter().map(|_| Some(QueueStats::default())).collect(),
+        false => records
+            .iter()
+            .map(|_| Some(QueueStats::default()))
+            .collect(),
     };
-    let asked = records.iter().zip(&mut figures);
-    let asked = asked.filter(|(_, known)| known.is_none()).take(ASKED_MAX);
-    join_all(asked.map(async |(record, known)| *known = elsewhere(context, record).await)).await;
+    let mut asked = Vec::new();
+    for (at, record) in records.iter().enumerate() {
+        if figures[at].is_none() && asked.len() < ASKED_MAX {
+            asked.push(async move { (at, elsewhere(context, record).await) });
+        }
+    }
+    for (at, stats) in join_all(asked).await {
+        figures[at] = stats;
+    }
     let names = node_names(context);
     let rows = records.iter().zip(figures);
     rows.map(|(record, stats)| {
@@ -163,7 +176,11 @@ fn name_of(names: &[(NodeId, String)], id: NodeId) -> String {
 }
 
 /// Who leads a set and who has it; a leader this node does not know is the one that should lead.
-fn members(context: &Context, names: &[(NodeId, String)], set: SetId) -> (Option<String>, Vec<String>) {
+fn members(
+    context: &Context,
+    names: &[(NodeId, String)],
+    set: SetId,
+) -> (Option<String>, Vec<String>) {
     if let Some(node) = set.local_node() {
         let name = name_of(names, node);
         return (Some(name.clone()), vec![name]);
@@ -241,7 +258,11 @@ fn counts(row: &mut Value, stats: &QueueStats) {
 fn details(context: &Context, row: &mut Value, record: &QueueRecord, stats: &QueueStats) {
     let ready = stats.ready + stats.delayed;
     let all_bytes = stats.ready_bytes + stats.unsettled_bytes;
-    let persistent = if record.durable { ready + stats.unsettled } else { 0 };
+    let persistent = if record.durable {
+        ready + stats.unsettled
+    } else {
+        0
+    };
     let pairs = [
         ("messages_ram", 0),
         ("messages_ready_ram", 0),
@@ -252,7 +273,10 @@ fn details(context: &Context, row: &mut Value, record: &QueueRecord, stats: &Que
         ("message_bytes_ready", stats.ready_bytes),
         ("message_bytes_unacknowledged", stats.unsettled_bytes),
         ("message_bytes_ram", 0),
-        ("message_bytes_persistent", if record.durable { all_bytes } else { 0 }),
+        (
+            "message_bytes_persistent",
+            if record.durable { all_bytes } else { 0 },
+        ),
         ("message_bytes_paged_out", 0),
         ("messages_dlx", stats.dead_letters),
         ("message_bytes_dlx", 0),
@@ -264,7 +288,9 @@ fn details(context: &Context, row: &mut Value, record: &QueueRecord, stats: &Que
     }
     row["reductions_details"] = rate_of_nothing();
     let used = if stats.consumers > 0 { 1.0 } else { 0.0 };
-    let single = record.config(&context.node().options.queue_defaults).single_active;
+    let single = record
+        .config(&context.node().options.queue_defaults)
+        .single_active;
     let active = match single {
         true => u32::from(stats.active.is_some()),
         false => stats.consumers,

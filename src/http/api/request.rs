@@ -25,7 +25,9 @@ pub struct Request {
 }
 
 fn hex(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// Percent-decoding; `plus` turns `+` into a space. `None` if it is malformed or no UTF-8.
@@ -61,7 +63,9 @@ pub fn quote(text: &str) -> String {
 pub fn segments(path: &str) -> Option<Vec<String>> {
     let path = path.trim_end_matches('/');
     let path = path.strip_prefix('/').unwrap_or(path);
-    path.split('/').map(|segment| decode(segment, false)).collect()
+    path.split('/')
+        .map(|segment| decode(segment, false))
+        .collect()
 }
 
 /// Decoded parameters of a raw query.
@@ -134,7 +138,11 @@ impl Body {
     /// # Errors
     /// 400 with the missing ones.
     pub fn need(&self, keys: &[&str]) -> Result<(), ApiError> {
-        let missing: Vec<&str> = keys.iter().copied().filter(|key| self.0.get(*key).is_none()).collect();
+        let missing: Vec<&str> = keys
+            .iter()
+            .copied()
+            .filter(|key| self.0.get(*key).is_none())
+            .collect();
         match missing.is_empty() {
             true => Ok(()),
             false => Err(ApiError::keys_missing(&missing)),
@@ -206,7 +214,10 @@ impl Body {
     pub fn words(&self, key: &str) -> Result<Option<Vec<String>>, ApiError> {
         let words = |text: &str| {
             let words = text.split([',', ' ']).map(str::trim);
-            words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            words
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+                .collect()
         };
         match self.get(key) {
             None => Ok(None),

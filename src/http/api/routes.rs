@@ -2,6 +2,8 @@
 //!
 //! Shape: one table; `*` stands for one segment, `{v}` for one that names a vhost. The first row that fits counts.
 
+use std::pin::Pin;
+
 use super::error::ApiError;
 use super::{
     Answer, Context, bindings, connections, definitions, exchanges, health, limits, messages,
@@ -65,10 +67,25 @@ const TABLE: &[Route] = &[
     row("aliveness-test/{v}", "GET", Any, Any),
     row("healthchecks/node", "GET", Any, Any),
     row("healthchecks/node/*", "GET", Any, Any),
-    row("health/checks/reached-target-cluster-size", "GET", Nobody, Nobody),
+    row(
+        "health/checks/reached-target-cluster-size",
+        "GET",
+        Nobody,
+        Nobody,
+    ),
     row("health/checks/is-in-service", "GET", Nobody, Nobody),
-    row("health/checks/ready-to-serve-clients", "GET", Nobody, Nobody),
-    row("health/checks/below-node-connection-limit", "GET", Nobody, Nobody),
+    row(
+        "health/checks/ready-to-serve-clients",
+        "GET",
+        Nobody,
+        Nobody,
+    ),
+    row(
+        "health/checks/below-node-connection-limit",
+        "GET",
+        Nobody,
+        Nobody,
+    ),
     row("health/checks/*", "GET", Any, Any),
     row("health/checks/*/*", "GET", Any, Any),
     row("health/checks/*/*/*", "GET", Any, Any),
@@ -149,7 +166,8 @@ const TABLE: &[Route] = &[
 pub fn find(path: &[&str]) -> Option<&'static Route> {
     TABLE.iter().find(|route| {
         let pattern = route.path.split('/');
-        let fits = |(part, segment): (&str, &&str)| part == "*" || part == "{v}" || part == *segment;
+        let fits =
+            |(part, segment): (&str, &&str)| part == "*" || part == "{v}" || part == *segment;
         pattern.clone().count() == path.len() && pattern.zip(path).all(fits)
     })
 }
@@ -186,7 +204,11 @@ impl Route {
                 false => ApiError::missing("vhost_not_found"),
             });
         }
-        let seen = if reads { context.sees(vhost) } else { context.may_use(vhost) };
+        let seen = if reads {
+            context.sees(vhost)
+        } else {
+            context.may_use(vhost)
+        };
         if !seen && !who.is_administrator() {
             return refuse("User not authorised to access virtual host");
         }
@@ -194,38 +216,46 @@ impl Route {
     }
 }
 
+/// One type for all; the compiler then checks each by itself.
+fn boxed<'a>(
+    answer: impl Future<Output = Answer> + Send + 'a,
+) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>> {
+    Box::pin(answer)
+}
+
 /// Answers what the table has.
 pub async fn perform(context: &Context) -> Answer {
     let path = context.path();
     match path[..] {
-        ["nodes", ..] => nodes::answer(context).await,
+        ["nodes", ..] => boxed(nodes::answer(context)).await,
         ["health" | "healthchecks" | "aliveness-test", ..] => health::answer(context),
         ["vhosts", _, "permissions" | "topic-permissions"]
         | ["users", _, "permissions" | "topic-permissions"]
-        | ["permissions" | "topic-permissions", ..] => permissions::answer(context).await,
-        ["vhosts", vhost, "connections"] => connections::list(context, Some(vhost)).await,
-        ["vhosts", vhost, "channels"] => connections::channels(context, Some(vhost)).await,
-        ["vhosts", ..] => vhosts::answer(context).await,
-        ["users", ..] => users::answer(context).await,
-        ["vhost-limits" | "user-limits", ..] => limits::answer(context).await,
+        | ["permissions" | "topic-permissions", ..] => boxed(permissions::answer(context)).await,
+        ["vhosts", vhost, "connections"] => boxed(connections::list(context, Some(vhost))).await,
+        ["vhosts", vhost, "channels"] => boxed(connections::channels(context, Some(vhost))).await,
+        ["vhosts", ..] => boxed(vhosts::answer(context)).await,
+        ["users", ..] => boxed(users::answer(context)).await,
+        ["vhost-limits" | "user-limits", ..] => boxed(limits::answer(context)).await,
         ["exchanges", vhost, exchange, "publish"] => {
-            messages::publish(context, vhost, exchange).await
+            boxed(messages::publish(context, vhost, exchange)).await
         }
         ["exchanges", vhost, exchange, "bindings", end] => {
             bindings::of_exchange(context, vhost, exchange, end)
         }
-        ["exchanges", ..] => exchanges::answer(context).await,
-        ["queues", vhost, queue, "get"] => messages::get(context, vhost, queue).await,
+        ["exchanges", ..] => boxed(exchanges::answer(context)).await,
+        ["queues", vhost, queue, "get"] => boxed(messages::get(context, vhost, queue)).await,
         ["queues", vhost, queue, "bindings"] => bindings::of_queue(context, vhost, queue),
-        ["queues", ..] => queues::answer(context).await,
-        ["bindings", ..] => bindings::answer(context).await,
+        ["queues", ..] => boxed(queues::answer(context)).await,
+        ["bindings", ..] => boxed(bindings::answer(context)).await,
         ["consumers", ..] | ["connections", ..] | ["channels", ..] => {
-            connections::answer(context).await
+            boxed(connections::answer(context)).await
         }
-        ["policies" | "operator-policies" | "parameters" | "global-parameters", ..] => {
-            policies::answer(context).await
-        }
-        ["definitions" | "all-configuration", ..] => definitions::answer(context).await,
-        _ => overview::answer(context).await,
+        [
+            "policies" | "operator-policies" | "parameters" | "global-parameters",
+            ..,
+        ] => boxed(policies::answer(context)).await,
+        ["definitions" | "all-configuration", ..] => boxed(definitions::answer(context)).await,
+        _ => boxed(overview::answer(context)).await,
     }
 }

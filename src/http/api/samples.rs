@@ -105,7 +105,10 @@ impl Samples {
                 client.bytes_in.load(Ordering::Relaxed),
                 client.bytes_out.load(Ordering::Relaxed),
             ];
-            let before = kept.connections.get(&client.session).map_or([0; 2], |known| known.0);
+            let before = kept
+                .connections
+                .get(&client.session)
+                .map_or([0; 2], |known| known.0);
             let rate = [0, 1].map(|at| now[at].saturating_sub(before[at]) as f64 / EVERY_S as f64);
             connections.insert(client.session, (now, rate));
         }
@@ -115,7 +118,9 @@ impl Samples {
     /// Bytes per second in and out.
     pub fn connection(&self, session: SessionId) -> [f64; 2] {
         let kept = self.0.lock();
-        kept.connections.get(&session).map_or([0.0; 2], |known| known.1)
+        kept.connections
+            .get(&session)
+            .map_or([0.0; 2], |known| known.1)
     }
 
     fn table(&self, api: &Api, range: Option<Range>, from: usize, to: usize) -> Value {
@@ -124,7 +129,12 @@ impl Samples {
         let counters = counters(&api.node.stats);
         for (at, (name, value)) in counters.iter().enumerate().take(to).skip(from) {
             table.insert((*name).to_owned(), json!(value));
-            let series = || kept.samples.iter().rev().map(|sample| (sample.at, sample.values[at]));
+            let series = || {
+                kept.samples
+                    .iter()
+                    .rev()
+                    .map(|sample| (sample.at, sample.values[at]))
+            };
             table.insert(format!("{name}_details"), details(series, range));
         }
         Value::Object(table)
@@ -158,9 +168,13 @@ impl Range {
         let (Some(age), Some(incr)) = (part("age"), part("incr")) else {
             return Ok(None);
         };
-        let invalid = || ApiError::bad_request(format!("Invalid range parameters: age {age}, incr {incr}"));
+        let invalid =
+            || ApiError::bad_request(format!("Invalid range parameters: age {age}, incr {incr}"));
         let number = |text: &str| text.parse::<u64>().ok().filter(|number| *number > 0);
-        let (age_s, incr_s) = (number(age).ok_or_else(invalid)?, number(incr).ok_or_else(invalid)?);
+        let (age_s, incr_s) = (
+            number(age).ok_or_else(invalid)?,
+            number(incr).ok_or_else(invalid)?,
+        );
         match age_s / incr_s <= POINTS_MAX {
             true => Ok(Some(Self {
                 age: age_s,

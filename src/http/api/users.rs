@@ -41,7 +41,8 @@ async fn all(context: &Context, wanted: impl Fn(&User) -> bool) -> Answer {
         let name = row.get("name").and_then(Value::as_str);
         (String::new(), name.unwrap_or_default().to_owned())
     };
-    let rows = list::paged(&context.request, users, name, async |rows| rows).await?;
+    let chosen = list::choose(&context.request, users, name)?;
+    let rows = chosen.rest.finish(&context.request, chosen.rows)?;
     Ok(Reply::Json(rows))
 }
 
@@ -73,7 +74,9 @@ pub fn row(user: &User) -> Value {
 fn password(body: &Body) -> Result<(String, Hashing), ApiError> {
     let (password, hash) = (body.text("password")?, body.text("password_hash")?);
     match (password, hash) {
-        (Some(_), Some(_)) => Err(ApiError::bad_request("both_password_and_password_hash_are_provided")),
+        (Some(_), Some(_)) => Err(ApiError::bad_request(
+            "both_password_and_password_hash_are_provided",
+        )),
         (Some(password), None) if password.is_empty() => {
             Err(ApiError::bad_request("Empty passwords are not allowed"))
         }
@@ -89,7 +92,9 @@ fn password(body: &Body) -> Result<(String, Hashing), ApiError> {
                 })?,
             };
             if !hash.is_empty() && !hashing.is_hash(&hash) {
-                return Err(ApiError::bad_request("password_hash is not a hash of this algorithm"));
+                return Err(ApiError::bad_request(
+                    "password_hash is not a hash of this algorithm",
+                ));
             }
             Ok((hash, hashing))
         }

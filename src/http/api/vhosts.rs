@@ -13,7 +13,7 @@ const TYPES: [&str; 3] = ["classic", "quorum", "stream"];
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
     match (path.as_slice(), context.request.method.as_str()) {
-        (["vhosts"], _) => all(context).await,
+        (["vhosts"], _) => all(context),
         (["vhosts", name], "GET") => {
             let topology = &context.node().cluster.topology;
             let known = topology.read(|topology| topology.vhost_settings(name).cloned());
@@ -27,10 +27,13 @@ pub async fn answer(context: &Context) -> Answer {
             if !context.has_vhost(name) {
                 return Err(ApiError::not_found());
             }
-            let protected = method == "POST";
             let command = SettingsCommand::PutVhost {
-                protected: Some(protected),
-                ..unchanged(name)
+                name: (*name).to_owned(),
+                description: None,
+                tags: None,
+                default_queue_type: None,
+                tracing: None,
+                protected: Some(method == "POST"),
             };
             context.change(TopologyCommand::Settings(command)).await?;
             Ok(Reply::Done)
@@ -48,7 +51,7 @@ pub async fn answer(context: &Context) -> Answer {
     }
 }
 
-async fn all(context: &Context) -> Answer {
+fn all(context: &Context) -> Answer {
     let topology = &context.node().cluster.topology;
     let known: Vec<(String, VhostSettings)> = topology.read(|topology| {
         let names = topology.vhosts();
@@ -58,12 +61,11 @@ async fn all(context: &Context) -> Answer {
             .collect()
     });
     let seen = known.into_iter().filter(|(name, _)| context.sees(name));
-    let render = async |rows: Vec<(String, VhostSettings)>| {
-        let rows = rows.iter().map(|(name, settings)| row(context, name, settings));
-        rows.collect()
-    };
     let name = |(name, _): &(String, VhostSettings)| (String::new(), name.clone());
-    let rows = list::paged(&context.request, seen.collect(), name, render).await?;
+    let chosen = list::choose(&context.request, seen.collect(), name)?;
+    let rows = chosen.rows.iter();
+    let rows = rows.map(|(name, settings)| row(context, name, settings));
+    let rows = chosen.rest.finish(&context.request, rows.collect())?;
     Ok(Reply::Json(rows))
 }
 
@@ -103,17 +105,6 @@ fn row(context: &Context, name: &str, settings: &VhostSettings) -> Value {
     row
 }
 
-pub fn unchanged(name: &str) -> SettingsCommand {
-    SettingsCommand::PutVhost {
-        name: name.to_owned(),
-        description: None,
-        tags: None,
-        default_queue_type: None,
-        tracing: None,
-        protected: None,
-    }
-}
-
 /// The queue type a body names, checked.
 pub fn checked_type(kind: Option<String>) -> Result<Option<String>, ApiError> {
     match kind {
@@ -134,9 +125,15 @@ async fn write(context: &Context, name: &str) -> Answer {
     let kind = body.text("default_queue_type")?;
     let kind = checked_type(kind.or(body.text("defaultqueuetype")?))?;
     let existed = context.has_vhost(name);
-    let tracing = body.get("tracing").map(|_| body.flag("tracing")).transpose()?;
+    let tracing = body
+        .get("tracing")
+        .map(|_| body.flag("tracing"))
+        .transpose()?;
     let protected = "protected_from_deletion";
-    let protected = body.get(protected).map(|_| body.flag(protected)).transpose()?;
+    let protected = body
+        .get(protected)
+        .map(|_| body.flag(protected))
+        .transpose()?;
     let command = SettingsCommand::PutVhost {
         name: name.to_owned(),
         description: body.text("description")?,
@@ -180,6 +177,8 @@ async fn delete(context: &Context, name: &str) -> Answer {
         return Err(ApiError::new(status, "precondition_failed", reason));
     }
     let name = name.to_owned();
-    context.change(TopologyCommand::DeleteVhost { name }).await?;
+    context
+        .change(TopologyCommand::DeleteVhost { name })
+        .await?;
     Ok(Reply::Done)
 }
