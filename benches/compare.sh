@@ -56,6 +56,8 @@ cat > "$dir/leveret/conf" <<CONF
 listeners.tcp.default = 127.0.0.1:$leveret_port
 prometheus.tcp.ip = 127.0.0.1
 prometheus.tcp.port = $((leveret_port + 1))
+management.tcp.ip = 127.0.0.1
+management.tcp.port = $((leveret_port + 2))
 CONF
 "$leveret" --data-dir "$dir/leveret/data" --config "$dir/leveret/conf" >"$dir/leveret/out" 2>&1 &
 leveret_pid=$!

@@ -81,6 +81,8 @@ pub struct Config {
     pub listeners: Vec<SocketAddr>,
     /// Metrics listener. Default `0.0.0.0:15692`.
     pub prometheus: Option<SocketAddr>,
+    /// Management API. Default `0.0.0.0:15672`.
+    pub management: Option<SocketAddr>,
     /// First user, made when the store is empty. Default `guest`.
     pub default_user: String,
     /// Its password. Default `guest`.
@@ -149,6 +151,8 @@ pub const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub const AMQP_PORT: u16 = 5672;
 /// The metrics port.
 pub const PROMETHEUS_PORT: u16 = 15692;
+/// The management API's port.
+pub const MANAGEMENT_PORT: u16 = 15672;
 
 impl Default for Config {
     fn default() -> Self {
@@ -156,6 +160,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./data"),
             listeners: vec![SocketAddr::new(ANY, AMQP_PORT)],
             prometheus: Some(SocketAddr::new(ANY, PROMETHEUS_PORT)),
+            management: Some(SocketAddr::new(ANY, MANAGEMENT_PORT)),
             default_user: "guest".to_owned(),
             default_pass: "guest".to_owned(),
             default_user_tags: vec!["administrator".to_owned()],

@@ -12,14 +12,15 @@ use crate::base::{NodeId, SetId};
 use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
-    Candidate, Cluster, ClusterOptions, FormationError, Patience, Refusal, StartError, alone, find,
+    Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
 };
 use crate::config;
+use crate::http::api::{self, Api, Listener};
 use crate::http::{MetricsState, Names, serve};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
 use crate::model::batch::BufferPool;
-use crate::model::topology::{QueueDefaults, Seed, TopologyCommand, hash_password};
+use crate::model::topology::{QueueDefaults, Seed, hash_password};
 use crate::raft::GroupOptions;
 use crate::rt::Supervisor;
 use crate::session::SessionConfig;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub listeners: Vec<SocketAddr>,
     /// Metrics listener.
     pub metrics: Option<SocketAddr>,
+    /// Listener of the management API.
+    pub management: Option<SocketAddr>,
     /// First user: name, password, tags; and vhost.
     pub default_user: String,
     /// Its password.
@@ -128,10 +131,11 @@ impl Running {
             sockets.push((*address, bind(*address)?));
         }
         let metrics = settings.metrics.map(bind).transpose()?;
+        let management = settings.management.map(bind).transpose()?;
+        let places = places(&settings);
         let (front, core) = (Supervisor::default(), Supervisor::default());
         let options = enter(&settings, &mut identity, &core).await?;
         let (cluster, effects) = Cluster::start(options, &core).await?;
-        seed(&cluster, &settings).await.map_err(StartError::from)?;
         let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
         let limits = alarm::Limits {
             memory_bytes: settings.memory_limit_bytes,
@@ -154,8 +158,14 @@ impl Running {
             alarm_rx,
             front.clone(),
         );
+        front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
+        if let Some(listener) = management {
+            let (names, limits) = (settings.names.clone(), limits.clone());
+            let api = Api::new(Arc::clone(&node), names, limits, places);
+            front.spawn("management", api::serve(api, listener));
+        }
         if let Some(listener) = metrics {
             let state = MetricsState::new(Arc::clone(&node), settings.names, limits);
             front.spawn("metrics", serve(state, listener));
@@ -189,26 +199,19 @@ impl Running {
     }
 }
 
-/// What the configuration says beyond the seed of an empty store. There is no other way to say it yet, so it is said
-/// at every start.
-async fn seed(cluster: &Cluster, settings: &Settings) -> Result<(), Refusal> {
-    let vhost = settings.default_vhost.clone();
-    let add = TopologyCommand::AddVhost {
-        name: vhost.clone(),
-        default_queue_type: settings.default_queue_type.clone(),
+/// Where the node listens, as the management API shows it.
+fn places(settings: &Settings) -> Vec<Listener> {
+    let place = |protocol, address: &SocketAddr| Listener {
+        protocol,
+        address: *address,
     };
-    cluster.ask_topology(&add).await?;
-    let [configure, write, read] = settings.default_permissions.clone();
-    let user = settings.default_user.clone();
-    let rights = TopologyCommand::SetPermissions {
-        user,
-        vhost,
-        configure,
-        write,
-        read,
-    };
-    cluster.ask_topology(&rights).await?;
-    Ok(())
+    let amqp = settings.listeners.iter().map(|at| place("amqp", at));
+    let http = settings.management.iter().map(|at| place("http", at));
+    let metrics = settings.metrics.iter();
+    let metrics = metrics.map(|at| place("http/prometheus", at));
+    let peers = settings.cluster.listener.iter();
+    let peers = peers.map(|at| place("clustering", at));
+    amqp.chain(http).chain(metrics).chain(peers).collect()
 }
 
 fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, NodeError> {
@@ -271,6 +274,8 @@ async fn enter(
             password_hash: hash_password(rand::random(), &settings.default_pass),
             tags: settings.default_tags.clone(),
             vhost: settings.default_vhost.clone(),
+            permissions: settings.default_permissions.clone(),
+            default_queue_type: settings.default_queue_type.clone(),
         },
         queue_defaults: settings.queue_defaults,
         patience: settings.patience,

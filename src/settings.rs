@@ -25,11 +25,13 @@ impl From<&Config> for Settings {
             cluster: config.cluster_name.clone(),
             version: own("version"),
             product: own("product"),
+            default_queue_type: config.default_queue_type.clone(),
         };
         Self {
             data_dir: config.data_dir.clone(),
             listeners: config.listeners.clone(),
             metrics: config.prometheus,
+            management: config.management,
             default_user: config.default_user.clone(),
             default_pass: config.default_pass.clone(),
             default_tags: config.default_user_tags.clone(),

@@ -16,7 +16,10 @@ const FLOORS: &[(&str, &[&str])] = &[
         "broker",
         &["base", "amqp", "session", "model", "cluster", "rt"],
     ),
-    ("http", &["base", "model", "cluster", "broker", "rt"]),
+    (
+        "http",
+        &["base", "amqp", "model", "cluster", "broker", "rt"],
+    ),
 ];
 
 /// Words that may stand only in the folders named.

@@ -39,6 +39,7 @@ pub struct Broker {
     data: tempfile::TempDir,
     amqp_port: u16,
     metrics_port: u16,
+    management_port: u16,
     child: Option<Child>,
     log: Arc<Mutex<String>>,
     stderr: Arc<Mutex<String>>,
@@ -85,6 +86,7 @@ impl Broker {
             data,
             amqp_port,
             metrics_port,
+            management_port: free_port(),
             child: None,
             log: Arc::default(),
             stderr: Arc::default(),
@@ -112,6 +114,12 @@ impl Broker {
     #[must_use]
     pub fn metrics_url(&self) -> String {
         format!("http://127.0.0.1:{}/metrics", self.metrics_port)
+    }
+
+    /// The address of the management API, without user and path.
+    #[must_use]
+    pub fn management_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.management_port)
     }
 
     /// The folder with all that the broker keeps.
@@ -239,8 +247,9 @@ impl Broker {
     fn write_config(&self, settings: Settings<'_>) {
         let mut text = format!(
             "listeners.tcp.default = 127.0.0.1:{}\nprometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {}\n\
+             management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {}\n\
              default_user = guest\ndefault_pass = guest\n",
-            self.amqp_port, self.metrics_port
+            self.amqp_port, self.metrics_port, self.management_port
         );
         for (key, value) in settings {
             writeln!(text, "{key} = {value}").expect("a string grows");

@@ -25,7 +25,8 @@ fn every_python_client_test_passes() {
             "BROKER_IS_OURS",
             if foreign_url().is_none() { "1" } else { "" },
         )
-        .env("BROKER_METRICS_URL", broker.metrics_url());
+        .env("BROKER_METRICS_URL", broker.metrics_url())
+        .env("BROKER_MANAGEMENT_URL", broker.management_url());
     let output = pytest.output().expect("pytest runs");
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));

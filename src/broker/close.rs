@@ -71,6 +71,7 @@ impl Connection {
         );
         self.node.stats.channels.dec();
         self.node.stats.channels_closed.inc();
+        self.forget_channel();
         self.session
             .answer_channel(channel, crate::session::ChannelAnswer::Done);
     }
@@ -143,7 +144,10 @@ impl Connection {
         for consumer in consumers {
             self.forget_consumer(consumer);
         }
-        self.tally.flush(&self.node.stats);
+        self.report();
+        if let Some(client) = self.client.take() {
+            self.node.clients.remove(&client);
+        }
         self.node.connection_closed();
         let node = Arc::clone(&self.node);
         drop(self);

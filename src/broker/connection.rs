@@ -24,6 +24,7 @@ use crate::cluster::{Event, Mailbox, ReadError};
 use crate::model::set::Delivery;
 use crate::session::{self, Answer, ChannelAnswer};
 
+use super::clients::{Client, Order};
 use super::confirms::Confirms;
 use super::consume::Consumer;
 use super::node::Node;
@@ -86,6 +87,12 @@ pub(super) struct Connection {
     pub session: session::Connection,
     pub id: SessionId,
     pub peer: SocketAddr,
+    /// Its address here.
+    pub local: SocketAddr,
+    /// Since it is open: what others may know of it and ask of it.
+    pub client: Option<Arc<Client>>,
+    order: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedReceiver<Order>,
     pub user: Arc<str>,
     pub vhost: Arc<str>,
     pub mailbox: Arc<Mailbox>,
@@ -133,11 +140,17 @@ pub(super) struct Loading {
 pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr) {
     let now = SystemClock.now();
     let (post, posted) = mpsc::unbounded_channel();
+    let (order, orders) = mpsc::unbounded_channel();
+    let local = stream.local_addr().unwrap_or(peer);
     let config = Arc::clone(&node.options.session);
     let mut connection = Connection {
         id: node.cluster.registry.session(),
         session: session::Connection::new(config, now),
         peer,
+        local,
+        client: None,
+        order,
+        orders,
         user: Arc::from(""),
         vhost: Arc::from(""),
         mailbox: Arc::default(),
@@ -237,6 +250,7 @@ impl Connection {
                     self.take_events();
                     self.work.push_back(Work::Posted(posted));
                 }
+                Some(order) = self.orders.recv() => self.obey(order),
                 (set, index, read) = loaded(&mut self.loading) => self.loading_done(set, index, read),
                 () = room(full.as_deref()) => {}
                 () = &mut timer => {
@@ -284,7 +298,7 @@ impl Connection {
         self.do_work();
         self.session.flush_confirms();
         self.kick();
-        self.tally.flush(&self.node.stats);
+        self.report();
     }
 
     pub(super) fn kick(&mut self) {
@@ -448,6 +462,11 @@ impl Connection {
                 tracing::warn!(%peer, user, vhost, name, %error, "closing AMQP connection");
             }
         }
+    }
+
+    /// Who gives it orders.
+    pub(super) fn order(&self) -> mpsc::UnboundedSender<Order> {
+        self.order.clone()
     }
 
     pub(super) fn replied(&self, size: usize) {

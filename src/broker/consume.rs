@@ -46,6 +46,10 @@ pub(super) struct Consumer {
     pub window: bool,
     /// Sent since the window was last renewed.
     pub sent: u32,
+    /// As basic.qos said; 0 = unlimited.
+    pub prefetch: u32,
+    /// Arguments of basic.consume.
+    pub arguments: crate::amqp::FieldTable,
     /// Delivered and not settled.
     pub unsettled: u64,
     /// Came before consume-ok.

@@ -53,17 +53,10 @@ impl Connection {
                 "connection refused: node connection limit ({limit}) is reached"
             ))
         } else {
-            self.node.cluster.topology.read(|topology| {
-                if !topology.has_vhost(&vhost) {
-                    refuse(format!("vhost {vhost} not found"))
-                } else if !topology.vhost_access(&user, &vhost) {
-                    refuse(format!(
-                        "access to vhost '{vhost}' refused for user '{user}'"
-                    ))
-                } else {
-                    Answer::Opened
-                }
-            })
+            match self.register(&user, &vhost) {
+                Ok(()) => Answer::Opened,
+                Err(text) => refuse(text),
+            }
         };
         if matches!(answer, Answer::Opened) {
             tracing::info!(peer = %self.peer, user, vhost, name = self.session.name(), "connection opened");

@@ -2,13 +2,16 @@
 //!
 //! - `Node`: what every connection shares.
 //! - `listener`: accepts.
+//! - `clients`: the open connections, for limits and listings.
 //! - `connection`: the loop around one session; `publish`, `deliver`, `requests`, `close` are its verbs.
+//! - `direct`: what is done for a user without a connection.
 //! - `dead_letter`: the leader's side of dead-lettering.
 //! - `alarm`: memory and disk.
 //!
 //! Not here: openraft, the log, JSON.
 
 pub mod alarm;
+mod clients;
 mod close;
 mod confirms;
 mod connection;
@@ -16,6 +19,8 @@ mod consume;
 mod dead_letter;
 mod death;
 mod deliver;
+mod direct;
+mod get;
 pub mod listener;
 mod login;
 mod node;
@@ -27,6 +32,8 @@ mod requests;
 mod routes;
 mod stats;
 
+pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
 pub use dead_letter::run as run_set_effects;
+pub use direct::{Direct, Got, Refused, Settled};
 pub use node::{Node, NodeOptions};
 pub use stats::Stats;

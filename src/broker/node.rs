@@ -13,6 +13,7 @@ use crate::rt::Supervisor;
 use crate::session::SessionConfig;
 
 use super::alarm::Alarm;
+use super::clients::Clients;
 use super::replies::Replies;
 use super::stats::Stats;
 
@@ -37,6 +38,8 @@ pub struct Node {
     pub options: NodeOptions,
     /// Counters.
     pub stats: Arc<Stats>,
+    /// Open connections.
+    pub clients: Clients,
     /// Direct reply-to consumers of this node.
     pub replies: Replies,
     /// Resource alarms.
@@ -60,6 +63,7 @@ impl Node {
             cluster,
             options,
             stats,
+            clients: Clients::default(),
             replies: Replies::default(),
             alarm,
             supervisor,

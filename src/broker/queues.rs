@@ -1,26 +1,24 @@
-//! Queue methods: declare, delete, purge, consume, cancel, get. Two steps where both worlds change: the topology says
+//! Queue methods: declare, delete, purge, consume, cancel. Two steps where both worlds change: the topology says
 //! what exists, the set holds what is in it. A crash between the two is mended when the node starts.
 
 use std::sync::Arc;
 
-use crate::amqp::{ProtocolError, ReplyCode};
+use crate::amqp::{FieldTable, ProtocolError, ReplyCode};
 use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ChannelId, ConsumerId, QueueId, SessionId, SetId};
 use crate::cluster::SetHandle;
-use crate::model::batch;
 use crate::model::set::{Command, ConsumerConfig, Credit, Reply};
 use crate::model::topology::{
     ConsumerArguments, DeclareQueue, Permission, QueueKind, QueueRecord, Resource, TopologyCommand,
     TopologyReply, check_owner,
 };
-use crate::session::{self, ChannelAnswer, ConsumeRequest, Lease};
+use crate::session::{self, ChannelAnswer, ConsumeRequest};
 
 use super::connection::{Connection, Posted};
 use super::consume::{Consumer, Kind};
-use super::deliver::with_counts;
 use super::node::{Node, random_name};
 use super::parts::share;
-use super::requests::{answer, stopping};
+use super::requests::stopping;
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
@@ -33,18 +31,18 @@ pub(super) struct Asker {
     pub vhost: Arc<str>,
 }
 
-fn soft(code: ReplyCode, text: String) -> ProtocolError {
+pub(super) fn soft(code: ReplyCode, text: String) -> ProtocolError {
     ProtocolError::new(code, text)
 }
 
-fn no_queue(queue: &str, vhost: &str) -> ProtocolError {
+pub(super) fn no_queue(queue: &str, vhost: &str) -> ProtocolError {
     soft(
         ReplyCode::NotFound,
         format!("no queue '{queue}' in vhost '{vhost}'"),
     )
 }
 
-fn count(value: u64) -> u32 {
+pub(super) fn count(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 
@@ -54,7 +52,11 @@ impl Asker {
     }
 
     /// The queue, if the user may do this to it and no other connection owns it.
-    fn find(&self, queue: &str, permission: Permission) -> Result<QueueRecord, ProtocolError> {
+    pub(super) fn find(
+        &self,
+        queue: &str,
+        permission: Permission,
+    ) -> Result<QueueRecord, ProtocolError> {
         self.node.cluster.topology.read(|topology| {
             let resource = Resource::Queue(queue);
             topology.check_permission(&self.user, &self.vhost, resource, permission)?;
@@ -101,16 +103,27 @@ impl Asker {
         ))
     }
 
-    async fn create(&self, record: &QueueRecord) -> Result<(), ProtocolError> {
+    pub(super) async fn create(&self, record: &QueueRecord) -> Result<(), ProtocolError> {
+        let (queue, defaults) = (record.id, &self.node.options.queue_defaults);
+        let config = Box::new(record.config(defaults));
         let create = Command::Create {
-            queue: record.id,
-            config: Box::new(record.config(&self.node.options.queue_defaults)),
+            queue,
+            config: config.clone(),
         };
         self.ask_parts(record, &create).await?;
+        // Policies that changed in between found no queue to tell.
+        let now = self.node.cluster.topology.read(|topology| {
+            let record = topology.queue_by_id(queue)?;
+            Some(Box::new(record.config(defaults)))
+        });
+        if let Some(now) = now.filter(|now| *now != config) {
+            let configure = Command::Configure { queue, config: now };
+            self.ask_parts(record, &configure).await?;
+        }
         Ok(())
     }
 
-    async fn declare_record(
+    pub(super) async fn declare_record(
         &self,
         request: session::DeclareQueue,
     ) -> Result<(QueueRecord, bool), ProtocolError> {
@@ -292,6 +305,8 @@ impl Connection {
             counts: record.kind == QueueKind::Quorum,
             window: false,
             sent: 0,
+            prefetch: 0,
+            arguments: FieldTable::default(),
             unsettled: 0,
             early: Vec::new(),
         };
@@ -325,6 +340,8 @@ impl Connection {
         if let Some(entry) = self.consumers.get_mut(&consumer) {
             entry.no_ack = request.no_ack;
             entry.window = window;
+            entry.prefetch = u32::from(request.prefetch);
+            entry.arguments = request.arguments.clone();
         }
         let config = ConsumerConfig {
             session: self.id,
@@ -393,6 +410,8 @@ impl Connection {
             counts: false,
             window: false,
             sent: 0,
+            prefetch: 0,
+            arguments: FieldTable::default(),
             unsettled: 0,
             early: Vec::new(),
         };
@@ -455,133 +474,5 @@ impl Connection {
             }
             Some(Posted::Unsubscribed { channel, consumer })
         });
-    }
-
-    pub(super) fn get(&mut self, channel: ChannelId, queue: &str, no_ack: bool) {
-        let record = match self.asker().find(queue, Permission::Read) {
-            Ok(record) => record,
-            Err(error) => {
-                return self
-                    .session
-                    .answer_channel(channel, ChannelAnswer::Failed(error));
-            }
-        };
-        if record.kind == QueueKind::Quorum
-            && record
-                .config(&self.node.options.queue_defaults)
-                .single_active
-        {
-            let text = format!(
-                "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with single active consumer",
-                record.title()
-            );
-            let error = soft(ReplyCode::ResourceLocked, text);
-            return self
-                .session
-                .answer_channel(channel, ChannelAnswer::Failed(error));
-        }
-        // Whichever part is asked first is drained first.
-        self.rotation += 1;
-        let mut sets: Vec<SetId> = record.sets().collect();
-        let turn = self.rotation as usize % sets.len().max(1);
-        sets.rotate_left(turn);
-        let mut asks = Vec::new();
-        for set in sets {
-            let Some(handle) = self.node.cluster.set(set).cloned() else {
-                continue;
-            };
-            let holder = self.holder(channel, &record, set);
-            let (session, queue) = (self.id, record.id);
-            let get = Command::Get {
-                queue,
-                holder,
-                session,
-                channel: channel.0,
-                no_ack,
-            };
-            asks.push((handle, get));
-        }
-        // Sent before anything else of this channel; further parts only if the first has nothing.
-        let first = asks.first().map(|(handle, get)| handle.asking(get));
-        let asker = self.asker();
-        self.task(async move {
-            let mut reply = match first {
-                Some(first) => first.await.ok(),
-                None => None,
-            };
-            let mut from = asks.first().map(|(handle, _)| handle.clone());
-            for (handle, get) in asks.iter().skip(1) {
-                if reply != Some(Reply::GotNothing) {
-                    break;
-                }
-                reply = handle.ask(get).await.ok();
-                from = Some(handle.clone());
-            }
-            let got = match from {
-                Some(handle) => asker.got(reply, &handle, &record, no_ack).await,
-                None => Err(stopping()),
-            };
-            Some(Posted::Answer(channel, answer(got)))
-        });
-    }
-
-    fn holder(&mut self, channel: ChannelId, record: &QueueRecord, set: SetId) -> ConsumerId {
-        let key = (channel, record.id, set);
-        if let Some(holder) = self.holders.get(&key) {
-            return *holder;
-        }
-        let holder = self.add_consumer(channel, record, set, Kind::Holder);
-        self.holders.insert(key, holder);
-        holder
-    }
-}
-
-impl Asker {
-    async fn got(
-        &self,
-        reply: Option<Reply>,
-        handle: &SetHandle,
-        record: &QueueRecord,
-        no_ack: bool,
-    ) -> Result<ChannelAnswer, ProtocolError> {
-        let stats = &self.node.stats;
-        let (delivery, ready) = match reply {
-            Some(Reply::Got { delivery, ready }) => (delivery, ready),
-            Some(Reply::GotNothing) => {
-                stats.get_empty.inc();
-                return Ok(ChannelAnswer::GotNothing);
-            }
-            Some(_) => return Err(no_queue(&record.name, &record.vhost)),
-            None => return Err(stopping()),
-        };
-        let position = delivery.first;
-        let unreadable = |error: &dyn std::fmt::Display| {
-            tracing::error!(?position, %error, "a message cannot be read");
-            stats.unreadable.inc();
-            let text = format!("failed to read a message of {}", record.title());
-            soft(ReplyCode::InternalError, text)
-        };
-        let payload = handle
-            .load(position)
-            .await
-            .map_err(|error| unreadable(&error))?;
-        let message =
-            batch::message(&payload, position.slot()).map_err(|error| unreadable(&error))?;
-        stats.got(no_ack, delivery.redelivered);
-        let counts = record.kind == QueueKind::Quorum;
-        let properties = crate::amqp::RawProperties(with_counts(&message, counts, &delivery));
-        let lease = Lease {
-            consumer: delivery.consumer,
-            no: delivery.first_no,
-        };
-        Ok(ChannelAnswer::Got {
-            lease: (!no_ack).then_some(lease),
-            redelivered: delivery.redelivered,
-            exchange: message.exchange,
-            routing_key: message.routing_key,
-            properties,
-            body: message.body,
-            messages: count(ready),
-        })
     }
 }

@@ -84,7 +84,11 @@ impl Connection {
             ChannelRequest::Open => {
                 self.node.stats.channels_opened.inc();
                 self.node.stats.channels.inc();
-                self.session.answer_channel(channel, ChannelAnswer::Done);
+                let answer = match self.count_channel() {
+                    Ok(()) => ChannelAnswer::Done,
+                    Err(error) => ChannelAnswer::Failed(error),
+                };
+                self.session.answer_channel(channel, answer);
             }
             ChannelRequest::Close => self.close_channel(channel),
             ChannelRequest::Commit {
@@ -158,7 +162,7 @@ impl Connection {
 }
 
 impl Asker {
-    async fn declare_exchange(
+    pub(super) async fn declare_exchange(
         &self,
         request: session::DeclareExchange,
     ) -> Result<ChannelAnswer, ProtocolError> {
@@ -193,7 +197,7 @@ impl Asker {
         Ok(ChannelAnswer::Done)
     }
 
-    async fn delete_exchange(
+    pub(super) async fn delete_exchange(
         &self,
         name: String,
         if_unused: bool,
@@ -212,7 +216,7 @@ impl Asker {
         Ok(ChannelAnswer::Done)
     }
 
-    async fn bind(
+    pub(super) async fn bind(
         &self,
         request: BindingRequest,
         queue: bool,

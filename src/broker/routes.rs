@@ -137,6 +137,13 @@ impl Routes {
                 )?;
                 topology.check_publish(publish.vhost, publish.exchange)?;
             }
+            topology.check_topic(
+                publish.user,
+                publish.vhost,
+                &name,
+                Permission::Write,
+                keys.iter().copied(),
+            )?;
             let input = RouteInput {
                 vhost: publish.vhost,
                 exchange: publish.exchange,

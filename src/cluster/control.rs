@@ -190,6 +190,23 @@ impl Cluster {
         load.into_iter().take(count).map(|(.., set)| set).collect()
     }
 
+    /// The members that answer within [`REPORT_LIMIT`], this one included.
+    pub async fn answering(&self) -> Vec<NodeId> {
+        let nodes: Vec<_> = self
+            .topology
+            .read(|topology| topology.nodes().cloned().collect());
+        let asked = nodes.iter().map(|node| async move {
+            if node.id != self.pipe.node {
+                let ask = Ask::Hello.encode();
+                let ask = self.options.links.control(&node.address, ask);
+                tokio::time::timeout(REPORT_LIMIT, ask).await.ok()?.ok()?;
+            }
+            Some(node.id)
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        answers.into_iter().flatten().collect()
+    }
+
     /// Every node's report, and a line for each that gives none.
     async fn status(&self) -> String {
         let nodes: Vec<_> = self

@@ -21,6 +21,7 @@ mod others;
 mod outbox;
 mod pages;
 pub mod peer;
+mod policies;
 mod proposer;
 mod reconcile;
 mod registry;

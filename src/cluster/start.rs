@@ -27,6 +27,7 @@ use super::formation::Membership;
 use super::local_set::LocalSet;
 use super::outbox::{Outbox, Refusal};
 use super::peer::{Hosted, Hub, Links};
+use super::policies;
 use super::proposer::Proposer;
 use super::reconcile;
 use super::registry::Registry;
@@ -161,6 +162,8 @@ impl Cluster {
         cluster.reconcile().await?;
         let run = reconcile::run(Arc::clone(&cluster), supervisor.clone());
         supervisor.spawn("reconcile", run);
+        let run = policies::run(Arc::clone(&cluster), supervisor.clone());
+        supervisor.spawn("policies", run);
         let patience = cluster.options.patience;
         let run = controller::run(Arc::clone(&cluster), patience, supervisor.clone());
         supervisor.spawn("controller", run);

@@ -24,6 +24,8 @@ pub struct SharedTopology {
     topology: RwLock<Topology>,
     version: AtomicU64,
     parts_version: AtomicU64,
+    policies_version: AtomicU64,
+    access_version: AtomicU64,
     changes: watch::Sender<u64>,
 }
 
@@ -43,6 +45,31 @@ impl SharedTopology {
     #[must_use]
     pub fn parts_version(&self) -> u64 {
         self.parts_version.load(Ordering::Acquire)
+    }
+
+    /// Changes whenever policies may mean something else for queues that exist.
+    #[must_use]
+    pub fn policies_version(&self) -> u64 {
+        self.policies_version.load(Ordering::Acquire)
+    }
+
+    /// Changes whenever a user or a vhost goes.
+    #[must_use]
+    pub fn access_version(&self) -> u64 {
+        self.access_version.load(Ordering::Acquire)
+    }
+
+    /// Publishes what of `topology` is read without its lock.
+    fn publish(&self, topology: &Topology) {
+        let pairs = [
+            (&self.parts_version, topology.parts_version()),
+            (&self.policies_version, topology.policies_version()),
+            (&self.access_version, topology.access_version()),
+        ];
+        for (shared, version) in pairs {
+            shared.store(version, Ordering::Release);
+        }
+        self.set_version(topology.version());
     }
 
     fn set_version(&self, version: u64) {
@@ -109,9 +136,7 @@ impl TopologyReplica {
                     let reply = {
                         let mut topology = self.shared.topology.write();
                         let reply = topology.apply(meta, command);
-                        let parts = topology.parts_version();
-                        self.shared.parts_version.store(parts, Ordering::Release);
-                        self.shared.set_version(topology.version());
+                        self.shared.publish(&topology);
                         reply
                     };
                     if pipe == self.outbox.pipe() {
@@ -162,9 +187,14 @@ impl TopologyReplica {
         topology.restore(reader.rest()).map_err(|_| Truncated)?;
         let version = topology.version();
         *self.shared.topology.write() = topology;
-        self.shared
-            .parts_version
-            .fetch_add(1 << 32, Ordering::AcqRel);
+        let skipped = [
+            &self.shared.parts_version,
+            &self.shared.policies_version,
+            &self.shared.access_version,
+        ];
+        for version in skipped {
+            version.fetch_add(1 << 32, Ordering::AcqRel);
+        }
         self.shared.set_version(version);
         // Answers of entries that were skipped never come.
         let applied = self.last_seq(self.outbox.pipe());

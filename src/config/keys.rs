@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::cluster;
 use super::value::{self, Expected};
-use super::{ANY, Config, LogFormat, PROMETHEUS_PORT, Threshold};
+use super::{ANY, Config, LogFormat, MANAGEMENT_PORT, PROMETHEUS_PORT, Threshold};
 
 /// A configuration while its sources are read.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct Draft {
     no_listeners: bool,
     mechanisms: BTreeMap<(u64, String), Option<String>>,
     prometheus: (Option<u16>, Option<std::net::IpAddr>),
+    management: (Option<u16>, Option<std::net::IpAddr>),
     tags_named: bool,
     pub(super) cluster: cluster::Written,
     /// Where a listener that names only a port listens.
@@ -86,7 +87,7 @@ const fn refused(pattern: &'static str, why: &'static str) -> Key {
 }
 
 const ERLANG: &str = "it tunes Erlang or RabbitMQ's own storage; there is nothing to tune here";
-const HTTP_API: &str = "the management API is not served yet";
+const HTTP_API: &str = "the management API is served without this choice";
 const NO_TLS: &str = "TLS is not served yet";
 const NO_PROTOCOL: &str = "only AMQP 0-9-1 is served";
 const NO_DEFINITIONS: &str = "definitions are not imported yet";
@@ -357,6 +358,14 @@ static KEYS: &[Key] = &[
     ),
     ignored("cluster_keepalive_interval", ERLANG),
     refused("management.load_definitions", NO_DEFINITIONS),
+    set("management.tcp.port", "port", "15672", |d, _, v| {
+        d.management.0 = Some(value::number_u16(v)?);
+        Ok(None)
+    }),
+    set("management.tcp.ip", "ip", "0.0.0.0", |d, _, v| {
+        d.management.1 = Some(v.parse().map_err(|_| "an IP address".to_owned())?);
+        Ok(None)
+    }),
     ignored("management.*", HTTP_API),
     ignored("management_agent.*", HTTP_API),
     set("prometheus.tcp.port", "port", "15692", |d, _, v| {
@@ -529,6 +538,7 @@ impl Draft {
             no_listeners: false,
             mechanisms: BTreeMap::new(),
             prometheus: (None, None),
+            management: (None, None),
             tags_named: false,
             cluster: cluster::Written::default(),
             node_ip: ANY,
@@ -555,6 +565,9 @@ impl Draft {
         let (port, ip) = self.prometheus;
         let (port, ip) = (port.unwrap_or(PROMETHEUS_PORT), ip.unwrap_or(ANY));
         self.config.prometheus = Some(SocketAddr::new(ip, port));
+        let (port, ip) = self.management;
+        let (port, ip) = (port.unwrap_or(MANAGEMENT_PORT), ip.unwrap_or(ANY));
+        self.config.management = Some(SocketAddr::new(ip, port));
         if !self.mechanisms.is_empty() {
             self.config.auth_mechanisms = self.mechanisms.into_values().flatten().collect();
         }

@@ -73,7 +73,10 @@ fn what_the_images_and_operators_write_is_accepted() {
     assert_eq!(config.cluster_name, "blue");
     assert_eq!(config.total_memory_bytes, Some(1_717_986_919));
     let noted: Vec<_> = loaded.notes.iter().map(|n| n.key.as_str()).collect();
-    assert!(noted.contains(&"management.tcp.port") && noted.contains(&"queue_master_locator"));
+    assert!(
+        noted.contains(&"management_agent.disable_metrics_collector")
+            && noted.contains(&"queue_master_locator")
+    );
     assert!(!noted.contains(&"cluster_name"));
 }
 

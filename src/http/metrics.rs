@@ -35,6 +35,8 @@ pub struct Names {
     pub version: String,
     /// The product advertised to clients.
     pub product: String,
+    /// Type of queues declared without one, in vhosts made without one.
+    pub default_queue_type: String,
 }
 
 impl MetricsState {
@@ -364,11 +366,11 @@ fn cluster_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<(
     scrape.gauge("leveret_queues_moving", help, draining as u64)
 }
 
-fn open_fds() -> u64 {
+pub(super) fn open_fds() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
 }
 
-fn max_fds() -> u64 {
+pub(super) fn max_fds() -> u64 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits
         .lines()

@@ -1,7 +1,8 @@
-//! F8, what is served over HTTP: Prometheus metrics.
+//! F8, what is served over HTTP: Prometheus metrics and the management API.
 //!
-//! Not here: business rules; the management API (it follows on this server).
+//! Not here: business rules.
 
+pub mod api;
 mod metrics;
 
 pub use metrics::{MetricsState, Names, serve};

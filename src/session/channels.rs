@@ -36,6 +36,11 @@ impl Channels {
         self.get(id).filter(|channel| channel.stage == Stage::Open)
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Channel> {
+        self.slots.iter().flatten()
+    }
+
     pub fn insert(&mut self, channel: Channel) {
         self.remove(channel.id);
         let id = channel.id;

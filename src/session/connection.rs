@@ -92,7 +92,7 @@ pub struct Connection {
     pub(super) dirty: Vec<ChannelId>,
     alarm: Option<String>,
     /// The alarm met content of this connection: nothing is read until it ends.
-    blocked: bool,
+    pub(super) blocked: bool,
 }
 
 impl Connection {

@@ -28,6 +28,7 @@ mod consume;
 mod content;
 mod core;
 mod deliver;
+mod describe;
 mod handshake;
 mod publish;
 mod request;
@@ -40,6 +41,7 @@ mod unacked;
 
 pub use config::SessionConfig;
 pub use connection::Connection;
+pub use describe::ChannelState;
 pub use request::{
     Answer, BindingRequest, Body, ChannelAnswer, ChannelRequest, ConsumeRequest, Credentials,
     DeclareExchange, DeclareQueue, Lease, PublishRequest, Request, SettleOutcome, Settlement,

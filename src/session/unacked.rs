@@ -38,7 +38,6 @@ pub(super) struct Unacked {
 
 impl Unacked {
     /// Deliveries outstanding.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.ring.len() - self.settled
     }

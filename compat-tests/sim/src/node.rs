@@ -168,6 +168,8 @@ fn options(
             password_hash: String::new(),
             tags: Vec::new(),
             vhost: "/".into(),
+            permissions: [".*".into(), ".*".into(), ".*".into()],
+            default_queue_type: String::new(),
         },
         queue_defaults: QueueDefaults::default(),
         patience: Patience {

@@ -38,6 +38,7 @@ impl Node {
         let host = hosts[number].clone();
         let mut text = format!(
             "listeners.tcp.1 = {host}:5672\nprometheus.tcp.ip = {host}\nprometheus.tcp.port = 15692\n\
+             management.tcp.ip = {host}\nmanagement.tcp.port = 15672\n\
              leveret.cluster.listener = {host}:25672\nleveret.cluster.secret = {}\nloopback_users = none\n\
              cluster_formation.peer_discovery_backend = classic_config\n",
             shape.secret

@@ -17,8 +17,8 @@ use super::lease::Timer;
 use super::queue::{Ground, Queue};
 use super::ready::Store;
 use super::{
-    Command, DeadLetter, Effect, Effects, Enqueue, LiveMap, PageError, Pages, QueueStats, Source,
-    Totals,
+    Command, DeadLetter, Effect, Effects, Enqueue, LiveMap, PageError, Pages, QueueConfig,
+    QueueStats, Source, Totals,
 };
 use crate::base::{
     ConsumerId, Digest, Millis, NodeId, PipeId, Position, QueueId, SessionId, limits,
@@ -307,6 +307,12 @@ impl SetMachine {
     #[must_use]
     pub fn queue_stats(&self, queue: QueueId) -> Option<QueueStats> {
         self.queues.get(&queue).map(Queue::stats)
+    }
+
+    /// What a queue is told to do.
+    #[must_use]
+    pub fn queue_config(&self, queue: QueueId) -> Option<&QueueConfig> {
+        self.queues.get(&queue).map(|queue| &queue.config)
     }
 
     /// Every queue with its figures, by id.

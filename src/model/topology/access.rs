@@ -1,33 +1,47 @@
-//! Who may do what: users, password hashes, permissions.
+//! Who may do what: users, permissions, topic permissions, limits.
 //!
 //! Need: every method of every client is checked, in the words RabbitMQ refuses it. Shape: permissions hang on their
-//! user, one per vhost; a pattern is compiled once, on first use. Invariants: an empty pattern matches only the empty
+//! user, one per vhost, topic permissions one per exchange in it. Invariants: an empty pattern matches only the empty
 //! name, a pattern that does not compile matches nothing, and verifying a password takes the same steps whether the
-//! user exists or not. Limits: patterns are linear-time, so no backreferences. Not here: tags' meaning, loopback users.
+//! user exists or not. Not here: tags' meaning, loopback users.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
-
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use regex::Regex;
-use sha2::{Digest, Sha256};
 
 use super::Topology;
-use super::record::{exchange_title, queue_title};
+use super::password::Hashing;
+use super::pattern::Pattern;
+use super::record::{ExchangeKind, exchange_title, queue_title};
 use crate::amqp::{ProtocolError, ReplyCode};
 
 /// A user.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct User {
     /// Login name.
     pub name: String,
-    /// Base64 of 4 bytes of salt and SHA-256 of salt and password. Empty: no login by password.
+    /// Base64 of 4 bytes of salt and the hash of salt and password. Empty: no login by password.
     pub password_hash: String,
+    /// How it was hashed.
+    pub hashing: Hashing,
     /// E.g. `administrator`.
     pub tags: Vec<String>,
     /// By vhost.
     pub permissions: BTreeMap<String, Permissions>,
+    /// By vhost and exchange.
+    pub topic_permissions: BTreeMap<(String, String), TopicPermissions>,
+    /// Connections it may have; `None` or negative: any number.
+    pub max_connections: Option<i64>,
+    /// Channels it may have; `None` or negative: any number.
+    pub max_channels: Option<i64>,
+    /// The topology's version when it was made: tells it from an older one of its name.
+    pub born: u64,
+}
+
+impl User {
+    /// Whether it carries the tag.
+    #[must_use]
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.tags.iter().any(|known| known == tag)
+    }
 }
 
 /// One user's rights in one vhost.
@@ -38,27 +52,13 @@ pub struct Permissions {
     read: Pattern,
 }
 
+/// One user's rights on the routing keys of one topic exchange.
 #[derive(Clone, Debug, Default)]
-struct Pattern {
-    source: String,
-    regex: OnceLock<Option<Regex>>,
-}
-
-impl Pattern {
-    fn new(source: String) -> Self {
-        Self {
-            source,
-            regex: OnceLock::new(),
-        }
-    }
-
-    fn matches(&self, name: &str) -> bool {
-        if self.source.is_empty() {
-            return name.is_empty();
-        }
-        let regex = self.regex.get_or_init(|| Regex::new(&self.source).ok());
-        regex.as_ref().is_some_and(|regex| regex.is_match(name))
-    }
+pub struct TopicPermissions {
+    /// Keys it may publish with.
+    pub write: Pattern,
+    /// Keys it may bind with.
+    pub read: Pattern,
 }
 
 impl Permissions {
@@ -75,7 +75,7 @@ impl Permissions {
     /// The pattern of one right.
     #[must_use]
     pub fn pattern(&self, permission: Permission) -> &str {
-        &self.of(permission).source
+        self.of(permission).source()
     }
 
     fn of(&self, permission: Permission) -> &Pattern {
@@ -117,34 +117,14 @@ pub enum Resource<'a> {
     Queue(&'a str),
 }
 
-/// Base64 of salt and SHA-256 of salt and password: RabbitMQ's `rabbit_password_hashing_sha256`.
-#[must_use]
-pub fn hash_password(salt: [u8; 4], password: &str) -> String {
-    let mut bytes = salt.to_vec();
-    bytes.extend_from_slice(&salted(&salt, password));
-    STANDARD.encode(bytes)
-}
-
-fn salted(salt: &[u8], password: &str) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(salt);
-    hash.update(password.as_bytes());
-    hash.finalize().into()
-}
-
 impl Topology {
     /// The user, if the password is theirs. Empty passwords and empty hashes never are.
     #[must_use]
     pub fn authenticate(&self, user: &str, password: &str) -> Option<&User> {
         let user = self.users.get(user);
-        let stored = user.and_then(|user| STANDARD.decode(&user.password_hash).ok());
-        let stored = stored.filter(|bytes| bytes.len() == 36);
-        let known = stored.is_some();
-        let bytes = stored.unwrap_or_else(|| vec![0; 36]);
-        let (salt, expected) = bytes.split_at(4);
-        let actual = salted(salt, password);
-        let differing = (expected.iter().zip(&actual)).fold(0, |bits, (a, b)| bits | (a ^ b));
-        user.filter(|_| known && std::hint::black_box(differing) == 0 && !password.is_empty())
+        let hashing = user.map(|user| user.hashing).unwrap_or_default();
+        let verified = hashing.verify(user.map(|user| &*user.password_hash), password);
+        user.filter(|_| verified)
     }
 
     /// A user by name.
@@ -206,5 +186,49 @@ impl Topology {
         self.check_permission(user, vhost, resource, Permission::Write)
             .or_else(|_| self.check_permission(user, vhost, resource, Permission::Read))
             .or_else(|_| self.check_permission(user, vhost, resource, Permission::Configure))
+    }
+    /// Whether the user may publish (`Write`) or bind (`Read`) with these keys. Only topic exchanges ask, and only those
+    /// the user has topic permissions for.
+    ///
+    /// # Errors
+    /// 403 if not.
+    pub fn check_topic<'k>(
+        &self,
+        user: &str,
+        vhost: &str,
+        exchange: &str,
+        permission: Permission,
+        keys: impl IntoIterator<Item = &'k [u8]>,
+    ) -> Result<(), ProtocolError> {
+        let Some(known) = self.users.get(user) else {
+            return Ok(());
+        };
+        if known.topic_permissions.is_empty() {
+            return Ok(());
+        }
+        let name = (vhost.to_owned(), exchange.to_owned());
+        let Some(rights) = known.topic_permissions.get(&name) else {
+            return Ok(());
+        };
+        let kind = self.exchange(vhost, exchange).map(|exchange| exchange.kind);
+        if kind != Some(ExchangeKind::Topic) {
+            return Ok(());
+        }
+        let pattern = match permission {
+            Permission::Read => &rights.read,
+            _ => &rights.write,
+        };
+        for key in keys {
+            let key = String::from_utf8_lossy(key);
+            if !pattern.matches_with([user, vhost, ""], &key) {
+                let text = format!(
+                    "{} access to topic '{key}' in {} refused for user '{user}'",
+                    permission.name(),
+                    exchange_title(vhost, exchange)
+                );
+                return Err(ProtocolError::new(ReplyCode::AccessRefused, text));
+            }
+        }
+        Ok(())
     }
 }

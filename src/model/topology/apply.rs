@@ -5,6 +5,8 @@
 use super::access::{Permissions, User};
 use super::command::{Removed, Seed, TopologyCommand, TopologyReply};
 use super::members::{NodeRecord, NodeState};
+use super::password::Hashing;
+use super::settings::VhostSettings;
 use super::{Topology, Vhost, no_vhost};
 use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::{NodeId, QueueId};
@@ -50,15 +52,18 @@ impl Topology {
                 password_hash,
                 tags,
             } => {
-                self.put_user(name, password_hash, tags);
+                self.put_user(name, password_hash, Hashing::Sha256, tags);
+                self.changed();
                 Ok(TopologyReply::Done)
             }
             TopologyCommand::DeleteUser { name } => {
                 if self.users.remove(&name).is_some() {
+                    self.access_version = self.access_version.wrapping_add(1);
                     self.changed();
                 }
                 Ok(TopologyReply::Done)
             }
+            TopologyCommand::Settings(command) => self.change_settings(command),
             TopologyCommand::SetPermissions {
                 user,
                 vhost,
@@ -100,25 +105,27 @@ impl Topology {
     }
 
     fn seed(&mut self, seed: Seed) {
-        self.add_vhost(&seed.vhost, String::new());
-        let all = || ".*".to_owned();
-        let mut user = User {
-            name: seed.user.clone(),
-            password_hash: seed.password_hash,
-            tags: seed.tags,
-            permissions: std::collections::BTreeMap::new(),
-        };
-        user.permissions
-            .insert(seed.vhost, Permissions::new(all(), all(), all()));
-        self.users.insert(seed.user, user);
+        self.add_vhost(&seed.vhost, seed.default_queue_type);
+        let name = seed.user;
+        self.put_user(name.clone(), seed.password_hash, Hashing::Sha256, seed.tags);
+        let [configure, write, read] = seed.permissions;
+        if let Some(user) = self.users.get_mut(&name) {
+            let rights = Permissions::new(configure, write, read);
+            user.permissions.insert(seed.vhost, rights);
+        }
         self.changed();
     }
 
-    fn add_vhost(&mut self, name: &str, default_queue_type: String) {
+    pub(super) fn add_vhost(&mut self, name: &str, default_queue_type: String) {
         if let Some(vhost) = self.vhosts.get_mut(name) {
-            vhost.default_queue_type = default_queue_type;
+            vhost.settings.default_queue_type = default_queue_type;
         } else {
-            let vhost = Vhost::new(name, default_queue_type);
+            let settings = VhostSettings {
+                default_queue_type,
+                born: self.version,
+                ..VhostSettings::default()
+            };
+            let vhost = Vhost::new(name, settings);
             self.vhosts.insert(name.to_owned(), vhost);
         }
         self.changed();
@@ -144,22 +151,30 @@ impl Topology {
         }
         for user in self.users.values_mut() {
             user.permissions.remove(name);
+            user.topic_permissions.retain(|(vhost, _), _| vhost != name);
         }
+        self.parameters.retain(|(_, vhost, _), _| vhost != name);
+        self.access_version = self.access_version.wrapping_add(1);
         self.changed();
         Ok(TopologyReply::Removed(removed))
     }
 
-    fn put_user(&mut self, name: String, password_hash: String, tags: Vec<String>) {
-        let known = self.users.remove(&name);
-        let permissions = known.map(|user| user.permissions).unwrap_or_default();
-        let user = User {
+    pub(super) fn put_user(
+        &mut self,
+        name: String,
+        password_hash: String,
+        hashing: Hashing,
+        tags: Vec<String>,
+    ) {
+        let born = self.version;
+        let user = self.users.entry(name).or_insert_with_key(|name| User {
             name: name.clone(),
-            password_hash,
-            tags,
-            permissions,
-        };
-        self.users.insert(name, user);
-        self.changed();
+            born,
+            ..User::default()
+        });
+        user.password_hash = password_hash;
+        user.hashing = hashing;
+        user.tags = tags;
     }
 
     fn set_permissions(

@@ -32,7 +32,9 @@ impl Topology {
         self.check_permission(user, &bind.vhost, target, Permission::Write)?;
         check_no_default(bind)?;
         let source = Resource::Exchange(&bind.source);
-        self.check_permission(user, &bind.vhost, source, Permission::Read)
+        self.check_permission(user, &bind.vhost, source, Permission::Read)?;
+        let key = bind.routing_key.as_bytes();
+        self.check_topic(user, &bind.vhost, &bind.source, Permission::Read, [key])
     }
 
     fn target_of(&self, vhost: &Vhost, destination: &Destination) -> Option<Target> {

@@ -8,6 +8,7 @@ use bytes::BufMut;
 
 use super::members::MembersCommand;
 use super::record::{ExchangeName, QueueRecord};
+use super::settings::SettingsCommand;
 use super::table::{get_table, put_table};
 use crate::amqp::{FieldTable, ProtocolError};
 use crate::base::coding::{Reader, Truncated, Writer};
@@ -39,7 +40,7 @@ pub enum CodecError {
     Inconsistent,
 }
 
-/// What the first node of an empty store brings: its default vhost and user (with all rights there).
+/// What the first node of an empty store brings: its default vhost and user (with rights there).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed {
     /// User name.
@@ -50,6 +51,10 @@ pub struct Seed {
     pub tags: Vec<String>,
     /// Vhost name.
     pub vhost: String,
+    /// The user's patterns there: configure, write, read.
+    pub permissions: [String; 3],
+    /// The vhost's default queue type; empty: classic.
+    pub default_queue_type: String,
 }
 
 /// Where a binding leads.
@@ -185,6 +190,8 @@ pub enum TopologyCommand {
     ClearPermissions { user: String, vhost: String },
     /// Nodes and sets.
     Members(MembersCommand),
+    /// Users, vhosts' settings, limits, policies, parameters.
+    Settings(SettingsCommand),
 }
 
 /// What a command took away, for those who hold its contents and connections.
@@ -262,15 +269,27 @@ impl Seed {
         put_text(out, &self.password_hash);
         put_texts(out, &self.tags);
         put_text(out, &self.vhost);
+        for pattern in &self.permissions {
+            put_text(out, pattern);
+        }
+        put_text(out, &self.default_queue_type);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
-        Ok(Self {
+    /// `full`: with what older programs did not write.
+    fn decode(reader: &mut Reader<'_>, full: bool) -> Result<Self, CodecError> {
+        let mut seed = Self {
             user: reader.text()?,
             password_hash: reader.text()?,
             tags: get_texts(reader)?,
             vhost: reader.text()?,
-        })
+            permissions: [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
+            default_queue_type: String::new(),
+        };
+        if full {
+            seed.permissions = [reader.text()?, reader.text()?, reader.text()?];
+            seed.default_queue_type = reader.text()?;
+        }
+        Ok(seed)
     }
 }
 
@@ -441,12 +460,17 @@ impl TopologyCommand {
                 put_text(out, vhost);
             }
             Self::Members(command) => command.encode(out),
+            Self::Settings(command) => {
+                let mut bytes = Vec::new();
+                command.encode(&mut bytes);
+                out.put_slice(&bytes);
+            }
         }
     }
 
     fn tag(&self) -> u8 {
         match self {
-            Self::OpenNode { .. } => 1,
+            Self::OpenNode { .. } => 16,
             Self::DeclareExchange(_) => 2,
             Self::DeleteExchange { .. } => 3,
             Self::Bind(_) => 4,
@@ -460,6 +484,7 @@ impl TopologyCommand {
             Self::SetPermissions { .. } => 12,
             Self::ClearPermissions { .. } => 13,
             Self::Members(_) => 14,
+            Self::Settings(_) => 15,
         }
     }
 
@@ -473,11 +498,11 @@ impl TopologyCommand {
             return Err(CodecError::UnknownVersion(version));
         }
         Ok(match reader.u8()? {
-            1 => Self::OpenNode {
+            tag @ (1 | 16) => Self::OpenNode {
                 node: NodeId(reader.varint()?),
                 incarnation: reader.varint()?,
                 first: if reader.flag()? {
-                    Some(Seed::decode(reader)?)
+                    Some(Seed::decode(reader, tag == 16)?)
                 } else {
                     None
                 },
@@ -521,6 +546,7 @@ impl TopologyCommand {
                 vhost: reader.text()?,
             },
             14 => Self::Members(MembersCommand::decode(reader)?),
+            15 => Self::Settings(SettingsCommand::decode(reader)?),
             other => return Err(CodecError::UnknownTag(other)),
         })
     }

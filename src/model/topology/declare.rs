@@ -5,10 +5,12 @@
 
 use super::arguments::{check_equivalent, inequivalent, validate};
 use super::command::{DeclareQueue, Removed, TopologyReply};
-use super::record::{DeadLetterTarget, Part, PartState, QueueKind, QueueRecord, queue_title};
+use super::policy::Subject;
+use super::record::{Part, PartState, QueueKind, QueueRecord, queue_title};
 use super::table::{lookup, show, text};
 use super::{
-    Permission, QueueTarget, Resource, Target, Topology, locked, no_vhost, precondition, refused,
+    Permission, QueueTarget, Resource, Target, Topology, Vhost, locked, no_vhost, precondition,
+    refused,
 };
 use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, LongString, ProtocolError, ReplyCode, ShortString};
@@ -24,7 +26,7 @@ impl Topology {
             .get(&declare.vhost)
             .ok_or_else(|| no_vhost(&declare.vhost))?;
         let vhost_name = vhost.name.clone();
-        let type_name = effective_type(&declare, &vhost.default_queue_type);
+        let type_name = effective_type(&declare, &vhost.settings.default_queue_type);
         let kind = QueueKind::from_name(type_name.as_bytes());
         if let Some(kind) = kind.filter(|kind| declare.server_named && *kind != QueueKind::Classic)
         {
@@ -45,7 +47,13 @@ impl Topology {
                 created: false,
             });
         }
-        let dead_letter = self.dead_letter_of(&declare)?;
+        check_queue_limit(vhost, &declare.name)?;
+        let effective = kind.and_then(|kind| {
+            vhost
+                .policies
+                .effective(Subject::Queue(kind), &declare.name)
+        });
+        self.check_dead_letter(&declare)?;
         let title = queue_title(&declare.vhost, &declare.name);
         let Some(kind) = kind else {
             return Err(precondition(format!(
@@ -64,7 +72,7 @@ impl Topology {
             return Err(ProtocolError::new(ReplyCode::InternalError, text));
         }
         let parts = parts_of(&declare);
-        let record = QueueRecord {
+        let mut record = QueueRecord {
             id: QueueId(self.next_queue),
             vhost: vhost_name,
             name: declare.name,
@@ -76,8 +84,10 @@ impl Topology {
             parts,
             node: declare.node,
             incarnation: declare.incarnation,
-            dead_letter,
+            dead_letter: None,
+            effective: None,
         };
+        record.set_effective(effective);
         self.next_queue = self.next_queue.saturating_add(1);
         self.insert_queue(record.clone());
         self.changed();
@@ -87,13 +97,10 @@ impl Topology {
         })
     }
 
-    fn dead_letter_of(
-        &self,
-        declare: &DeclareQueue,
-    ) -> Result<Option<DeadLetterTarget>, ProtocolError> {
+    fn check_dead_letter(&self, declare: &DeclareQueue) -> Result<(), ProtocolError> {
         const KEY: &str = "x-dead-letter-exchange";
         let Some(value) = lookup(&declare.arguments, KEY) else {
-            return Ok(None);
+            return Ok(());
         };
         let title = queue_title(&declare.vhost, &declare.name);
         let Some(exchange) = text(value) else {
@@ -110,13 +117,7 @@ impl Topology {
             let target = Resource::Exchange(&exchange);
             self.check_permission(user, vhost, target, Permission::Write)?;
         }
-        let routing_key = lookup(&declare.arguments, "x-dead-letter-routing-key")
-            .and_then(text)
-            .map(|key| String::from_utf8_lossy(key).into_owned());
-        Ok(Some(DeadLetterTarget {
-            exchange,
-            routing_key,
-        }))
+        Ok(())
     }
 
     pub(super) fn insert_queue(&mut self, record: QueueRecord) {
@@ -174,6 +175,18 @@ impl Topology {
         }
         removed.queues.push(record);
         self.changed();
+    }
+}
+
+fn check_queue_limit(vhost: &Vhost, name: &str) -> Result<(), ProtocolError> {
+    let limit = vhost.settings.max_queues.filter(|limit| *limit >= 0);
+    let count = i64::try_from(vhost.names.len()).unwrap_or(i64::MAX);
+    match limit.filter(|limit| count >= *limit) {
+        Some(limit) => Err(precondition(format!(
+            "cannot declare queue '{name}': queue limit in vhost '{}' ({limit}) is reached",
+            vhost.name
+        ))),
+        None => Ok(()),
     }
 }
 

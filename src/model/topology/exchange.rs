@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::arguments::{equivalent_value, inequivalent};
 use super::command::{DeclareExchange, Removed, TopologyReply};
+use super::policy::{Policies, Subject};
 use super::record::{Exchange, ExchangeKind, ExchangeName, exchange_title};
+use super::settings::VhostSettings;
 use super::table::{lookup, text};
 use super::{
     ExchangeState, Index, Permission, Resource, Target, Topology, Vhost, default_refused, no_vhost,
@@ -43,10 +45,11 @@ impl ExchangeState {
 
 impl Vhost {
     /// An empty vhost, without even the default exchange.
-    pub(super) fn bare(name: &str, default_queue_type: String) -> Self {
+    pub(super) fn bare(name: &str) -> Self {
         Self {
             name: Arc::from(name),
-            default_queue_type,
+            settings: VhostSettings::default(),
+            policies: Policies::default(),
             exchanges: BTreeMap::new(),
             names: hashbrown::HashMap::new(),
             incoming: BTreeMap::new(),
@@ -54,8 +57,9 @@ impl Vhost {
     }
 
     /// A vhost with the exchanges every vhost has.
-    pub(super) fn new(name: &str, default_queue_type: String) -> Self {
-        let mut vhost = Self::bare(name, default_queue_type);
+    pub(super) fn new(name: &str, settings: VhostSettings) -> Self {
+        let mut vhost = Self::bare(name);
+        vhost.settings = settings;
         for (exchange, kind, internal) in PREDECLARED {
             let record = Exchange {
                 vhost: vhost.name.clone(),
@@ -66,6 +70,7 @@ impl Vhost {
                 internal,
                 arguments: FieldTable::default(),
                 alternate: None,
+                effective: None,
                 node: NodeId(0),
                 incarnation: 0,
             };
@@ -166,9 +171,10 @@ impl Topology {
             let text = format!("exchange name '{name}' contains reserved prefix 'amq.*'");
             return Err(refused(text));
         }
-        let alternate = self.alternate_of(&declare)?;
+        self.check_alternate(&declare)?;
+        let effective = vhost.policies.effective(Subject::Exchange, &declare.name);
         let name: Arc<str> = Arc::from(declare.name.as_str());
-        let record = Exchange {
+        let mut record = Exchange {
             vhost: vhost.name.clone(),
             name,
             kind,
@@ -176,10 +182,12 @@ impl Topology {
             auto_delete: declare.auto_delete,
             internal: declare.internal,
             arguments: declare.arguments,
-            alternate,
+            alternate: None,
+            effective: None,
             node: declare.node,
             incarnation: declare.incarnation,
         };
+        record.set_effective(effective);
         if let Some(vhost) = self.vhosts.get_mut(&declare.vhost) {
             vhost
                 .exchanges
@@ -189,9 +197,9 @@ impl Topology {
         Ok(TopologyReply::Done)
     }
 
-    fn alternate_of(&self, declare: &DeclareExchange) -> Result<Option<String>, ProtocolError> {
+    fn check_alternate(&self, declare: &DeclareExchange) -> Result<(), ProtocolError> {
         let Some(value) = lookup(&declare.arguments, ALTERNATE) else {
-            return Ok(None);
+            return Ok(());
         };
         let Some(name) = text(value) else {
             let title = exchange_title(&declare.vhost, &declare.name);
@@ -206,7 +214,7 @@ impl Topology {
             self.check_permission(user, vhost, exchange, Permission::Read)?;
             self.check_permission(user, vhost, Resource::Exchange(&name), Permission::Write)?;
         }
-        Ok(Some(name))
+        Ok(())
     }
 
     pub(super) fn delete_exchange(

@@ -1,10 +1,10 @@
-//! The topology machine, set 0: vhosts, users, permissions, exchanges, bindings and queue records.
+//! The topology machine, set 0: vhosts, users, permissions, policies, exchanges, bindings and queue records.
 //!
 //! Need: every node knows all that exists and routes from its own copy. Shape: ordered maps of records, changed only by
 //! [`Topology::apply`]; beside them lookup-only hash maps and routing indices, derived and never walked. Invariants: a
 //! binding's two ends exist; every queue id is minted once; [`Topology::version`] rises with every change that can
-//! alter an answer. Limits: one vhost's objects are bounded by memory only (vhost limits are checked by the broker).
-//! Not here: policies, topic permissions, where queues are placed, the loopback rule.
+//! alter an answer. Limits: one vhost's objects are bounded by memory and `max-queues`.
+//! Not here: where queues are placed, the loopback rule, how many connections there are.
 
 mod access;
 mod apply;
@@ -14,7 +14,14 @@ mod command;
 mod declare;
 mod exchange;
 mod members;
+mod password;
+mod pattern;
+mod policy;
 mod record;
+mod settings;
+mod settings_codec;
+#[cfg(test)]
+mod settings_test;
 mod snapshot;
 pub(crate) mod table;
 #[cfg(test)]
@@ -25,20 +32,25 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-pub use access::{Permission, Permissions, Resource, User, hash_password};
+pub use access::{Permission, Permissions, Resource, TopicPermissions, User};
 pub use arguments::ConsumerArguments;
 pub use command::{
     Bind, CodecError, DeclareExchange, DeclareQueue, Destination, Removed, Seed, TopologyCommand,
     TopologyReply,
 };
 pub use members::{Formation, MembersCommand, NodeRecord, NodeState, SetRecord};
+pub use password::{Hashing, hash_password};
+pub use pattern::Pattern;
+pub use policy::{ApplyTo, Effective, Policy, PolicyScope, max_age_s, validate_policy};
 pub use record::{
     BindingRef, DeadLetterTarget, Exchange, ExchangeKind, ExchangeName, Part, PartState,
     QueueDefaults, QueueKind, QueueRecord,
 };
 
+pub use settings::{LimitKind, Parameter, SettingsCommand, VhostSettings};
+
 use super::route::{Index, QueueTarget, Target};
-use crate::amqp::{FieldTable, ProtocolError, ReplyCode};
+use crate::amqp::{AMQPValue, FieldTable, ProtocolError, ReplyCode};
 use crate::base::{NodeId, QueueId, SessionId, SetId};
 use record::{exchange_title, queue_title};
 
@@ -66,12 +78,21 @@ pub struct Topology {
     draining: std::collections::BTreeSet<QueueId>,
     /// Rises with every change of where a queue lives.
     parts_version: u64,
+    /// Runtime parameters by component, vhost and name.
+    parameters: BTreeMap<(String, String, String), Parameter>,
+    /// Global parameters.
+    globals: BTreeMap<String, AMQPValue>,
+    /// Rises when policies may have come to mean something else for queues that exist.
+    policies_version: u64,
+    /// Rises when a user or a vhost goes.
+    access_version: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Vhost {
     name: Arc<str>,
-    default_queue_type: String,
+    settings: VhostSettings,
+    policies: policy::Policies,
     exchanges: BTreeMap<String, ExchangeState>,
     /// Queues by name: the default exchange. Lookup only.
     names: HashMap<Box<[u8]>, QueueTarget>,
@@ -120,7 +141,23 @@ impl Topology {
             loads: HashMap::new(),
             draining: std::collections::BTreeSet::new(),
             parts_version: 0,
+            parameters: BTreeMap::new(),
+            globals: BTreeMap::new(),
+            policies_version: 0,
+            access_version: 0,
         }
+    }
+
+    /// Rises when policies may have come to mean something else for queues that exist; not kept in snapshots.
+    #[must_use]
+    pub fn policies_version(&self) -> u64 {
+        self.policies_version
+    }
+
+    /// Rises when a user or a vhost goes; not kept in snapshots.
+    #[must_use]
+    pub fn access_version(&self) -> u64 {
+        self.access_version
     }
 
     /// Rises with every change; what was cached at another version may be wrong.

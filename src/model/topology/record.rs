@@ -1,11 +1,12 @@
 //! What exists: queues, exchanges, bindings, vhosts and users, as records.
 //!
 //! Need: one place says what is kept of each thing and what the queue machine is told of it. Invariant: a record's
-//! arguments carry `x-queue-type`, and an exclusive queue is never durable. Room is left for policies:
-//! [`QueueRecord::config`] is where they would be merged. Not here: who may change what.
+//! arguments carry `x-queue-type`, and an exclusive queue is never durable. [`QueueRecord::config`] is where arguments
+//! and policies meet. Not here: who may change what.
 
 use std::sync::Arc;
 
+use super::policy::{Effective, least_limit};
 use super::table::{integer, lookup, text};
 use crate::amqp::{AMQPValue, FieldTable};
 use crate::base::{Millis, NodeId, QueueId, SessionId, SetId};
@@ -123,8 +124,10 @@ pub struct QueueRecord {
     pub node: NodeId,
     /// That node's incarnation.
     pub incarnation: u64,
-    /// Where its dead letters go.
+    /// Where its dead letters go, by its arguments or else its policy.
     pub dead_letter: Option<DeadLetterTarget>,
+    /// The policies that apply to it.
+    pub effective: Option<Arc<Effective>>,
 }
 
 impl QueueRecord {
@@ -189,11 +192,48 @@ impl QueueRecord {
         lookup(&self.arguments, name).and_then(text)
     }
 
-    /// What the queue machine is told, from arguments and `defaults`.
+    fn policy(&self, key: &str) -> Option<&AMQPValue> {
+        lookup(&self.effective.as_ref()?.definition, key)
+    }
+
+    /// The smaller of what was declared as `x-{key}` and what the policies say.
+    fn least(&self, key: &str) -> Option<u64> {
+        let declared = self.number(&format!("x-{key}"));
+        let policy = self.policy(key).and_then(integer);
+        let policy = policy.and_then(|value| u64::try_from(value).ok());
+        match (declared, policy) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Takes over what the policies say now.
+    pub(super) fn set_effective(&mut self, effective: Option<Arc<Effective>>) {
+        self.effective = effective;
+        let said = |argument: &str, key: &str| {
+            let value = lookup(&self.arguments, argument).or_else(|| self.policy(key));
+            let word = value.and_then(text);
+            word.map(|word| String::from_utf8_lossy(word).into_owned())
+        };
+        let exchange = said("x-dead-letter-exchange", "dead-letter-exchange");
+        let routing_key = said("x-dead-letter-routing-key", "dead-letter-routing-key");
+        self.dead_letter = exchange.map(|exchange| DeadLetterTarget {
+            exchange,
+            routing_key,
+        });
+    }
+
+    /// What the queue machine is told, from arguments, policies and `defaults`.
     #[must_use]
     pub fn config(&self, defaults: &QueueDefaults) -> QueueConfig {
         let quorum = self.kind == QueueKind::Quorum;
-        let overflow = match self.word("x-overflow") {
+        let declared = self.word("x-overflow");
+        let policy = self.policy("overflow").and_then(text);
+        let overflow = match if quorum {
+            policy.or(declared)
+        } else {
+            declared.or(policy)
+        } {
             Some(b"reject-publish") => Overflow::RejectPublish,
             Some(b"reject-publish-dlx") if !quorum => Overflow::RejectPublishDlx,
             _ => Overflow::DropHead,
@@ -205,10 +245,10 @@ impl QueueRecord {
             levels.map(|max| u8::try_from(max.max(1)).unwrap_or(u8::MAX))
         };
         QueueConfig {
-            message_ttl: self.number("x-message-ttl").map(Millis),
-            expires: self.number("x-expires").map(Millis),
-            max_length: self.number("x-max-length"),
-            max_length_bytes: self.number("x-max-length-bytes"),
+            message_ttl: self.least("message-ttl").map(Millis),
+            expires: self.least("expires").map(Millis),
+            max_length: self.least("max-length"),
+            max_length_bytes: self.least("max-length-bytes"),
             overflow,
             dead_letters: self.dead_letter.is_some(),
             max_priority,
@@ -227,7 +267,13 @@ impl QueueRecord {
         if self.kind != QueueKind::Quorum {
             return None;
         }
-        match lookup(&self.arguments, "x-delivery-limit").and_then(integer) {
+        let declared = lookup(&self.arguments, "x-delivery-limit").and_then(integer);
+        let policy = self.policy("delivery-limit").and_then(integer);
+        let limit = match (declared, policy) {
+            (Some(a), Some(b)) => Some(least_limit(a, b)),
+            (a, b) => a.or(b),
+        };
+        match limit {
             Some(limit) if limit < 0 => None,
             Some(limit) => Some(u32::try_from(limit).unwrap_or(u32::MAX)),
             None => defaults.quorum_delivery_limit,
@@ -236,7 +282,7 @@ impl QueueRecord {
 
     fn visibility(&self, defaults: &QueueDefaults) -> Millis {
         self.number("x-visibility-timeout")
-            .or_else(|| self.number("x-consumer-timeout"))
+            .or_else(|| self.least("consumer-timeout"))
             .map_or(defaults.consumer_timeout, Millis)
     }
 
@@ -244,14 +290,16 @@ impl QueueRecord {
         if self.kind != QueueKind::Quorum {
             return None;
         }
-        let (failed, returned) = match self.word("x-delayed-retry-type")? {
+        let policy = self.policy("delayed-retry-type").and_then(text);
+        let kind = policy.or_else(|| self.word("x-delayed-retry-type"))?;
+        let (failed, returned) = match kind {
             b"all" => (true, true),
             b"failed" => (true, false),
             b"returned" => (false, true),
             _ => return None,
         };
-        let min = self.number("x-delayed-retry-min")?;
-        let max = self.number("x-delayed-retry-max").unwrap_or(min).max(min);
+        let min = self.least("delayed-retry-min")?;
+        let max = self.least("delayed-retry-max").unwrap_or(min).max(min);
         Some(DelayedRetry {
             failed,
             returned,
@@ -314,12 +362,28 @@ pub struct Exchange {
     pub internal: bool,
     /// Arguments.
     pub arguments: FieldTable,
-    /// `alternate-exchange`.
+    /// `alternate-exchange`, by its arguments or else its policy.
     pub alternate: Option<String>,
+    /// The policies that apply to it.
+    pub effective: Option<Arc<Effective>>,
     /// The node that declared it.
     pub node: NodeId,
     /// That node's incarnation.
     pub incarnation: u64,
+}
+
+impl Exchange {
+    /// Takes over what the policies say now.
+    pub(super) fn set_effective(&mut self, effective: Option<Arc<Effective>>) {
+        const KEY: &str = "alternate-exchange";
+        let policy = effective
+            .as_ref()
+            .and_then(|effective| lookup(&effective.definition, KEY));
+        let value = lookup(&self.arguments, KEY).or(policy);
+        let word = value.and_then(text);
+        self.alternate = word.map(|word| String::from_utf8_lossy(word).into_owned());
+        self.effective = effective;
+    }
 }
 
 /// An exchange's full name.

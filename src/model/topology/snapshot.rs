@@ -1,23 +1,30 @@
 //! The whole topology as bytes, and back.
 //!
 //! Need: a node that joins, or restarts, starts from a snapshot. Shape: a version byte, then every map in its order, so
-//! equal topologies have equal bytes. Routing indices are rebuilt. Invariant: bytes that contradict themselves are
+//! equal topologies have equal bytes. Routing indices, and what policies mean for each thing, are rebuilt. Invariant: bytes that contradict themselves are
 //! refused and leave the machine as it was.
 
 use std::sync::Arc;
 
 use bytes::BufMut;
 
-use super::access::{Permission, Permissions, User};
+use super::access::{Permission, Permissions, TopicPermissions, User};
 use super::command::{CodecError, get_texts, put_texts};
 use super::members::{NodeRecord, SetRecord, get_parts, put_parts};
+use super::password::Hashing;
+use super::pattern::Pattern;
+use super::policy::{Policy, PolicyScope};
 use super::record::{DeadLetterTarget, Exchange, ExchangeKind, QueueKind, QueueRecord};
-use super::table::{get_table, put_table};
+use super::settings::VhostSettings;
+use super::settings_codec::{get_int, get_maybe, put_int, put_maybe};
+use super::table::{get_table, get_value, put_table, put_value};
 use super::{ExchangeState, Target, Topology, Vhost};
 use crate::base::coding::{Reader, Writer};
 use crate::base::{Digest, NodeId, QueueId, SessionId};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// Without settings, policies and parameters.
+const VERSION_BARE: u8 = 2;
 
 impl Topology {
     /// All of it. Equal topologies give equal bytes.
@@ -40,7 +47,8 @@ impl Topology {
         out.put_varint(self.vhosts.len() as u64);
         for vhost in self.vhosts.values() {
             out.put_blob(vhost.name.as_bytes());
-            out.put_blob(vhost.default_queue_type.as_bytes());
+            vhost.settings.encode(&mut out);
+            put_policies(&mut out, vhost);
             out.put_varint(vhost.exchanges.len() as u64);
             for state in vhost.exchanges.values() {
                 put_exchange(&mut out, &state.exchange);
@@ -60,6 +68,18 @@ impl Topology {
             .flat_map(|vhost| vhost.exchanges.values())
         {
             put_bindings(&mut out, state);
+        }
+        out.put_varint(self.parameters.len() as u64);
+        for ((component, vhost, name), value) in &self.parameters {
+            for text in [component, vhost, name] {
+                out.put_blob(text.as_bytes());
+            }
+            put_value(&mut out, value);
+        }
+        out.put_varint(self.globals.len() as u64);
+        for (name, value) in &self.globals {
+            out.put_blob(name.as_bytes());
+            put_value(&mut out, value);
         }
         out
     }
@@ -88,9 +108,10 @@ impl Topology {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let version = reader.u8()?;
-        if version != VERSION {
+        if version != VERSION && version != VERSION_BARE {
             return Err(CodecError::UnknownVersion(version));
         }
+        let full = version == VERSION;
         let mut topology = Self::new();
         topology.version = reader.varint()?;
         topology.next_queue = reader.varint()?;
@@ -106,7 +127,13 @@ impl Topology {
         }
         for _ in 0..reader.varint()? {
             let name = reader.text()?;
-            let mut vhost = Vhost::bare(&name, reader.text()?);
+            let mut vhost = Vhost::bare(&name);
+            if full {
+                vhost.settings = VhostSettings::decode(reader)?;
+                get_policies(reader, &mut vhost)?;
+            } else {
+                vhost.settings.default_queue_type = reader.text()?;
+            }
             for _ in 0..reader.varint()? {
                 let exchange = get_exchange(reader, vhost.name.clone())?;
                 let name = exchange.name.to_string();
@@ -115,7 +142,7 @@ impl Topology {
             topology.vhosts.insert(name, vhost);
         }
         for _ in 0..reader.varint()? {
-            let user = get_user(reader)?;
+            let user = get_user(reader, full)?;
             topology.users.insert(user.name.clone(), user);
         }
         for _ in 0..reader.varint()? {
@@ -123,7 +150,30 @@ impl Topology {
             topology.insert_queue(queue);
         }
         topology.read_bindings(reader)?;
+        if full {
+            topology.read_parameters(reader)?;
+        }
+        let governed = topology
+            .vhosts
+            .iter()
+            .filter(|(_, vhost)| !vhost.policies.is_empty());
+        let governed: Vec<String> = governed.map(|(name, _)| name.clone()).collect();
+        for vhost in governed {
+            topology.apply_policies(&vhost);
+        }
         Ok(topology)
+    }
+
+    fn read_parameters(&mut self, reader: &mut Reader<'_>) -> Result<(), CodecError> {
+        for _ in 0..reader.varint()? {
+            let key = (reader.text()?, reader.text()?, reader.text()?);
+            self.parameters.insert(key, get_value(reader)?);
+        }
+        for _ in 0..reader.varint()? {
+            let name = reader.text()?;
+            self.globals.insert(name, get_value(reader)?);
+        }
+        Ok(())
     }
 
     fn read_bindings(&mut self, reader: &mut Reader<'_>) -> Result<(), CodecError> {
@@ -153,6 +203,27 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+fn put_policies(out: &mut Vec<u8>, vhost: &Vhost) {
+    for scope in [PolicyScope::User, PolicyScope::Operator] {
+        let policies = vhost.policies.of(scope);
+        out.put_varint(policies.len() as u64);
+        for policy in policies.values() {
+            policy.encode(out);
+        }
+    }
+}
+
+fn get_policies(reader: &mut Reader<'_>, vhost: &mut Vhost) -> Result<(), CodecError> {
+    for scope in [PolicyScope::User, PolicyScope::Operator] {
+        for _ in 0..reader.varint()? {
+            let policy = Policy::decode(reader)?;
+            let policies = vhost.policies.of_mut(scope);
+            policies.insert(policy.name.clone(), Arc::new(policy));
+        }
+    }
+    Ok(())
 }
 
 fn put_bindings(out: &mut Vec<u8>, state: &ExchangeState) {
@@ -195,6 +266,7 @@ fn get_exchange(reader: &mut Reader<'_>, vhost: Arc<str>) -> Result<Exchange, Co
         internal: reader.flag()?,
         arguments: get_table(reader)?,
         alternate: get_option(reader)?,
+        effective: None,
         node: NodeId(reader.varint()?),
         incarnation: reader.varint()?,
     })
@@ -226,19 +298,43 @@ fn put_user(out: &mut Vec<u8>, user: &User) {
             out.put_blob(permissions.pattern(right).as_bytes());
         }
     }
+    out.put_blob(user.hashing.name().as_bytes());
+    out.put_varint(user.topic_permissions.len() as u64);
+    for ((vhost, exchange), rights) in &user.topic_permissions {
+        for text in [vhost, exchange, rights.write.source(), rights.read.source()] {
+            out.put_blob(text.as_bytes());
+        }
+    }
+    put_maybe(out, user.max_connections.as_ref(), put_int);
+    put_maybe(out, user.max_channels.as_ref(), put_int);
+    out.put_varint(user.born);
 }
 
-fn get_user(reader: &mut Reader<'_>) -> Result<User, CodecError> {
+fn get_user(reader: &mut Reader<'_>, full: bool) -> Result<User, CodecError> {
     let mut user = User {
         name: reader.text()?,
         password_hash: reader.text()?,
         tags: get_texts(reader)?,
-        permissions: std::collections::BTreeMap::new(),
+        ..User::default()
     };
     for _ in 0..reader.varint()? {
         let vhost = reader.text()?;
         let permissions = Permissions::new(reader.text()?, reader.text()?, reader.text()?);
         user.permissions.insert(vhost, permissions);
+    }
+    if full {
+        user.hashing = Hashing::from_name(&reader.text()?).ok_or(CodecError::Inconsistent)?;
+        for _ in 0..reader.varint()? {
+            let key = (reader.text()?, reader.text()?);
+            let rights = TopicPermissions {
+                write: Pattern::new(reader.text()?),
+                read: Pattern::new(reader.text()?),
+            };
+            user.topic_permissions.insert(key, rights);
+        }
+        user.max_connections = get_maybe(reader, get_int)?;
+        user.max_channels = get_maybe(reader, get_int)?;
+        user.born = reader.varint()?;
     }
     Ok(user)
 }
@@ -304,5 +400,6 @@ fn get_queue(reader: &mut Reader<'_>, topology: &Topology) -> Result<QueueRecord
         node,
         incarnation,
         dead_letter,
+        effective: None,
     })
 }

@@ -24,7 +24,8 @@ pub(super) fn put_table(out: &mut impl BufMut, table: &FieldTable) {
     }
 }
 
-fn put_value(out: &mut impl BufMut, value: &AMQPValue) {
+/// Writes one value.
+pub(super) fn put_value(out: &mut impl BufMut, value: &AMQPValue) {
     let tag = match value {
         // Has no tag on the wire; a long string is what a peer would read.
         AMQPValue::ShortString(_) => b'S',
@@ -76,6 +77,11 @@ fn table(reader: &mut Reader<'_>, depth: usize) -> Result<FieldTable, CodecError
         entries.insert(name, value(reader, depth)?);
     }
     Ok(FieldTable::from(entries))
+}
+
+/// Reads what [`put_value`] wrote.
+pub(super) fn get_value(reader: &mut Reader<'_>) -> Result<AMQPValue, CodecError> {
+    value(reader, 0)
 }
 
 fn value(reader: &mut Reader<'_>, depth: usize) -> Result<AMQPValue, CodecError> {

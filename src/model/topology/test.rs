@@ -8,12 +8,12 @@ use crate::base::coding::Reader;
 use crate::model::Meta;
 use crate::model::route::RouteInput;
 
-const META: Meta = Meta {
+pub(super) const META: Meta = Meta {
     index: 1,
     now: Millis(0),
 };
 
-fn args(entries: &[(&str, AMQPValue)]) -> FieldTable {
+pub(super) fn args(entries: &[(&str, AMQPValue)]) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in entries {
         table.insert((*name).into(), value.clone());
@@ -21,17 +21,19 @@ fn args(entries: &[(&str, AMQPValue)]) -> FieldTable {
     table
 }
 
-fn long(text: &str) -> AMQPValue {
+pub(super) fn long(text: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(text))
 }
 
-fn open() -> Topology {
+pub(super) fn open() -> Topology {
     let mut topology = Topology::new();
     let seed = Seed {
         user: "guest".into(),
         password_hash: hash_password([1, 2, 3, 4], "secret"),
         tags: vec!["administrator".into()],
         vhost: "/".into(),
+        permissions: [".*".into(), ".*".into(), ".*".into()],
+        default_queue_type: String::new(),
     };
     let command = TopologyCommand::OpenNode {
         node: NodeId(1),
@@ -42,7 +44,7 @@ fn open() -> Topology {
     topology
 }
 
-fn queue(name: &str, arguments: FieldTable) -> DeclareQueue {
+pub(super) fn queue(name: &str, arguments: FieldTable) -> DeclareQueue {
     DeclareQueue {
         vhost: "/".into(),
         name: name.into(),
@@ -59,7 +61,7 @@ fn queue(name: &str, arguments: FieldTable) -> DeclareQueue {
     }
 }
 
-fn exchange(name: &str, kind: &str, arguments: FieldTable) -> DeclareExchange {
+pub(super) fn exchange(name: &str, kind: &str, arguments: FieldTable) -> DeclareExchange {
     DeclareExchange {
         vhost: "/".into(),
         name: name.into(),
@@ -93,7 +95,7 @@ fn to_exchange(name: &str) -> Destination {
     Destination::Exchange(name.into())
 }
 
-fn declare(topology: &mut Topology, declare: DeclareQueue) -> Result<QueueId, String> {
+pub(super) fn declare(topology: &mut Topology, declare: DeclareQueue) -> Result<QueueId, String> {
     match topology.apply(META, TopologyCommand::DeclareQueue(declare)) {
         TopologyReply::Queue { record, .. } => Ok(record.id),
         TopologyReply::Failed(error) => Err(format!("{} {}", error.code.code(), error.text)),
@@ -101,7 +103,7 @@ fn declare(topology: &mut Topology, declare: DeclareQueue) -> Result<QueueId, St
     }
 }
 
-fn run(topology: &mut Topology, command: TopologyCommand) -> Result<Removed, String> {
+pub(super) fn run(topology: &mut Topology, command: TopologyCommand) -> Result<Removed, String> {
     match topology.apply(META, command) {
         TopologyReply::Removed(removed) => Ok(removed),
         TopologyReply::Failed(error) => Err(format!("{} {}", error.code.code(), error.text)),
@@ -118,7 +120,12 @@ fn make(topology: &mut Topology, exchanges: &[DeclareExchange], bindings: Vec<Bi
     }
 }
 
-fn routed(topology: &Topology, exchange: &str, key: &str, properties: &RawProperties) -> Vec<u64> {
+pub(super) fn routed(
+    topology: &Topology,
+    exchange: &str,
+    key: &str,
+    properties: &RawProperties,
+) -> Vec<u64> {
     let input = RouteInput {
         vhost: "/",
         exchange: exchange.as_bytes(),
@@ -130,7 +137,7 @@ fn routed(topology: &Topology, exchange: &str, key: &str, properties: &RawProper
     out.iter().map(|target| target.queue.0).collect()
 }
 
-fn none() -> FieldTable {
+pub(super) fn none() -> FieldTable {
     FieldTable::default()
 }
 

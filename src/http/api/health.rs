@@ -1,0 +1,221 @@
+//! Health checks: 200 `ok`, or 503 `failed` with a reason.
+
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::{Answer, Context, Reply};
+use crate::base::SetId;
+
+pub fn answer(context: &Context) -> Answer {
+    let path = context.path();
+    match path.as_slice() {
+        ["aliveness-test", _] | ["healthchecks", ..] => ok(json!({})),
+        ["health", "checks", check @ ..] => checked(context, check),
+        _ => Err(ApiError::not_found()),
+    }
+}
+
+fn ok(more: Value) -> Answer {
+    let mut row = json!({"status": "ok"});
+    extend(&mut row, more);
+    Ok(Reply::Json(row))
+}
+
+fn extend(row: &mut Value, more: Value) {
+    if let (Some(row), Value::Object(more)) = (row.as_object_mut(), more) {
+        row.extend(more);
+    }
+}
+
+/// 503; the body is not an error's but the check's own.
+fn failed(reason: &str, more: Value) -> Answer {
+    let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "failed", reason);
+    let mut row = Map::new();
+    row.insert("status".to_owned(), json!("failed"));
+    row.insert("reason".to_owned(), json!(reason));
+    row.extend(more.as_object().cloned().unwrap_or_default());
+    error.whole = Some(Value::Object(row));
+    Err(error)
+}
+
+fn checked(context: &Context, check: &[&str]) -> Answer {
+    let api = &context.api;
+    match check {
+        ["alarms" | "local-alarms"] => alarms(context),
+        ["port-listener", port] => {
+            let port: u16 = port
+                .parse()
+                .map_err(|_| ApiError::bad_request("invalid port"))?;
+            let ports: Vec<u16> = api.listeners.iter().map(|one| one.address.port()).collect();
+            match ports.contains(&port) {
+                true => ok(json!({"port": port})),
+                false => failed(
+                    "No active listener",
+                    json!({"missing": port, "ports": ports}),
+                ),
+            }
+        }
+        ["protocol-listener", wanted] => protocols(context, wanted),
+        ["virtual-hosts"]
+        | ["node-is-mirror-sync-critical"]
+        | ["metadata-store", "initialized", ..]
+        | ["certificate-expiration", _, _] => ok(json!({})),
+        ["node-is-quorum-critical"] => quorum_critical(context),
+        ["quorum-queues-without-elected-leaders", ..] => leaderless(context),
+        ["is-in-service"] => match context.node().supervisor.is_stopping() {
+            false => ok(json!({})),
+            true => failed("this rabbit node is not in service", json!({})),
+        },
+        ["below-node-connection-limit"] => below_limit(context),
+        ["ready-to-serve-clients"] => {
+            if context.node().supervisor.is_stopping() {
+                return failed("this rabbit node is not in service", json!({}));
+            }
+            if !api.listeners.iter().any(|one| one.protocol == "amqp") {
+                return failed("no active listeners for AMQP/AMQPS", json!({}));
+            }
+            below_limit(context)
+        }
+        ["reached-target-cluster-size"] => {
+            let topology = &context.node().cluster.topology;
+            match topology.read(|topology| topology.nodes().count()) {
+                0 => failed(
+                    "The cluster is not formed yet",
+                    json!({"online": 0, "target": 1}),
+                ),
+                _ => ok(json!({})),
+            }
+        }
+        _ => Err(ApiError::not_found()),
+    }
+}
+
+fn alarms(context: &Context) -> Answer {
+    let alarms = *context.node().alarm.borrow();
+    let node = &context.api.names.node;
+    let mut raised = Vec::new();
+    for (is, resource) in [(alarms.memory, "memory"), (alarms.disk, "disk")] {
+        if is {
+            raised.push(json!({"node": node, "resource": resource}));
+        }
+    }
+    match raised.is_empty() {
+        true => ok(json!({})),
+        false => failed(
+            "There are alarms in effect in the cluster",
+            json!({"alarms": raised}),
+        ),
+    }
+}
+
+fn normal(protocol: &str) -> String {
+    let protocol = protocol.trim().to_lowercase();
+    match protocol.as_str() {
+        "amqp091" | "amqp10" | "amqp0.9.1" | "amqp1.0" | "amqp0-9-1" | "amqp" => "amqp",
+        "amqps" | "amqp/ssl" | "amqp-over-tls" => "amqp/ssl",
+        "http" | "management" | "ui" => "http",
+        "prometheus" | "http/prometheus" => "http/prometheus",
+        other => other,
+    }
+    .to_owned()
+}
+
+fn protocols(context: &Context, wanted: &str) -> Answer {
+    let active: Vec<&str> = context
+        .api
+        .listeners
+        .iter()
+        .map(|one| one.protocol)
+        .collect();
+    let wanted: Vec<String> = wanted.split(',').map(normal).collect();
+    let missing: Vec<&String> = wanted
+        .iter()
+        .filter(|protocol| !active.contains(&protocol.as_str()))
+        .collect();
+    match missing.is_empty() {
+        true => ok(json!({"protocols": active})),
+        false => failed(
+            "No active listener",
+            json!({"missing": missing, "protocols": active}),
+        ),
+    }
+}
+
+fn below_limit(context: &Context) -> Answer {
+    let limit = context.node().options.connections_max;
+    let count = context.node().clients.count() as u64;
+    match limit.filter(|limit| count >= u64::from(*limit)) {
+        None => ok(json!({})),
+        Some(limit) => {
+            let reason = format!("node connection limit ({limit}) is reached");
+            failed(&reason, json!({"connections": count}))
+        }
+    }
+}
+
+/// Sets that would lose their majority without this node: those it leads without enough others heard of.
+fn quorum_critical(context: &Context) -> Answer {
+    let cluster = &context.node().cluster;
+    if cluster.topology.read(|topology| topology.nodes().count()) < 2 {
+        return ok(json!({"reason": "single node cluster"}));
+    }
+    let mut critical = Vec::new();
+    for (set, handle) in cluster.sets() {
+        let Some(group) = handle.group().filter(|group| group.is_leader()) else {
+            continue;
+        };
+        let heard = group.heard().members;
+        let there = heard
+            .iter()
+            .filter(|(_, age)| age.is_some_and(|age| age < std::time::Duration::from_secs(5)));
+        let members = heard.len() + 1;
+        if there.count() < members / 2 + 1 {
+            critical.push(set);
+        }
+    }
+    match critical.is_empty() {
+        true => ok(json!({})),
+        false => failed(
+            "There are quorum queues that would lose their quorum if the target node is shut down",
+            json!({"queues": queues_in(context, &critical)}),
+        ),
+    }
+}
+
+fn leaderless(context: &Context) -> Answer {
+    let cluster = &context.node().cluster;
+    let without = cluster.sets().filter(|(_, handle)| {
+        handle
+            .group()
+            .is_some_and(|group| group.metrics().leader.is_none())
+    });
+    let sets: Vec<SetId> = without.map(|(set, _)| set).collect();
+    match sets.is_empty() {
+        true => ok(json!({})),
+        false => failed(
+            "There are quorum queues without an elected leader",
+            json!({"queues": queues_in(context, &sets)}),
+        ),
+    }
+}
+
+/// At most a hundred of the queues in these sets.
+fn queues_in(context: &Context, sets: &[SetId]) -> Vec<Value> {
+    let topology = &context.node().cluster.topology;
+    topology.read(|topology| {
+        let queues = topology.queues();
+        let queues = queues.filter(|queue| sets.iter().any(|set| queue.lives_in(*set)));
+        queues
+            .take(100)
+            .map(|queue| {
+                json!({
+                    "name": queue.name,
+                    "readable_name": queue.title(),
+                    "virtual_host": &*queue.vhost,
+                    "type": queue.kind.name(),
+                })
+            })
+            .collect()
+    })
+}

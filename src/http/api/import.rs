@@ -1,0 +1,341 @@
+//! Definitions read in: a document of this broker or of RabbitMQ 3.8 to 4.x.
+//!
+//! Need: importing twice changes nothing, and what older brokers wrote is taken. Shape: parts in the order they lean on
+//! each other; the first that is wrong ends it, named. What was there and differs is replaced where it is set (users,
+//! policies) and refused where it is declared, as in RabbitMQ. Mirroring keys (`ha-*`) are dropped.
+
+use serde_json::{Map, Value, json};
+
+use super::definitions::wrong;
+use super::error::ApiError;
+use super::request::Body;
+use super::{Answer, Context, Reply, json as values, permissions, policies, users, vhosts};
+use crate::broker::Direct;
+use crate::model::topology::{Destination, PolicyScope, SettingsCommand, TopologyCommand};
+
+pub async fn answer(context: &Context, vhost: Option<&str>) -> Answer {
+    let document = match context.request.header("content-type") {
+        Some(kind) if kind.starts_with("multipart/form-data") => uploaded(context, kind)?,
+        Some(kind) if kind.starts_with("application/json") || kind.starts_with("*/*") => {
+            context.request.object()?
+        }
+        None => context.request.object()?,
+        Some(_) => {
+            let status = axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(ApiError::new(
+                status,
+                "unsupported_media_type",
+                "application/json is expected",
+            ));
+        }
+    };
+    apply(context, &document, vhost).await?;
+    Ok(Reply::Done)
+}
+
+/// The part named `file` of a form.
+fn uploaded(context: &Context, kind: &str) -> Result<Body, ApiError> {
+    let bad = || ApiError::bad_request("malformed form");
+    let boundary = kind.split("boundary=").nth(1).ok_or_else(bad)?;
+    let boundary = boundary
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim_matches('"');
+    let text = std::str::from_utf8(&context.request.body).map_err(|_| bad())?;
+    for part in text.split(&format!("--{boundary}")) {
+        let Some((head, content)) = part.split_once("\r\n\r\n") else {
+            continue;
+        };
+        if head.contains("name=\"file\"") {
+            let content = serde_json::from_str(content.trim_end());
+            return match content {
+                Ok(Value::Object(object)) => Ok(Body(object)),
+                _ => Err(ApiError::bad_request("not_json")),
+            };
+        }
+    }
+    Err(bad())
+}
+
+type Row = Body;
+
+fn rows(document: &Body, key: &str) -> Result<Vec<Row>, ApiError> {
+    let list = match document.get(key) {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(ApiError::bad_request(format!("{key} must be a list"))),
+    };
+    let row = |value: &Value| match value {
+        Value::Object(object) => Ok(Body(object.clone())),
+        _ => Err(ApiError::bad_request(format!(
+            "{key} must be a list of objects"
+        ))),
+    };
+    list.iter().map(row).collect()
+}
+
+fn text(row: &Row, key: &str) -> Result<String, ApiError> {
+    row.need(&[key])?;
+    Ok(row.text(key)?.unwrap_or_default())
+}
+
+struct Import<'a> {
+    context: &'a Context,
+    vhost: Option<&'a str>,
+}
+
+async fn apply(context: &Context, document: &Body, vhost: Option<&str>) -> Result<(), ApiError> {
+    let import = Import { context, vhost };
+    if vhost.is_none() {
+        for row in rows(document, "users")? {
+            let name = text(&row, "name")?;
+            import
+                .user(&name, &row)
+                .await
+                .map_err(|error| wrong(&format!("user {name}"), &error))?;
+        }
+        for row in rows(document, "vhosts")? {
+            let name = text(&row, "name")?;
+            import
+                .vhost(&name, &row)
+                .await
+                .map_err(|error| wrong(&format!("vhost {name}"), &error))?;
+        }
+        for key in ["permissions", "topic_permissions"] {
+            for row in rows(document, key)? {
+                let name = text(&row, "user")?;
+                import
+                    .rights(key, &name, &row)
+                    .await
+                    .map_err(|error| wrong(&format!("{key} of {name}"), &error))?;
+            }
+        }
+        for row in rows(document, "global_parameters")? {
+            let name = text(&row, "name")?;
+            let value = values::to_amqp(row.get("value").unwrap_or(&Value::Null))?;
+            import
+                .set(SettingsCommand::PutGlobal { name, value })
+                .await?;
+        }
+    }
+    for row in rows(document, "parameters")? {
+        let name = text(&row, "name")?;
+        import
+            .parameter(&name, &row)
+            .await
+            .map_err(|error| wrong(&format!("parameter {name}"), &error))?;
+    }
+    for row in rows(document, "policies")? {
+        let name = text(&row, "name")?;
+        let set = import.policy(PolicyScope::User, &name, &row);
+        set.await
+            .map_err(|error| wrong(&format!("policy {name}"), &error))?;
+    }
+    for row in rows(document, "queues")? {
+        let name = text(&row, "name")?;
+        import
+            .queue(name.clone(), &row)
+            .await
+            .map_err(|error| wrong(&format!("queue {name}"), &error))?;
+    }
+    for row in rows(document, "exchanges")? {
+        let name = text(&row, "name")?;
+        import
+            .exchange(name.clone(), &row)
+            .await
+            .map_err(|error| wrong(&format!("exchange {name}"), &error))?;
+    }
+    for row in rows(document, "bindings")? {
+        let name = text(&row, "source")?;
+        import
+            .binding(name.clone(), &row)
+            .await
+            .map_err(|error| wrong(&format!("binding of {name}"), &error))?;
+    }
+    Ok(())
+}
+
+impl Import<'_> {
+    async fn set(&self, command: SettingsCommand) -> Result<(), ApiError> {
+        self.context
+            .change(TopologyCommand::Settings(command))
+            .await
+    }
+
+    fn vhost_of(&self, row: &Row) -> Result<String, ApiError> {
+        match self.vhost {
+            Some(vhost) => Ok(vhost.to_owned()),
+            None => text(row, "vhost"),
+        }
+    }
+
+    /// The broker itself: what is in a document was allowed where it comes from.
+    fn direct(&self, row: &Row) -> Result<Direct, ApiError> {
+        Ok(Direct::new(self.context.node(), "", &self.vhost_of(row)?))
+    }
+
+    async fn user(&self, name: &str, row: &Row) -> Result<(), ApiError> {
+        let mut row = Body(row.0.clone());
+        // A user without a password is written with an empty hash.
+        if row
+            .text("password_hash")?
+            .is_some_and(|hash| hash.is_empty())
+        {
+            row.0.remove("password_hash");
+        }
+        self.set(users::command(name, &row)?).await?;
+        for limit in users::set_limits(name, &row)? {
+            self.set(limit).await?;
+        }
+        Ok(())
+    }
+
+    async fn vhost(&self, name: &str, row: &Row) -> Result<(), ApiError> {
+        let empty = Map::new();
+        let metadata = row.get("metadata").and_then(Value::as_object);
+        let metadata = Body(metadata.unwrap_or(&empty).clone());
+        let kind = row.text("default_queue_type")?;
+        let kind = vhosts::checked_type(kind.or(metadata.text("default_queue_type")?))?;
+        let description = row.text("description")?;
+        let command = SettingsCommand::PutVhost {
+            name: name.to_owned(),
+            description: description.or(metadata.text("description")?),
+            tags: row.words("tags")?.or(metadata.words("tags")?),
+            default_queue_type: kind,
+            tracing: None,
+            protected: None,
+        };
+        self.set(command).await?;
+        if let Some(limits) = row.get("limits") {
+            self.limits(name, limits).await?;
+        }
+        Ok(())
+    }
+
+    /// Written as a list of name and value, or as an object.
+    async fn limits(&self, vhost: &str, limits: &Value) -> Result<(), ApiError> {
+        let object = match limits {
+            Value::Array(list) => list
+                .iter()
+                .filter_map(|row| Some((row["name"].as_str()?.to_owned(), row["value"].clone())))
+                .collect(),
+            other => other.clone(),
+        };
+        for command in policies::parameter_commands("vhost-limits", vhost, "limits", &object)? {
+            self.set(command).await?;
+        }
+        Ok(())
+    }
+
+    async fn rights(&self, key: &str, user: &str, row: &Row) -> Result<(), ApiError> {
+        let vhost = text(row, "vhost")?;
+        let command = match key {
+            "permissions" => permissions::command(self.context, user, &vhost, row)?,
+            _ => {
+                let command = permissions::topic_command(self.context, user, &vhost, row)?;
+                TopologyCommand::Settings(command)
+            }
+        };
+        self.context.change(command).await
+    }
+
+    async fn parameter(&self, name: &str, row: &Row) -> Result<(), ApiError> {
+        let component = text(row, "component")?;
+        let vhost = self.vhost_of(row)?;
+        let value = row.get("value").cloned().unwrap_or(Value::Null);
+        if component == "operator_policy" {
+            let value = Body(value.as_object().cloned().unwrap_or_default());
+            return self
+                .policy_in(PolicyScope::Operator, &vhost, name, &value)
+                .await;
+        }
+        for command in policies::parameter_commands(&component, &vhost, name, &value)? {
+            self.set(command).await?;
+        }
+        Ok(())
+    }
+
+    async fn policy(&self, scope: PolicyScope, name: &str, row: &Row) -> Result<(), ApiError> {
+        let vhost = self.vhost_of(row)?;
+        self.policy_in(scope, &vhost, name, row).await
+    }
+
+    async fn policy_in(
+        &self,
+        scope: PolicyScope,
+        vhost: &str,
+        name: &str,
+        row: &Row,
+    ) -> Result<(), ApiError> {
+        let mut row = Body(row.0.clone());
+        if let Some(definition) = row.0.get_mut("definition").and_then(Value::as_object_mut) {
+            let before = definition.len();
+            definition.retain(|key, _| !key.starts_with("ha-"));
+            if definition.len() < before {
+                tracing::warn!(
+                    policy = name,
+                    "mirroring keys are dropped: every durable queue is replicated"
+                );
+            }
+            if definition.is_empty() && before > 0 {
+                return Ok(());
+            }
+        }
+        let policy = policies::policy(vhost, name, &row)?;
+        let set = SettingsCommand::PutPolicy { scope, policy };
+        self.set(set).await.map_err(policies::framed)
+    }
+
+    async fn queue(&self, name: String, row: &Row) -> Result<(), ApiError> {
+        let mut arguments = row.0.get("arguments").cloned().unwrap_or_else(|| json!({}));
+        if let (Some(arguments), Some(kind)) = (arguments.as_object_mut(), row.text("type")?) {
+            arguments
+                .entry("x-queue-type")
+                .or_insert_with(|| json!(kind));
+        }
+        let mut holder = Map::new();
+        holder.insert("arguments".to_owned(), arguments);
+        let arguments = Body(holder).table("arguments")?;
+        let (durable, auto_delete) = (row.flag("durable")?, row.flag("auto_delete")?);
+        let direct = self.direct(row)?;
+        direct
+            .import_queue(name, durable, auto_delete, arguments)
+            .await?;
+        Ok(())
+    }
+
+    async fn exchange(&self, name: String, row: &Row) -> Result<(), ApiError> {
+        if name.is_empty() || name.starts_with("amq.") {
+            return Ok(());
+        }
+        let flags = [
+            row.flag("durable")?,
+            row.flag("auto_delete")?,
+            row.flag("internal")?,
+        ];
+        let arguments = row.table("arguments")?;
+        let kind = text(row, "type")?;
+        let direct = self.direct(row)?;
+        direct.import_exchange(name, kind, flags, arguments).await?;
+        Ok(())
+    }
+
+    async fn binding(&self, source: String, row: &Row) -> Result<(), ApiError> {
+        if source.is_empty() {
+            return Ok(());
+        }
+        let name = text(row, "destination")?;
+        let destination = match text(row, "destination_type")?.as_str() {
+            "exchange" => Destination::Exchange(name),
+            _ => Destination::Queue(name),
+        };
+        let routing_key = row.text("routing_key")?.unwrap_or_default();
+        let arguments = row.table("arguments")?;
+        let direct = self.direct(row)?;
+        direct
+            .import_binding(source, destination, routing_key, arguments)
+            .await?;
+        Ok(())
+    }
+}

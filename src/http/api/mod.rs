@@ -1,0 +1,342 @@
+//! The management HTTP API, RabbitMQ's: `/api/…` on port 15672.
+//!
+//! Need: rabbitmqadmin, Terraform, dashboards and health probes work unchanged. Shape: [`routes`] is one table of paths,
+//! methods and who may use them, checked here; each resource is a file that answers what is in the table. Paths are split
+//! before they are decoded, so `%2F` stays within its segment. Invariants: a request that is malformed gets a 4xx; bodies
+//! are bounded by [`BODY_BYTES_MAX`]; what changes something goes through the topology as a client's would.
+//! Not here: a user interface, TLS, figures of other nodes beyond what this node's sets and copy of the topology know.
+
+mod auth;
+mod bindings;
+mod connections;
+mod definitions;
+mod error;
+mod exchanges;
+mod health;
+mod import;
+mod json;
+mod limits;
+mod list;
+mod messages;
+mod nodes;
+mod overview;
+mod permissions;
+mod policies;
+mod queues;
+mod request;
+mod routes;
+mod samples;
+mod users;
+mod vhosts;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{Method, Request as HttpRequest, Response, StatusCode, header};
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use self::auth::{Brake, Who};
+use self::error::ApiError;
+use self::request::Request;
+use self::samples::Samples;
+use super::Names;
+use crate::broker::{Direct, Node, alarm};
+use crate::model::topology::TopologyCommand;
+
+/// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
+const BODY_BYTES_MAX: usize = 10_000_000;
+
+/// Where the node listens, for overview and health checks.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// `amqp`, `http`, `http/prometheus`, `clustering`.
+    pub protocol: &'static str,
+    /// The address.
+    pub address: SocketAddr,
+}
+
+/// What the API answers from.
+pub struct Api {
+    node: Arc<Node>,
+    names: Names,
+    limits: alarm::Limits,
+    listeners: Vec<Listener>,
+    started: Instant,
+    brake: Brake,
+    samples: Samples,
+}
+
+/// One request on its way.
+struct Context {
+    api: Arc<Api>,
+    request: Request,
+    who: Who,
+}
+
+/// A good answer.
+#[derive(Debug)]
+enum Reply {
+    /// 200.
+    Json(Value),
+    /// 201, with where it is.
+    Created(Option<String>),
+    /// 204.
+    Done,
+    /// 200, to be saved under this name.
+    Download(Value, String),
+}
+
+type Answer = Result<Reply, ApiError>;
+
+impl Api {
+    /// Over a started node.
+    #[must_use]
+    pub fn new(
+        node: Arc<Node>,
+        names: Names,
+        limits: alarm::Limits,
+        listeners: Vec<Listener>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            names,
+            limits,
+            listeners,
+            started: Instant::now(),
+            brake: Brake::default(),
+            samples: Samples::default(),
+        })
+    }
+}
+
+/// Serves until the node stops.
+pub async fn serve(api: Arc<Api>, listener: TcpListener) {
+    let supervisor = api.node.supervisor.clone();
+    let run = samples::run(Arc::clone(&api), supervisor.clone());
+    supervisor.spawn("statistics", run);
+    let app = Router::new().fallback(handle).with_state(api);
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    let stopping = async move { supervisor.stopping().await };
+    if let Err(error) = axum::serve(listener, app)
+        .with_graceful_shutdown(stopping)
+        .await
+    {
+        tracing::error!(%error, "the management listener ended");
+    }
+}
+
+async fn handle(
+    State(api): State<Arc<Api>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: HttpRequest<Body>,
+) -> Response<Body> {
+    // A client that leaves must not take a half-done request with it.
+    let supervisor = api.node.supervisor.clone();
+    let answer = supervisor.spawn("api request", answer(api, peer, request));
+    match answer.await {
+        Ok(response) => response,
+        Err(_) => written(StatusCode::INTERNAL_SERVER_ERROR, Vec::new(), &[]),
+    }
+}
+
+async fn answer(api: Arc<Api>, peer: SocketAddr, request: HttpRequest<Body>) -> Response<Body> {
+    let head = request.method() == Method::HEAD;
+    let answer = match taken(request).await {
+        Ok(request) => perform(api, peer, request).await,
+        Err(error) => Err(error),
+    };
+    let mut response = match answer {
+        Ok(reply) => accepted(reply),
+        Err(error) => refused(&error),
+    };
+    if head {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// Takes a request apart and reads its body.
+async fn taken(request: HttpRequest<Body>) -> Result<Request, ApiError> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let bad = || ApiError::bad_request("malformed path");
+    let path = request::segments(path).ok_or_else(bad)?;
+    let query = request::parameters(parts.uri.query().unwrap_or_default());
+    let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await;
+    let body = body.map_err(|_| ApiError::bad_request("Exceeded HTTP request body size limit"))?;
+    let method = match parts.method {
+        Method::HEAD => Method::GET,
+        other => other,
+    };
+    let Some(("api", path)) = path
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    else {
+        return Err(ApiError::not_found());
+    };
+    Ok(Request {
+        method,
+        path: path.to_vec(),
+        query,
+        headers: parts.headers,
+        body: body.to_vec(),
+    })
+}
+
+async fn perform(api: Arc<Api>, peer: SocketAddr, request: Request) -> Answer {
+    let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+    let route = routes::find(&path).ok_or_else(ApiError::not_found)?;
+    if request.method == Method::OPTIONS {
+        return Ok(Reply::Done);
+    }
+    if !route
+        .methods
+        .split(' ')
+        .any(|method| method == request.method.as_str())
+    {
+        let mut error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "");
+        error.allow = Some(route.methods.replace(' ', ", ") + ", HEAD, OPTIONS");
+        return Err(error);
+    }
+    let open = route.read == routes::Tag::Nobody;
+    let who = match open {
+        true => Who {
+            name: String::new(),
+            tags: Vec::new(),
+        },
+        false => auth::who(&api.node, &api.brake, &request, peer.ip())?,
+    };
+    let context = Context { api, request, who };
+    if !open {
+        route.check(&context)?;
+    }
+    routes::perform(&context).await
+}
+
+impl Context {
+    fn node(&self) -> &Arc<Node> {
+        &self.api.node
+    }
+
+    fn path(&self) -> Vec<&str> {
+        self.request.path.iter().map(String::as_str).collect()
+    }
+
+    fn is(&self, method: &str) -> bool {
+        self.request.method.as_str() == method
+    }
+
+    /// The user who asks, in a vhost.
+    fn direct(&self, vhost: &str) -> Direct {
+        Direct::new(self.node(), &self.who.name, vhost)
+    }
+
+    /// Changes the topology; whoever asks was checked before.
+    async fn change(&self, command: TopologyCommand) -> Result<(), ApiError> {
+        let direct = Direct::new(self.node(), "", "");
+        direct.change(command).await?;
+        Ok(())
+    }
+
+    /// Whether the user may see what is in a vhost.
+    fn sees(&self, vhost: &str) -> bool {
+        self.who.is_monitor() || self.may_use(vhost)
+    }
+
+    fn may_use(&self, vhost: &str) -> bool {
+        let topology = &self.node().cluster.topology;
+        topology.read(|topology| topology.vhost_access(&self.who.name, vhost))
+    }
+
+    fn has_vhost(&self, vhost: &str) -> bool {
+        let topology = &self.node().cluster.topology;
+        topology.read(|topology| topology.has_vhost(vhost))
+    }
+
+    /// The vhost a list is limited to, by path or header.
+    fn wanted_vhost(&self, in_path: Option<&str>) -> Option<String> {
+        let header = self
+            .request
+            .header("x-vhost")
+            .filter(|name| !name.is_empty());
+        in_path.or(header).map(str::to_owned)
+    }
+
+    /// 200 with an object, in the columns asked for.
+    fn one(&self, row: Value) -> Answer {
+        Ok(Reply::Json(list::columns(&self.request, row)))
+    }
+
+    /// 200 with a list that has no pages.
+    fn all(&self, rows: Vec<Value>) -> Answer {
+        Ok(Reply::Json(list::plain(&self.request, rows)))
+    }
+}
+
+/// 201 for what is new, 204 for what was there.
+fn put(existed: bool) -> Answer {
+    match existed {
+        true => Ok(Reply::Done),
+        false => Ok(Reply::Created(None)),
+    }
+}
+
+fn accepted(reply: Reply) -> Response<Body> {
+    match reply {
+        Reply::Json(value) => written(StatusCode::OK, value.to_string().into_bytes(), &[]),
+        Reply::Download(value, name) => {
+            let quoted = name.replace(['"', '\\', '\r', '\n'], "_");
+            let saved = format!("attachment; filename=\"{quoted}\"");
+            let headers = [(header::CONTENT_DISPOSITION, saved)];
+            written(StatusCode::OK, value.to_string().into_bytes(), &headers)
+        }
+        Reply::Created(Some(location)) => written(
+            StatusCode::CREATED,
+            Vec::new(),
+            &[(header::LOCATION, location)],
+        ),
+        Reply::Created(None) => written(StatusCode::CREATED, Vec::new(), &[]),
+        Reply::Done => written(StatusCode::NO_CONTENT, Vec::new(), &[]),
+    }
+}
+
+fn refused(error: &ApiError) -> Response<Body> {
+    let mut headers = Vec::new();
+    if let Some(allow) = &error.allow {
+        headers.push((header::ALLOW, allow.clone()));
+    }
+    if error.challenge {
+        let realm = "Basic realm=\"RabbitMQ Management\"".to_owned();
+        headers.push((header::WWW_AUTHENTICATE, realm));
+    }
+    written(error.status, error.body(), &headers)
+}
+
+fn written(
+    status: StatusCode,
+    body: Vec<u8>,
+    headers: &[(header::HeaderName, String)],
+) -> Response<Body> {
+    let mut builder = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CACHE_CONTROL, "no-cache")
+        .header(header::VARY, "accept, accept-encoding, origin")
+        .header(
+            header::CONTENT_SECURITY_POLICY,
+            "script-src 'self'; object-src 'self'",
+        );
+    for (name, value) in headers {
+        builder = builder.header(name, value);
+    }
+    builder.body(Body::from(body)).unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}

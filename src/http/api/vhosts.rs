@@ -1,0 +1,184 @@
+//! Vhosts.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::{Answer, Context, Reply, list, put};
+use crate::model::topology::{SettingsCommand, Topology, TopologyCommand, VhostSettings};
+
+/// Types a vhost may have for its queues.
+const TYPES: [&str; 3] = ["classic", "quorum", "stream"];
+
+pub async fn answer(context: &Context) -> Answer {
+    let path = context.path();
+    match (path.as_slice(), context.request.method.as_str()) {
+        (["vhosts"], _) => all(context),
+        (["vhosts", name], "GET") => {
+            let topology = &context.node().cluster.topology;
+            let known = topology.read(|topology| topology.vhost_settings(name).cloned());
+            let settings = known.ok_or_else(ApiError::not_found)?;
+            let row = row(context, name, &settings);
+            context.one(row)
+        }
+        (["vhosts", name], "PUT") => write(context, name).await,
+        (["vhosts", name], "DELETE") => delete(context, name).await,
+        (["vhosts", name, "deletion", "protection"], method) => {
+            if !context.has_vhost(name) {
+                return Err(ApiError::not_found());
+            }
+            let command = SettingsCommand::PutVhost {
+                name: (*name).to_owned(),
+                description: None,
+                tags: None,
+                default_queue_type: None,
+                tracing: None,
+                protected: Some(method == "POST"),
+            };
+            context.change(TopologyCommand::Settings(command)).await?;
+            Ok(Reply::Done)
+        }
+        (["vhosts", name, "start", node], _) => {
+            if !context.has_vhost(name) {
+                return Err(ApiError::not_found());
+            }
+            match *node == context.api.names.node {
+                true => Ok(Reply::Done),
+                false => Err(ApiError::bad_request("unknown node")),
+            }
+        }
+        _ => Err(ApiError::not_found()),
+    }
+}
+
+fn all(context: &Context) -> Answer {
+    let topology = &context.node().cluster.topology;
+    let known: Vec<(String, VhostSettings)> = topology.read(|topology| {
+        let names = topology.vhosts();
+        let settings = |name: &str| topology.vhost_settings(name).cloned().unwrap_or_default();
+        names
+            .map(|name| (name.to_owned(), settings(name)))
+            .collect()
+    });
+    let seen = known.into_iter().filter(|(name, _)| context.sees(name));
+    let name = |(name, _): &(String, VhostSettings)| (String::new(), name.clone());
+    let chosen = list::choose(&context.request, seen.collect(), name)?;
+    let rows = chosen.rows.iter();
+    let rows = rows.map(|(name, settings)| row(context, name, settings));
+    let rows = chosen.rest.finish(&context.request, rows.collect())?;
+    Ok(Reply::Json(rows))
+}
+
+/// What vhosts are set to, as definitions show it too.
+pub fn metadata(settings: &VhostSettings) -> Value {
+    json!({
+        "description": settings.description,
+        "tags": settings.tags,
+        "default_queue_type": default_type(settings),
+    })
+}
+
+fn default_type(settings: &VhostSettings) -> &str {
+    match settings.default_queue_type.as_str() {
+        "" => "classic",
+        kind => kind,
+    }
+}
+
+fn row(context: &Context, name: &str, settings: &VhostSettings) -> Value {
+    let mut row = json!({
+        "name": name,
+        "description": settings.description,
+        "tags": settings.tags,
+        "default_queue_type": default_type(settings),
+        "tracing": settings.tracing,
+        "protected_from_deletion": settings.protected,
+        "metadata": metadata(settings),
+        "cluster_state": {context.api.names.node.clone(): "running"},
+    });
+    if !context.request.is_set("disable_stats") {
+        let totals = super::queues::totals_of(context, Some(name));
+        if let (Some(row), Value::Object(totals)) = (row.as_object_mut(), totals) {
+            row.extend(totals);
+        }
+    }
+    row
+}
+
+/// The queue type a body names, checked.
+pub fn checked_type(kind: Option<String>) -> Result<Option<String>, ApiError> {
+    match kind {
+        Some(kind) if kind.is_empty() || kind == "undefined" => Ok(None),
+        Some(kind) if !TYPES.contains(&kind.as_str()) => {
+            let reason = format!("Unsupported default queue type: '{kind}'");
+            Err(ApiError::bad_request(reason))
+        }
+        other => Ok(other),
+    }
+}
+
+async fn write(context: &Context, name: &str) -> Answer {
+    if name.is_empty() || name.len() > 255 {
+        return Err(ApiError::bad_request("vhost name must be 1 to 255 bytes"));
+    }
+    let body = context.request.object()?;
+    let kind = body.text("default_queue_type")?;
+    let kind = checked_type(kind.or(body.text("defaultqueuetype")?))?;
+    let existed = context.has_vhost(name);
+    let tracing = body
+        .get("tracing")
+        .map(|_| body.flag("tracing"))
+        .transpose()?;
+    let protected = "protected_from_deletion";
+    let protected = body
+        .get(protected)
+        .map(|_| body.flag(protected))
+        .transpose()?;
+    let command = SettingsCommand::PutVhost {
+        name: name.to_owned(),
+        description: body.text("description")?,
+        tags: body.words("tags")?,
+        default_queue_type: kind.or_else(|| {
+            let configured = context.api.names.default_queue_type.clone();
+            (!existed).then_some(configured)
+        }),
+        tracing,
+        protected,
+    };
+    context.change(TopologyCommand::Settings(command)).await?;
+    if !existed {
+        give_rights(context, name).await?;
+    }
+    put(existed)
+}
+
+/// Whoever makes a vhost by HTTP has all rights there, as in RabbitMQ.
+async fn give_rights(context: &Context, name: &str) -> Result<(), ApiError> {
+    let all = || ".*".to_owned();
+    let rights = TopologyCommand::SetPermissions {
+        user: context.who.name.clone(),
+        vhost: name.to_owned(),
+        configure: all(),
+        write: all(),
+        read: all(),
+    };
+    context.change(rights).await
+}
+
+async fn delete(context: &Context, name: &str) -> Answer {
+    let topology = &context.node().cluster.topology;
+    let known = topology.read(|topology: &Topology| topology.vhost_settings(name).cloned());
+    let settings = known.ok_or_else(ApiError::not_found)?;
+    if settings.protected {
+        let reason = format!(
+            "Refusing to delete virtual host '{name}' because it is protected from deletion"
+        );
+        let status = StatusCode::PRECONDITION_FAILED;
+        return Err(ApiError::new(status, "precondition_failed", reason));
+    }
+    let name = name.to_owned();
+    context
+        .change(TopologyCommand::DeleteVhost { name })
+        .await?;
+    Ok(Reply::Done)
+}
