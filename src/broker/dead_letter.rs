@@ -273,6 +273,7 @@ impl Worker {
                 exchange: exchange.as_bytes(),
                 keys: &keys,
                 properties: &obituary.properties,
+                dice: rand::random(),
             };
             topology.route(&input, &mut targets)?;
             targets.retain(|target| {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::amqp::{ProtocolError, ReplyCode};
+use crate::amqp::value::as_int;
+use crate::amqp::{AMQPValue, ProtocolError, RawProperties, ReplyCode};
 use crate::base::{ChannelId, Millis, QueueId, SetId};
 use crate::model::batch::{MessageFlags, MessageParts, PublishOptions};
 use crate::model::set::Command;
@@ -16,6 +17,19 @@ use super::replies::ADDRESS_PREFIX;
 use super::routes::{Route, Routed, with_parts};
 
 const PUBLISH_METHOD: (u16, u16) = (60, 40);
+
+/// Longest delay of x-delayed-message, ms (spec §9.6).
+const DELAY_MS_MAX: i128 = u32::MAX as i128;
+
+/// What `x-delay` says: an integer of any width, or one in a string. Nothing for none, zero, or less.
+fn delay(properties: &RawProperties) -> Option<Millis> {
+    let ms = match properties.header(b"x-delay")? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok()?.parse().ok()?,
+        value => i128::from(as_int(&value)?),
+    };
+    let ms = u64::try_from(ms.min(DELAY_MS_MAX)).ok()?;
+    (ms > 0).then_some(Millis(ms))
+}
 
 impl Connection {
     /// basic.publish outside a transaction.
@@ -78,7 +92,7 @@ impl Connection {
         let options = PublishOptions {
             ttl: publish.ttl_ms.map(Millis),
             priority: publish.properties.priority(),
-            delay: None,
+            delay: route.delays.then(|| delay(&publish.properties)).flatten(),
         };
         let sets = match &route.spread[..] {
             [] => Cow::Borrowed(&route.sets),

@@ -22,6 +22,8 @@ pub(super) struct Route {
     pub sets: Vec<(SetId, Vec<QueueId>)>,
     /// Queues that are spread over several sets, each with those.
     pub spread: Vec<(QueueId, Vec<SetId>)>,
+    /// Whether the message's `x-delay` counts.
+    pub delays: bool,
 }
 
 /// See the module's head.
@@ -32,6 +34,7 @@ pub(super) struct Routes {
     known: HashMap<(Bytes, Bytes), Arc<Route>>,
     allowed: Vec<Bytes>,
     targets: Vec<QueueTarget>,
+    dice: u64,
 }
 
 /// A publish, as far as routing goes.
@@ -126,6 +129,7 @@ impl Routes {
         keys.extend(publish.more_keys.iter().map(|key| &key[..]));
         let allowed = self.allowed.contains(publish.exchange);
         self.targets.clear();
+        self.dice = rand::random();
         let mut spread = Vec::new();
         let result = topology.read(|topology| {
             if !allowed {
@@ -149,6 +153,7 @@ impl Routes {
                 exchange: publish.exchange,
                 keys: &keys,
                 properties: publish.properties,
+                dice: self.dice,
             };
             let routed = topology.route(&input, &mut self.targets);
             self.targets.retain(|target| {
@@ -161,6 +166,7 @@ impl Routes {
         let route = Arc::new(Route {
             sets: by_set(&self.targets),
             spread,
+            delays: result.delays,
         });
         // Names must not keep a socket's read buffer alive.
         let exchange = Bytes::copy_from_slice(publish.exchange);

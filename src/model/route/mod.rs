@@ -6,6 +6,7 @@
 //! `internal`, and what becomes of an unroutable message.
 
 mod headers;
+mod spread;
 mod topic;
 
 use std::sync::Arc;
@@ -13,12 +14,14 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use self::headers::HeaderBindings;
+use self::spread::{HashOf, Weighted, hash};
 use self::topic::Trie;
 use crate::amqp::{FieldTable, ProtocolError, RawProperties};
 use crate::base::{QueueId, SetId};
-use crate::model::topology::{ExchangeKind, Topology, no_exchange};
+use crate::model::topology::{Exchange, ExchangeKind, Topology, no_exchange};
 
 pub(crate) use headers::check_headers_binding;
+pub(crate) use spread::{HashOf as ConsistentHashOf, weight as consistent_hash_weight};
 
 /// A queue a message goes to, and where it takes messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +41,10 @@ pub struct RouteInput<'a> {
     pub exchange: &'a [u8],
     /// The routing key, and those of CC and BCC.
     pub keys: &'a [&'a [u8]],
-    /// Read only by headers exchanges.
+    /// Read only by headers exchanges, and by those of x-consistent-hash that hash a header or a property.
     pub properties: &'a RawProperties,
+    /// Chance, for x-random: routing has none of its own.
+    pub dice: u64,
 }
 
 /// How a route came about.
@@ -47,6 +52,8 @@ pub struct RouteInput<'a> {
 pub struct RouteResult {
     /// Whether exchange and keys alone decided: until the topology's version changes they always give this.
     pub cacheable: bool,
+    /// Whether the exchange published to is of type x-delayed-message.
+    pub delays: bool,
 }
 
 /// Where a binding leads, as indices keep it.
@@ -90,15 +97,26 @@ pub(crate) enum Index {
     Fanout(Targets),
     Topic(Trie),
     Headers(HeaderBindings),
+    ConsistentHash(Weighted),
+    Modulus(Targets),
+    Random(Targets),
 }
 
 impl Index {
-    pub(crate) fn new(kind: ExchangeKind) -> Self {
-        match kind {
+    pub(crate) fn new(exchange: &Exchange) -> Self {
+        match exchange.routes_as() {
             ExchangeKind::Direct => Self::Direct(HashMap::new()),
             ExchangeKind::Fanout => Self::Fanout(Targets::default()),
             ExchangeKind::Topic => Self::Topic(Trie::default()),
             ExchangeKind::Headers => Self::Headers(HeaderBindings::default()),
+            ExchangeKind::ConsistentHash => {
+                let of = HashOf::of(&exchange.arguments).unwrap_or(HashOf::Key);
+                Self::ConsistentHash(Weighted::new(of))
+            }
+            ExchangeKind::ModulusHash => Self::Modulus(Targets::default()),
+            ExchangeKind::Random | ExchangeKind::LocalRandom => Self::Random(Targets::default()),
+            // An exchange never routes as this one.
+            ExchangeKind::Delayed => Self::Direct(HashMap::new()),
         }
     }
 
@@ -118,6 +136,8 @@ impl Index {
             Self::Fanout(targets) => targets.insert(target),
             Self::Topic(trie) => trie.insert(key.as_bytes(), target),
             Self::Headers(bindings) => bindings.insert(target, key, arguments, identity),
+            Self::ConsistentHash(weighted) => weighted.insert(target, key),
+            Self::Modulus(targets) | Self::Random(targets) => targets.insert(target),
         }
     }
 
@@ -135,6 +155,8 @@ impl Index {
             Self::Fanout(targets) => targets.remove(target),
             Self::Topic(trie) => trie.remove(key.as_bytes(), target),
             Self::Headers(bindings) => bindings.remove(target, key, identity),
+            Self::ConsistentHash(weighted) => weighted.remove(target, key),
+            Self::Modulus(targets) | Self::Random(targets) => targets.remove(target),
         }
     }
 }
@@ -183,7 +205,10 @@ impl Topology {
         out.clear();
         let missing = || no_exchange(input.vhost, &String::from_utf8_lossy(input.exchange));
         let vhost = self.vhost(input.vhost).ok_or_else(missing)?;
-        let mut result = RouteResult { cacheable: true };
+        let mut result = RouteResult {
+            cacheable: true,
+            delays: false,
+        };
         if input.exchange.is_empty() {
             out.extend(input.keys.iter().filter_map(|key| vhost.queue_named(key)));
             tidy(out);
@@ -193,6 +218,7 @@ impl Topology {
         let first = name
             .and_then(|name| vhost.exchange_named(name))
             .ok_or_else(missing)?;
+        result.delays = first.exchange.kind == ExchangeKind::Delayed;
         let mut walk = Walk {
             topology: self,
             out,
@@ -224,6 +250,24 @@ impl Topology {
                 Index::Headers(bindings) => {
                     result.cacheable = false;
                     bindings.matches(input.properties, &mut |target| walk.take_one(target));
+                }
+                Index::ConsistentHash(weighted) => {
+                    result.cacheable &= weighted.of == HashOf::Key;
+                    let key = input.keys.first().copied().unwrap_or_default();
+                    let number = weighted.of.number(key, input.properties);
+                    weighted
+                        .pick(number)
+                        .into_iter()
+                        .for_each(|target| walk.take_one(target));
+                }
+                Index::Modulus(targets) => {
+                    let chosen = targets.nth(hash(input.keys));
+                    chosen.into_iter().for_each(|target| walk.take_one(target));
+                }
+                Index::Random(targets) => {
+                    result.cacheable = false;
+                    let chosen = targets.nth(input.dice);
+                    chosen.into_iter().for_each(|target| walk.take_one(target));
                 }
             }
             let alternate = state.exchange.alternate.as_deref().filter(|_| !walk.found);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::Topology;
 use super::password::Hashing;
 use super::pattern::Pattern;
-use super::record::{ExchangeKind, exchange_title, queue_title};
+use super::record::{Exchange, ExchangeKind, exchange_title, queue_title};
 use crate::amqp::{ProtocolError, ReplyCode};
 
 /// A user.
@@ -210,7 +210,7 @@ impl Topology {
         let Some(rights) = known.topic_permissions.get(&name) else {
             return Ok(());
         };
-        let kind = self.exchange(vhost, exchange).map(|exchange| exchange.kind);
+        let kind = self.exchange(vhost, exchange).map(Exchange::routes_as);
         if kind != Some(ExchangeKind::Topic) {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use super::{
     no_exchange, no_queue, no_vhost, precondition,
 };
 use crate::amqp::{FieldTable, ProtocolError};
-use crate::model::route::check_headers_binding;
+use crate::model::route::{check_headers_binding, consistent_hash_weight};
 
 /// `#` a topic binding key may use.
 const TOPIC_HASHES_MAX: usize = 2;
@@ -63,7 +63,7 @@ impl Topology {
             Destination::Queue(name) => no_queue(&bind.vhost, name),
             Destination::Exchange(name) => no_exchange(&bind.vhost, name),
         })?;
-        check_binding(source.exchange.kind, &bind)?;
+        check_binding(source.exchange.routes_as(), &bind)?;
         self.check_target_owner(&target, &bind)?;
         if let Some(vhost) = self.vhosts.get_mut(&bind.vhost)
             && vhost.insert_binding(&bind.source, target, bind.routing_key, bind.arguments)
@@ -125,7 +125,22 @@ fn check_binding(kind: ExchangeKind, bind: &Bind) -> Result<(), ProtocolError> {
             }
             Ok(())
         }
-        ExchangeKind::Direct | ExchangeKind::Fanout => Ok(()),
+        ExchangeKind::ConsistentHash => consistent_hash_weight(&bind.routing_key).map(|_| ()),
+        ExchangeKind::LocalRandom => {
+            let to_queue = matches!(bind.destination, Destination::Queue(_));
+            if to_queue && bind.routing_key.is_empty() {
+                return Ok(());
+            }
+            Err(precondition(
+                "x-local-random takes bindings to queues only, with an empty binding key"
+                    .to_owned(),
+            ))
+        }
+        ExchangeKind::Direct
+        | ExchangeKind::Fanout
+        | ExchangeKind::ModulusHash
+        | ExchangeKind::Random
+        | ExchangeKind::Delayed => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::arguments::{equivalent_value, inequivalent};
 use super::command::{DeclareExchange, Removed, TopologyReply};
 use super::policy::{Policies, Subject};
-use super::record::{Exchange, ExchangeKind, ExchangeName, exchange_title};
+use super::record::{Exchange, ExchangeKind, ExchangeName, delayed_kind, exchange_title};
 use super::settings::VhostSettings;
 use super::table::{lookup, text};
 use super::{
@@ -19,6 +19,7 @@ use super::{
 use crate::amqp::value::type_name;
 use crate::amqp::{FieldTable, ProtocolError};
 use crate::base::NodeId;
+use crate::model::route::ConsistentHashOf;
 
 const ALTERNATE: &str = "alternate-exchange";
 
@@ -36,7 +37,7 @@ const PREDECLARED: [(&str, ExchangeKind, bool); 7] = [
 impl ExchangeState {
     pub(super) fn new(exchange: Exchange) -> Self {
         Self {
-            index: Index::new(exchange.kind),
+            index: Index::new(&exchange),
             bindings: BTreeMap::new(),
             exchange,
         }
@@ -106,6 +107,20 @@ fn known_kind(kind: &str) -> Result<ExchangeKind, ProtocolError> {
         .ok_or_else(|| precondition(format!("unknown exchange type '{kind}'")))
 }
 
+/// What a type asks of the arguments.
+fn check_kind(kind: ExchangeKind, arguments: &FieldTable) -> Result<(), ProtocolError> {
+    match kind {
+        ExchangeKind::ConsistentHash => ConsistentHashOf::of(arguments).map(|_| ()),
+        ExchangeKind::Delayed => match delayed_kind(arguments) {
+            Some(behind) => check_kind(behind, arguments),
+            None => Err(precondition(
+                "Invalid argument, 'x-delayed-type' must be an existing exchange type".to_owned(),
+            )),
+        },
+        _ => Ok(()),
+    }
+}
+
 fn check_deletable(vhost: &str, name: &str) -> Result<(), ProtocolError> {
     if name.is_empty() {
         return Err(default_refused());
@@ -172,6 +187,7 @@ impl Topology {
             return Err(refused(text));
         }
         self.check_alternate(&declare)?;
+        check_kind(kind, &declare.arguments)?;
         let effective = vhost.policies.effective(Subject::Exchange, &declare.name);
         let name: Arc<str> = Arc::from(declare.name.as_str());
         let mut record = Exchange {

@@ -320,6 +320,16 @@ pub enum ExchangeKind {
     Topic,
     /// `headers`.
     Headers,
+    /// `x-consistent-hash`: one target by the hash of the key, a header or a property; binding keys are weights.
+    ConsistentHash,
+    /// `x-modulus-hash`: one binding by the hash of the keys.
+    ModulusHash,
+    /// `x-random`: any one binding.
+    Random,
+    /// `x-local-random`: any one queue. Every node serves every queue, so all are local.
+    LocalRandom,
+    /// `x-delayed-message`: routes as its argument `x-delayed-type` says, and messages wait for their header `x-delay`.
+    Delayed,
 }
 
 impl ExchangeKind {
@@ -331,11 +341,21 @@ impl ExchangeKind {
             Self::Fanout => "fanout",
             Self::Topic => "topic",
             Self::Headers => "headers",
+            Self::ConsistentHash => "x-consistent-hash",
+            Self::ModulusHash => "x-modulus-hash",
+            Self::Random => "x-random",
+            Self::LocalRandom => "x-local-random",
+            Self::Delayed => "x-delayed-message",
         }
     }
 
     pub(super) fn from_name(name: &str) -> Option<Self> {
         match name {
+            "x-consistent-hash" => Some(Self::ConsistentHash),
+            "x-modulus-hash" => Some(Self::ModulusHash),
+            "x-random" => Some(Self::Random),
+            "x-local-random" => Some(Self::LocalRandom),
+            "x-delayed-message" => Some(Self::Delayed),
             "direct" => Some(Self::Direct),
             "fanout" => Some(Self::Fanout),
             "topic" => Some(Self::Topic),
@@ -373,6 +393,15 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// The type it routes as: its own, or what stands behind x-delayed-message.
+    #[must_use]
+    pub fn routes_as(&self) -> ExchangeKind {
+        match self.kind {
+            ExchangeKind::Delayed => delayed_kind(&self.arguments).unwrap_or(ExchangeKind::Direct),
+            kind => kind,
+        }
+    }
+
     /// Takes over what the policies say now.
     pub(super) fn set_effective(&mut self, effective: Option<Arc<Effective>>) {
         const KEY: &str = "alternate-exchange";
@@ -384,6 +413,13 @@ impl Exchange {
         self.alternate = word.map(|word| String::from_utf8_lossy(word).into_owned());
         self.effective = effective;
     }
+}
+
+/// What `x-delayed-type` names, if it is a type that can stand behind x-delayed-message.
+pub(super) fn delayed_kind(arguments: &FieldTable) -> Option<ExchangeKind> {
+    let name = lookup(arguments, "x-delayed-type").and_then(text)?;
+    let kind = ExchangeKind::from_name(std::str::from_utf8(name).ok()?)?;
+    (kind != ExchangeKind::Delayed).then_some(kind)
 }
 
 /// An exchange's full name.

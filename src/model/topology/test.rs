@@ -131,6 +131,7 @@ pub(super) fn routed(
         exchange: exchange.as_bytes(),
         keys: &[key.as_bytes()],
         properties,
+        dice: 0,
     };
     let mut out = Vec::new();
     topology.route(&input, &mut out).unwrap();
