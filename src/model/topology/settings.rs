@@ -11,6 +11,7 @@ use super::command::TopologyReply;
 use super::password::Hashing;
 use super::pattern::Pattern;
 use super::policy::{Matcher, Policy, PolicyScope, Subject, validate_policy};
+use super::table::text;
 use super::{no_vhost, precondition};
 use crate::amqp::{AMQPValue, ProtocolError, ReplyCode};
 
@@ -279,6 +280,16 @@ impl Topology {
                 queue.set_effective(matcher.effective(&vhost.policies, subject, &queue.name));
             }
         }
+    }
+
+    /// The global parameter that names the cluster.
+    pub const CLUSTER_NAME: &'static str = "cluster_name";
+
+    /// The cluster's name, if it was set.
+    #[must_use]
+    pub fn cluster_name(&self) -> Option<String> {
+        let name = text(self.globals.get(Self::CLUSTER_NAME)?)?;
+        Some(String::from_utf8_lossy(name).into_owned())
     }
 
     /// What a vhost is set to.
