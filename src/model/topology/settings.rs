@@ -2,8 +2,8 @@
 //! parameters.
 //!
 //! Need: everything the management API can change is a command of the topology. Shape: one enum beside
-//! [`super::command`], its bytes in [`super::settings_codec`]. Invariant: a failed command changes nothing; a change of policies reaches every
-//! queue and exchange of its vhost in the same step. Not here: who may change what, JSON.
+//! [`super::command`], its bytes in [`super::settings_codec`]. Invariant: a failed command changes nothing; a change of
+//! policies reaches every queue and exchange of its vhost in the same step. Not here: who may change what, JSON.
 
 use super::Topology;
 use super::access::TopicPermissions;
