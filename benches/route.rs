@@ -77,6 +77,7 @@ pub fn bench(c: &mut Criterion) {
                     exchange: exchange.as_bytes(),
                     keys: &keys,
                     properties: &properties,
+                    dice: 0,
                 };
                 assert!(topology.route(black_box(&input), &mut out).is_ok());
                 assert_eq!(out.len(), 1);

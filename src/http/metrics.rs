@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 
 use crate::broker::{Node, alarm};
 use crate::cluster::SetHandle;
+use crate::model::topology::Topology;
 
 /// What a scrape reads.
 pub struct MetricsState {
@@ -118,12 +119,14 @@ impl Scrape {
 fn gauges(state: &MetricsState) -> prometheus::Result<Vec<MetricFamily>> {
     let scrape = Scrape(Registry::new());
     let names = &state.names;
+    let set = state.node.cluster.topology.read(Topology::cluster_name);
+    let cluster = set.unwrap_or_else(|| names.cluster.clone());
     scrape.info(
         "rabbitmq_identity_info",
         "Identity of the node",
         &[
             ("rabbitmq_node", &names.node),
-            ("rabbitmq_cluster", &names.cluster),
+            ("rabbitmq_cluster", &cluster),
             ("rabbitmq_cluster_permanent_id", &names.cluster),
             ("rabbitmq_endpoint", "aggregated"),
         ],

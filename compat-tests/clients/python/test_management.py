@@ -377,6 +377,8 @@ def test_queues_are_declared_listed_purged_and_deleted(channel, name):
     row = get(path)
     assert (row["messages"], row["messages_ready"], row["consumers"], row["state"]) == (2, 2, 0, "running")
     assert row["arguments"]["x-max-length"] == 9 and row["type"] == "classic"
+    assert row["message_stats"]["publish"] == 2 and row["message_stats"]["publish_details"]["rate"] >= 0
+    assert row["message_stats"]["deliver_get"] == 0
     page = get(f"queues?page=1&page_size=1&name={name}&columns=name,vhost")
     assert page["filtered_count"] == 1 and page["items"] == [{"name": name + "/ü", "vhost": "/"}]
     assert page["total_count"] >= 1 and page["page_count"] == 1

@@ -6,10 +6,7 @@ use super::error::ApiError;
 use super::samples::Range;
 use super::{Answer, Context, Listener, Reply, queues};
 use crate::amqp::{AMQPValue, LongString};
-use crate::model::topology::{SettingsCommand, TopologyCommand, hash_password};
-
-/// Global parameter of this name.
-pub const CLUSTER_NAME: &str = "cluster_name";
+use crate::model::topology::{SettingsCommand, Topology, TopologyCommand, hash_password};
 
 /// Stable features, all there and required, under the names tools look for.
 const FEATURES: [&str; 14] = [
@@ -46,7 +43,7 @@ pub async fn answer(context: &Context) -> Answer {
             body.need(&["name"])?;
             let name = body.text("name")?.unwrap_or_default();
             let set = SettingsCommand::PutGlobal {
-                name: CLUSTER_NAME.to_owned(),
+                name: Topology::CLUSTER_NAME.to_owned(),
                 value: AMQPValue::LongString(LongString::from(name)),
             };
             context.change(TopologyCommand::Settings(set)).await?;
@@ -103,12 +100,7 @@ fn features() -> Vec<Value> {
 /// The cluster's name: as it was set, or as it was configured.
 pub fn cluster_name(context: &Context) -> String {
     let topology = &context.node().cluster.topology;
-    let set = topology.read(|topology| match topology.global(CLUSTER_NAME) {
-        Some(AMQPValue::LongString(name)) => {
-            Some(String::from_utf8_lossy(name.as_bytes()).into_owned())
-        }
-        _ => None,
-    });
+    let set = topology.read(Topology::cluster_name);
     set.unwrap_or_else(|| context.api.names.cluster.clone())
 }
 

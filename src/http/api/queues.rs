@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::{Answer, Context, Reply, connections, json as values, list, put};
 use crate::base::{NodeId, SetId};
 use crate::broker::Direct;
-use crate::model::set::QueueStats;
+use crate::model::set::{Flow, QueueStats};
 use crate::model::topology::{QueueKind, QueueRecord};
 
 const ASK_LIMIT: Duration = Duration::from_secs(2);
@@ -147,6 +147,24 @@ fn here(context: &Context, record: &QueueRecord) -> Option<QueueStats> {
         all.active = all.active.or(stats.active);
     }
     Some(all)
+}
+
+/// What went through the parts of a queue that are on this node.
+fn flow(context: &Context, record: &QueueRecord) -> Flow {
+    let mut all = Flow::default();
+    let cluster = &context.node().cluster;
+    for (_, handle) in cluster.sets().filter(|(set, _)| record.lives_in(*set)) {
+        let flow = handle.with(|replica| replica.machine().flow(record.id));
+        let flow = flow.flatten().unwrap_or_default();
+        all.published += flow.published;
+        all.delivered += flow.delivered;
+        all.delivered_auto += flow.delivered_auto;
+        all.got += flow.got;
+        all.got_auto += flow.got_auto;
+        all.redelivered += flow.redelivered;
+        all.acked += flow.acked;
+    }
+    all
 }
 
 async fn elsewhere(context: &Context, record: &QueueRecord) -> Option<QueueStats> {
@@ -287,6 +305,7 @@ fn details(context: &Context, row: &mut Value, record: &QueueRecord, stats: &Que
         row[name] = json!(value);
     }
     row["reductions_details"] = rate_of_nothing();
+    row["message_stats"] = context.api.samples.queue(record.id, flow(context, record));
     let used = if stats.consumers > 0 { 1.0 } else { 0.0 };
     let single = record
         .config(&context.node().options.queue_defaults)

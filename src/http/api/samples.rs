@@ -1,7 +1,8 @@
-//! Figures over time: totals of the node every five seconds, and how fast each connection reads and writes.
+//! Figures over time: totals of the node every five seconds, how fast each connection reads and writes, and how fast
+//! each queue goes.
 //!
 //! Shape: one task samples counters that are there anyway, so a message costs nothing more. Bounds: [`KEPT`] samples of
-//! the node, two figures per open connection.
+//! the node, two figures per open connection, [`FLOWS`] per queue.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use serde_json::{Map, Value, json};
 use super::Api;
 use super::error::ApiError;
 use super::request::Request;
-use crate::base::{Clock, SessionId, SystemClock};
+use crate::base::{Clock, QueueId, SessionId, SystemClock};
 use crate::broker::Stats;
+use crate::model::set::Flow;
 use crate::rt::Supervisor;
 
 const EVERY_S: u64 = 5;
@@ -69,6 +71,49 @@ struct Kept {
     samples: VecDeque<Sample>,
     /// Bytes in and out when last seen, and per second.
     connections: HashMap<SessionId, ([u64; 2], [f64; 2])>,
+    /// What went through each queue with a part here when last seen, and per second.
+    queues: HashMap<QueueId, ([u64; FLOWS], [f64; FLOWS])>,
+}
+
+const FLOWS: usize = 8;
+
+/// What went through a queue, by RabbitMQ's names.
+fn named(flow: Flow) -> [(&'static str, u64); FLOWS] {
+    let all = flow.delivered + flow.delivered_auto + flow.got + flow.got_auto;
+    [
+        ("publish", flow.published),
+        ("deliver", flow.delivered),
+        ("deliver_no_ack", flow.delivered_auto),
+        ("get", flow.got),
+        ("get_no_ack", flow.got_auto),
+        ("deliver_get", all),
+        ("redeliver", flow.redelivered),
+        ("ack", flow.acked),
+    ]
+}
+
+impl Kept {
+    fn take_queues(&mut self, api: &Api) {
+        let mut queues = HashMap::with_capacity(self.queues.len());
+        for (_, handle) in api.node.cluster.sets() {
+            let flows = handle.with(|replica| replica.machine().flows().collect::<Vec<_>>());
+            for (queue, flow) in flows.unwrap_or_default() {
+                let entry = queues.entry(queue).or_insert(([0; FLOWS], [0.0; FLOWS]));
+                for (sum, (_, value)) in entry.0.iter_mut().zip(named(flow)) {
+                    *sum += value;
+                }
+            }
+        }
+        for (queue, (now, rates)) in &mut queues {
+            let Some((before, _)) = self.queues.get(queue) else {
+                continue;
+            };
+            for at in 0..FLOWS {
+                rates[at] = now[at].saturating_sub(before[at]) as f64 / EVERY_S as f64;
+            }
+        }
+        self.queues = queues;
+    }
 }
 
 /// See the module's head.
@@ -113,6 +158,22 @@ impl Samples {
             connections.insert(client.session, (now, rate));
         }
         kept.connections = connections;
+        kept.take_queues(api);
+    }
+
+    /// `message_stats` of a queue.
+    pub fn queue(&self, queue: QueueId, flow: Flow) -> Value {
+        let kept = self.0.lock();
+        let rates = kept
+            .queues
+            .get(&queue)
+            .map_or([0.0; FLOWS], |known| known.1);
+        let mut table = Map::new();
+        for ((name, value), rate) in named(flow).into_iter().zip(rates) {
+            table.insert(name.to_owned(), json!(value));
+            table.insert(format!("{name}_details"), json!({"rate": rate}));
+        }
+        Value::Object(table)
     }
 
     /// Bytes per second in and out.

@@ -133,8 +133,10 @@ impl Queue {
         let count = u64::from(piece.run.count);
         if manual {
             ground.totals.delivered_manual += count;
+            self.flow.delivered += count;
         } else {
             ground.totals.delivered_auto += count;
+            self.flow.delivered_auto += count;
         }
         if let Some(Effect::Deliver(last)) = effects.last_mut()
             && last.consumer == id
@@ -165,6 +167,7 @@ impl Queue {
         };
         if piece.acquired > 0 {
             ground.totals.redelivered += count;
+            self.flow.redelivered += count;
         }
         let Some(consumer) = ground.consumers.get_mut(&id) else {
             return delivery;
@@ -228,8 +231,10 @@ impl Queue {
         let delivery = self.lease(id, piece, ground);
         if no_ack {
             ground.totals.got_auto += 1;
+            self.flow.got_auto += 1;
         } else {
             ground.totals.got_manual += 1;
+            self.flow.got += 1;
         }
         Some(delivery)
     }

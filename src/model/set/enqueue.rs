@@ -96,6 +96,7 @@ fn admit(
     let count = u64::from(piece.run.count);
     ground.live.add(piece.run.first, count);
     ground.totals.enqueued += count;
+    queue.flow.published += count;
     if let Some(due) = due {
         queue.delay(piece, due, ground);
         return;

@@ -17,7 +17,7 @@ use super::lease::Timer;
 use super::queue::{Ground, Queue};
 use super::ready::Store;
 use super::{
-    Command, DeadLetter, Effect, Effects, Enqueue, LiveMap, PageError, Pages, QueueConfig,
+    Command, DeadLetter, Effect, Effects, Enqueue, Flow, LiveMap, PageError, Pages, QueueConfig,
     QueueStats, Source, Totals,
 };
 use crate::base::{
@@ -307,6 +307,17 @@ impl SetMachine {
     #[must_use]
     pub fn queue_stats(&self, queue: QueueId) -> Option<QueueStats> {
         self.queues.get(&queue).map(Queue::stats)
+    }
+
+    /// What went through every queue, by id.
+    pub fn flows(&self) -> impl Iterator<Item = (QueueId, Flow)> + '_ {
+        self.queues.iter().map(|(id, queue)| (*id, queue.flow))
+    }
+
+    /// What went through a queue.
+    #[must_use]
+    pub fn flow(&self, queue: QueueId) -> Option<Flow> {
+        self.queues.get(&queue).map(|queue| queue.flow)
     }
 
     /// What a queue is told to do.

@@ -27,4 +27,4 @@ pub use effect::{DeadLetter, DeathReason, Delivery, Effect, Effects, Reply};
 pub use live::LiveMap;
 pub use machine::{Applied, SetMachine, SnapshotError};
 pub use pages::{MemoryPages, PageError, Pages};
-pub use totals::{QueueStats, Totals};
+pub use totals::{Flow, QueueStats, Totals};

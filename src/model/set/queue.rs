@@ -13,7 +13,7 @@ use super::effect::{DeadLetter, DeathReason, Effect, Effects};
 use super::lease::{Channel, Consumer, Piece, Timer};
 use super::pages::NEVER;
 use super::ready::{Ready, Store};
-use super::{LiveMap, QueueStats, Totals};
+use super::{Flow, LiveMap, QueueStats, Totals};
 use crate::base::{ConsumerId, Millis, Position, QueueId, SessionId, limits};
 
 /// What all queues of a set share.
@@ -134,6 +134,7 @@ pub(super) struct Queue {
     /// Whoever may hold leases of this queue.
     pub holders: BTreeSet<ConsumerId>,
     pub last_used: Millis,
+    pub flow: Flow,
     pub heads_armed: Option<Millis>,
     pub delayed_armed: Option<Millis>,
     pub expires_armed: Option<Millis>,
@@ -160,6 +161,7 @@ impl Queue {
             exclusive: None,
             holders: BTreeSet::new(),
             last_used: now,
+            flow: Flow::default(),
             heads_armed: None,
             delayed_armed: None,
             expires_armed: None,

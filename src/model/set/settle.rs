@@ -60,6 +60,7 @@ impl SetMachine {
                 Outcome::Ack | Outcome::Extend { .. } => {
                     let count = u64::from(piece.run.count);
                     ground.totals.acked += count;
+                    queue.flow.acked += count;
                     ground.live.remove(piece.run.first, count);
                 }
             },

@@ -98,3 +98,23 @@ pub struct QueueStats {
     /// The consumer that alone gets messages (`x-single-active-consumer`).
     pub active: Option<crate::base::ConsumerId>,
 }
+
+/// What went through one queue since this replica knows it: for listings, in no snapshot, and so not the same on every
+/// replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Messages put into it.
+    pub published: u64,
+    /// Delivered to consumers that acknowledge.
+    pub delivered: u64,
+    /// Delivered to consumers that do not.
+    pub delivered_auto: u64,
+    /// Fetched to be acknowledged.
+    pub got: u64,
+    /// Fetched without acknowledgement.
+    pub got_auto: u64,
+    /// Handed out again, whichever way.
+    pub redelivered: u64,
+    /// Acknowledged.
+    pub acked: u64,
+}

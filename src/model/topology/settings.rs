@@ -2,8 +2,8 @@
 //! parameters.
 //!
 //! Need: everything the management API can change is a command of the topology. Shape: one enum beside
-//! [`super::command`], its bytes in [`super::settings_codec`]. Invariant: a failed command changes nothing; a change of policies reaches every
-//! queue and exchange of its vhost in the same step. Not here: who may change what, JSON.
+//! [`super::command`], its bytes in [`super::settings_codec`]. Invariant: a failed command changes nothing; a change of
+//! policies reaches every queue and exchange of its vhost in the same step. Not here: who may change what, JSON.
 
 use super::Topology;
 use super::access::TopicPermissions;
@@ -11,6 +11,7 @@ use super::command::TopologyReply;
 use super::password::Hashing;
 use super::pattern::Pattern;
 use super::policy::{Matcher, Policy, PolicyScope, Subject, validate_policy};
+use super::table::text;
 use super::{no_vhost, precondition};
 use crate::amqp::{AMQPValue, ProtocolError, ReplyCode};
 
@@ -279,6 +280,16 @@ impl Topology {
                 queue.set_effective(matcher.effective(&vhost.policies, subject, &queue.name));
             }
         }
+    }
+
+    /// The global parameter that names the cluster.
+    pub const CLUSTER_NAME: &'static str = "cluster_name";
+
+    /// The cluster's name, if it was set.
+    #[must_use]
+    pub fn cluster_name(&self) -> Option<String> {
+        let name = text(self.globals.get(Self::CLUSTER_NAME)?)?;
+        Some(String::from_utf8_lossy(name).into_owned())
     }
 
     /// What a vhost is set to.

@@ -1,8 +1,8 @@
 //! The whole topology as bytes, and back.
 //!
 //! Need: a node that joins, or restarts, starts from a snapshot. Shape: a version byte, then every map in its order, so
-//! equal topologies have equal bytes. Routing indices, and what policies mean for each thing, are rebuilt. Invariant: bytes that contradict themselves are
-//! refused and leave the machine as it was.
+//! equal topologies have equal bytes. Routing indices, and what policies mean for each thing, are rebuilt. Version 2 is
+//! still read. Invariant: bytes that contradict themselves are refused and leave the machine as it was.
 
 use std::sync::Arc;
 
