@@ -11,7 +11,7 @@ fn the_simulated_cluster_is_sound_for_its_fixed_seeds() {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     // From its own folder: the flag is in the configuration there.
     let output = Command::new(cargo)
-        .args(["test", "--locked"])
+        .arg("test")
         .current_dir(suite_dir().join("sim"))
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR")
