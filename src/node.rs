@@ -161,10 +161,11 @@ impl Running {
         front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
+        let names = settings.names.clone();
+        let api = Api::new(Arc::clone(&node), names, limits.clone(), places);
+        api.start();
         if let Some(listener) = management {
-            let (names, limits) = (settings.names.clone(), limits.clone());
-            let api = Api::new(Arc::clone(&node), names, limits, places);
-            front.spawn("management", api::serve(api, listener));
+            front.spawn("management", api::serve(Arc::clone(&api), listener));
         }
         if let Some(listener) = metrics {
             let state = MetricsState::new(Arc::clone(&node), settings.names, limits);

@@ -1,7 +1,8 @@
 //! pika and aio-pika against one broker: pytest does the asking, this makes its environment and reads its verdict.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-use std::path::{Path, PathBuf};
+mod common;
+
 use std::process::Command;
 
 use compat_tests::{Broker, foreign_url, suite_dir};
@@ -13,7 +14,7 @@ fn every_python_client_test_passes() {
         return;
     }
     let tests = suite_dir().join("clients/python");
-    let python = environment(&tests);
+    let python = common::python::environment(&tests);
     let broker = Broker::start_with(&[("max_message_size", "16777216")]);
     let mut pytest = Command::new(python);
     pytest
@@ -32,36 +33,4 @@ fn every_python_client_test_passes() {
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "pytest found failures, see above");
     assert!(text.contains(" passed"), "pytest ran no test");
-}
-
-/// The suite's own virtual environment, made again whenever the locked requirements change.
-fn environment(tests: &Path) -> PathBuf {
-    let venv = suite_dir().join(".venv");
-    let python = venv.join("bin/python");
-    let lock = tests.join("requirements.txt");
-    let wanted = std::fs::read_to_string(&lock).expect("the locked requirements");
-    let stamp = venv.join("installed.txt");
-    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-        return python;
-    }
-    run(Command::new("python3")
-        .args(["-m", "venv", "--clear"])
-        .arg(&venv));
-    run(Command::new(&python)
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-        ])
-        .arg(&lock));
-    std::fs::write(stamp, wanted).expect("the stamp is written");
-    python
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().expect("the command starts");
-    assert!(status.success(), "{command:?} failed");
 }

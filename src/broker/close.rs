@@ -71,7 +71,7 @@ impl Connection {
         );
         self.node.stats.channels.dec();
         self.node.stats.channels_closed.inc();
-        self.forget_channel();
+        self.forget_channel(channel);
         self.session
             .answer_channel(channel, crate::session::ChannelAnswer::Done);
     }
@@ -145,6 +145,7 @@ impl Connection {
             self.forget_consumer(consumer);
         }
         self.report();
+        self.tally.end(&self.node.stats);
         if let Some(client) = self.client.take() {
             self.node.clients.remove(&client);
         }

@@ -30,7 +30,7 @@ use super::consume::Consumer;
 use super::node::Node;
 use super::replies::DirectReply;
 use super::routes::Routes;
-use super::stats::Tally;
+use super::tally::Tally;
 
 /// Past this much unsent output nothing is delivered and nothing is read.
 pub(super) const OUTPUT_HIGH: usize = 1024 * 1024;
@@ -362,6 +362,7 @@ impl Connection {
                 }
                 let now = SystemClock.now();
                 self.tally.bytes_in += read as u64;
+                self.tally.reads += 1;
                 self.session.note_received(now);
                 self.take_input(now);
                 Ok(true)
@@ -431,6 +432,7 @@ impl Connection {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.tally.bytes_out += written as u64;
+                    self.tally.writes += 1;
                     let output = self.session.output();
                     bytes::Buf::advance(output, written);
                     self.session.note_sent(SystemClock.now());

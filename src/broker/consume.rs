@@ -8,6 +8,7 @@ use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome};
 use crate::session::{SettleOutcome, Settlement};
 
 use super::connection::Connection;
+use super::stats::QueueType;
 
 /// What kind of holder of leases it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,15 @@ pub(super) struct Consumer {
     pub early: Vec<(Delivery, Option<Bytes>)>,
 }
 
+impl Consumer {
+    pub(super) fn queue_type(&self) -> QueueType {
+        match self.counts {
+            true => QueueType::Quorum,
+            false => QueueType::Classic,
+        }
+    }
+}
+
 impl Connection {
     /// Settles what the client settled.
     pub(super) fn settle(&mut self, settlements: Vec<Settlement>) {
@@ -72,10 +82,12 @@ impl Connection {
             let count = last - first + 1;
             entry.unsettled = entry.unsettled.saturating_sub(count);
             let set = entry.set;
+            let (channel, kind) = (entry.channel, entry.queue_type());
+            self.tally.touch(channel);
             let done = entry.kind == Kind::Cancelled && entry.unsettled == 0;
             let outcome = match outcome {
                 SettleOutcome::Ack => {
-                    self.tally.acknowledged += count;
+                    self.tally.acked(channel, kind, count);
                     Outcome::Ack
                 }
                 SettleOutcome::Requeue => Outcome::Requeue { failed: false },

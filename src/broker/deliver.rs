@@ -15,6 +15,7 @@ use crate::session::{ChannelAnswer, Lease};
 use super::connection::{Connection, Loading, Posted, Work};
 use super::consume::Kind;
 use super::replies::DirectReply;
+use super::stats::QueueType;
 
 impl Connection {
     /// Works off the line as far as it goes.
@@ -35,7 +36,19 @@ impl Connection {
 
     fn posted(&mut self, posted: Posted) {
         match posted {
-            Posted::Answer(channel, answer) => self.session.answer_channel(channel, answer),
+            Posted::Answer(channel, answer) => {
+                match &answer {
+                    ChannelAnswer::Got {
+                        lease, redelivered, ..
+                    } => {
+                        let found = Some((lease.is_none(), *redelivered));
+                        self.tally.got(channel, found);
+                    }
+                    ChannelAnswer::GotNothing => self.tally.got(channel, None),
+                    _ => {}
+                }
+                self.session.answer_channel(channel, answer);
+            }
             Posted::Declared {
                 channel,
                 answer,
@@ -102,6 +115,7 @@ impl Connection {
             return None;
         }
         let (channel, no_ack, counts) = (entry.channel, entry.no_ack, entry.counts);
+        let kind = entry.queue_type();
         let main = entry.main;
         let known = body.cloned();
         let Some(payload) = known.or_else(|| self.payload(set, delivery.first)) else {
@@ -132,7 +146,8 @@ impl Connection {
                     }
                     return None;
                 }
-                self.tally.delivered(no_ack, delivery.redelivered);
+                self.tally
+                    .delivered(channel, kind, no_ack, delivery.redelivered);
                 self.sent(delivery.consumer);
             }
             delivery.count -= 1;
@@ -210,7 +225,8 @@ impl Connection {
             &reply.body,
         );
         if sent {
-            self.tally.delivered(true, false);
+            self.tally
+                .delivered(reply.channel, QueueType::Classic, true, false);
         }
     }
 }

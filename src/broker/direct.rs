@@ -21,9 +21,10 @@ use crate::model::topology::{
 };
 use crate::session::{self, ChannelAnswer};
 
+use super::meters::{Count, Counts};
 use super::node::Node;
 use super::queues::Asker;
-use super::routes::{Routed, Routes, with_parts};
+use super::routes::{Route, Routed, Routes, with_parts};
 
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
@@ -323,9 +324,11 @@ impl Direct {
             routing_key,
             more_keys: &[],
             properties,
+            meters: &self.0.node.meters,
         };
         let cluster = &self.0.node.cluster;
         let route = Routes::default().find(&cluster.topology, &routed)?;
+        self.count_publish(&route, body.len());
         let sets = with_parts(&route.sets, &route.spread, rand::random::<u32>().into());
         if sets.is_empty() {
             return Ok(false);
@@ -358,6 +361,20 @@ impl Direct {
             Ok(true) => Ok(true),
             Ok(false) => Err(Refused::Nack),
             Err(_) => Err(Refused::Timeout),
+        }
+    }
+
+    fn count_publish(&self, route: &Route, size: usize) {
+        let (stats, meters) = (&self.0.node.stats, &self.0.node.meters);
+        stats.received.inc();
+        stats.message_size.observe(size as f64);
+        let mut counts = Counts::default();
+        counts.add(Count::Publish, 1);
+        meters.vhost(&self.0.vhost).counts.add(&counts);
+        route.meter.add([1, route.queues, 0, 0]);
+        if route.queues > 0 {
+            stats.routed.inc();
+            stats.enqueued.inc_by(route.queues);
         }
     }
 

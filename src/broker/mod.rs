@@ -7,6 +7,7 @@
 //! - `direct`: what is done for a user without a connection.
 //! - `dead_letter`: the leader's side of dead-lettering.
 //! - `alarm`: memory and disk.
+//! - `stats`, `meters`, `tally`: what is counted, of the node, of what is in it, and by each connection until it reports.
 //!
 //! Not here: openraft, the log, JSON.
 
@@ -23,6 +24,7 @@ mod direct;
 mod get;
 pub mod listener;
 mod login;
+mod meters;
 mod node;
 mod parts;
 mod publish;
@@ -31,9 +33,11 @@ mod replies;
 mod requests;
 mod routes;
 mod stats;
+mod tally;
 
 pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
 pub use dead_letter::run as run_set_effects;
 pub use direct::{Direct, Got, Refused, Settled};
+pub use meters::{COUNTS, ChannelMeter, Count, Counts, Meters, VhostMeter};
 pub use node::{Node, NodeOptions};
-pub use stats::Stats;
+pub use stats::{QueueType, Stats, Typed};

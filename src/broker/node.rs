@@ -14,6 +14,7 @@ use crate::session::SessionConfig;
 
 use super::alarm::Alarm;
 use super::clients::Clients;
+use super::meters::Meters;
 use super::replies::Replies;
 use super::stats::Stats;
 
@@ -38,6 +39,8 @@ pub struct Node {
     pub options: NodeOptions,
     /// Counters.
     pub stats: Arc<Stats>,
+    /// What exchanges and vhosts saw.
+    pub meters: Meters,
     /// Open connections.
     pub clients: Clients,
     /// Direct reply-to consumers of this node.
@@ -63,6 +66,7 @@ impl Node {
             cluster,
             options,
             stats,
+            meters: Meters::default(),
             clients: Clients::default(),
             replies: Replies::default(),
             alarm,

@@ -84,7 +84,7 @@ impl Connection {
             ChannelRequest::Open => {
                 self.node.stats.channels_opened.inc();
                 self.node.stats.channels.inc();
-                let answer = match self.count_channel() {
+                let answer = match self.count_channel(channel) {
                     Ok(()) => ChannelAnswer::Done,
                     Err(error) => ChannelAnswer::Failed(error),
                 };

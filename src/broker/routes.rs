@@ -13,6 +13,8 @@ use crate::cluster::SharedTopology;
 use crate::model::route::{QueueTarget, RouteInput};
 use crate::model::topology::{Permission, Resource};
 
+use super::meters::{ExchangeMeter, Meters};
+
 /// Routes kept per connection; past it all are dropped.
 const ROUTES_MAX: usize = 4096;
 
@@ -24,6 +26,10 @@ pub(super) struct Route {
     pub spread: Vec<(QueueId, Vec<SetId>)>,
     /// Whether the message's `x-delay` counts.
     pub delays: bool,
+    /// To how many queues.
+    pub queues: u64,
+    /// What the exchange saw.
+    pub meter: Arc<ExchangeMeter>,
 }
 
 /// See the module's head.
@@ -45,6 +51,7 @@ pub(super) struct Routed<'a> {
     pub routing_key: &'a Bytes,
     pub more_keys: &'a [Bytes],
     pub properties: &'a RawProperties,
+    pub meters: &'a Meters,
 }
 
 /// Targets grouped by the set they live in, sets in the order they are met.
@@ -165,8 +172,10 @@ impl Routes {
         })?;
         let route = Arc::new(Route {
             sets: by_set(&self.targets),
+            queues: (self.targets.len() + spread.len()) as u64,
             spread,
             delays: result.delays,
+            meter: publish.meters.exchange(publish.vhost, publish.exchange),
         });
         // Names must not keep a socket's read buffer alive.
         let exchange = Bytes::copy_from_slice(publish.exchange);

@@ -66,6 +66,7 @@ impl Cluster {
                 sets,
                 parts,
             } => self.place_queue(&vhost, &queue, sets, parts).await,
+            Ask::Figures(question) => Ok(self.figures.told(question).await),
         };
         answered.unwrap_or_else(|error| Told::Refused(error.to_string()))
     }

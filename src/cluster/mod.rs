@@ -12,6 +12,7 @@
 mod clock;
 mod control;
 mod controller;
+mod figures;
 mod formation;
 #[cfg(test)]
 mod gap_test;
@@ -36,12 +37,16 @@ mod topology_replica;
 
 pub use clock::LeaderClock;
 pub use controller::Patience;
+pub use figures::{Figures, NodeAnswer};
 pub use formation::{Candidate, FormationError, Membership, alone, find};
 pub use local_set::LocalSet;
 pub use mailbox::{Event, Mailbox};
-pub use outbox::{Outbox, Pushed, Refusal};
+pub use outbox::{Latency, Outbox, Pushed, Refusal};
 pub use registry::Registry;
 pub use replica::{SetEffect, SetEffects, SetReplica};
 pub use set_handle::{ReadError, SetHandle};
 pub use start::{Cluster, ClusterOptions, StartError};
 pub use topology_replica::SharedTopology;
+
+/// A replica's group, as whoever shows its figures has it.
+pub use crate::raft::{Group, GroupMetrics};

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -68,6 +69,26 @@ struct Inner<R> {
     last_stamp: Millis,
     flights: VecDeque<Flight>,
     replies: HashMap<u64, oneshot::Sender<R>>,
+    latency: Latency,
+}
+
+/// How long batches took from this node until they were applied here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// How many.
+    pub batches: u64,
+    /// In all.
+    pub sum: Duration,
+    /// The last one.
+    pub last: Duration,
+}
+
+impl Latency {
+    fn took(&mut self, time: Duration) {
+        self.batches += 1;
+        self.sum += time;
+        self.last = time;
+    }
 }
 
 impl<R> Inner<R> {
@@ -89,6 +110,7 @@ impl<R> Inner<R> {
         self.batch += 1;
         Flight {
             last_seq,
+            sent: None,
             payload,
             contributors: std::mem::take(&mut self.contributors),
         }
@@ -98,6 +120,8 @@ impl<R> Inner<R> {
 #[derive(Debug)]
 struct Flight {
     last_seq: u64,
+    /// When it went on its way.
+    sent: Option<Instant>,
     payload: Bytes,
     contributors: Vec<Arc<Mailbox>>,
 }
@@ -120,6 +144,7 @@ impl<R> Outbox<R> {
                 last_stamp: Millis(0),
                 flights: VecDeque::new(),
                 replies: HashMap::new(),
+                latency: Latency::default(),
             }),
             waiting_bytes: AtomicUsize::new(0),
             applied: AtomicU64::new(0),
@@ -254,7 +279,7 @@ impl<R> Outbox<R> {
     pub fn seal(&self, stamp: Millis) -> Option<Bytes> {
         let mut inner = self.inner.lock();
         inner.last_stamp = stamp;
-        let flight = match inner.closed.pop_front() {
+        let mut flight = match inner.closed.pop_front() {
             Some(flight) => {
                 inner.closed_bytes -= flight.payload.len();
                 flight
@@ -263,6 +288,7 @@ impl<R> Outbox<R> {
             None => inner.close(self.pipe, stamp),
         };
         let payload = flight.payload.clone();
+        flight.sent = Some(Instant::now());
         inner.flights.push_back(flight);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.waiting_bytes.store(inner.waiting(), Ordering::Relaxed);
@@ -322,6 +348,9 @@ impl<R> Outbox<R> {
             .is_some_and(|flight| flight.last_seq <= seq)
         {
             if let Some(flight) = inner.flights.pop_front() {
+                if let Some(sent) = flight.sent {
+                    inner.latency.took(sent.elapsed());
+                }
                 for mailbox in flight.contributors {
                     mailbox.post(Event::Applied(self.set, flight.last_seq));
                 }
@@ -372,6 +401,12 @@ impl<R> Outbox<R> {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.in_flight() > 0 || self.depth().0 > 0
+    }
+
+    /// How long batches took, for metrics.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        self.inner.lock().latency
     }
 
     /// Bytes waiting and batches in flight, for metrics.

@@ -23,6 +23,7 @@ use crate::raft::{Group, GroupOptions, RaftError};
 use crate::rt::Supervisor;
 
 use super::controller::{self, Patience};
+use super::figures::Figures;
 use super::formation::Membership;
 use super::local_set::LocalSet;
 use super::outbox::{Outbox, Refusal};
@@ -106,6 +107,8 @@ pub struct Cluster {
     pub topology: Arc<SharedTopology>,
     /// What the node's worker must do.
     pub effects: SetEffects,
+    /// Who answers for what this node can show of itself.
+    pub figures: Figures,
     pub(super) options: ClusterOptions,
     pub(super) topology_outbox: Arc<Outbox<TopologyReply>>,
     pub(super) topology_group: Group,
@@ -139,6 +142,7 @@ impl Cluster {
             registry,
             topology,
             effects,
+            figures: Figures::default(),
             options,
             topology_outbox,
             topology_group,

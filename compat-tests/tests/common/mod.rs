@@ -1,6 +1,7 @@
 //! What the lapin tests share: connecting, declaring, publishing with a confirm.
 #![allow(dead_code)]
 
+pub mod python;
 pub mod raw;
 
 use std::time::Duration;

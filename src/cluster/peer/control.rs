@@ -49,6 +49,8 @@ pub enum Ask {
         /// How many sets, if none are named.
         parts: u32,
     },
+    /// Figures of this node, as whoever shows them asks for them.
+    Figures(Bytes),
 }
 
 /// An answer.
@@ -71,6 +73,8 @@ pub enum Told {
     Text(String),
     /// Why not.
     Refused(String),
+    /// To `Figures`.
+    Figures(Bytes),
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -130,6 +134,10 @@ impl Ask {
                 }
                 out.put_u32_le(*parts);
             }
+            Self::Figures(question) => {
+                out.put_u8(32);
+                out.put_blob(question);
+            }
         }
         out.into()
     }
@@ -172,6 +180,7 @@ impl Ask {
                     parts: reader.u32()?,
                 }
             }
+            32 => Self::Figures(Bytes::copy_from_slice(reader.blob()?)),
             _ => return Err(Truncated),
         })
     }
@@ -214,6 +223,10 @@ impl Told {
                 out.put_u8(4);
                 put_text(&mut out, why);
             }
+            Self::Figures(figures) => {
+                out.put_u8(32);
+                out.put_blob(figures);
+            }
         }
         out.into()
     }
@@ -248,6 +261,7 @@ impl Told {
             2 => Self::Joined(NodeId(reader.varint()?), get_formation(&mut reader)?),
             3 => Self::Text(reader.text()?),
             4 => Self::Refused(reader.text()?),
+            32 => Self::Figures(Bytes::copy_from_slice(reader.blob()?)),
             _ => return Err(Truncated),
         })
     }
@@ -294,6 +308,7 @@ mod test {
                 sets: vec![SetId(2), SetId(1)],
                 parts: 2,
             },
+            Ask::Figures(Bytes::from_static(b"which")),
         ];
         for ask in asks {
             let bytes = ask.encode();
@@ -310,6 +325,7 @@ mod test {
             Told::Joined(NodeId(4), formation),
             Told::Text("{}".into()),
             Told::Refused("no".into()),
+            Told::Figures(Bytes::from_static(b"these")),
         ];
         for told in answers {
             let bytes = told.encode();

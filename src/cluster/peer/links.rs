@@ -219,6 +219,16 @@ impl Links {
             .await
     }
 
+    /// As [`Self::control`], for long answers: they take a connection on which no vote waits behind them.
+    ///
+    /// # Errors
+    /// It cannot be reached, or refuses.
+    pub async fn figures(&self, address: &str, frame: Bytes) -> Result<Bytes, TransportError> {
+        let set = SetId::TOPOLOGY;
+        self.ask_at(address, Way::Snapshot, super::CONTROL, set, vec![frame])
+            .await
+    }
+
     /// The payload of an entry of `set`, from the replica on `node`.
     ///
     /// # Errors

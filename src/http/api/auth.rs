@@ -57,7 +57,7 @@ impl Brake {
 }
 
 /// Who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Who {
     /// User name.
     pub name: String,
@@ -122,25 +122,38 @@ pub fn who(node: &Node, brake: &Brake, request: &Request, peer: IpAddr) -> Resul
         error.challenge = true;
         return Err(error);
     };
+    login(node, brake, (user, &password), peer)
+}
+
+/// The user with this password, with any of the management tags.
+///
+/// # Errors
+/// As [`who`].
+pub fn login(
+    node: &Node,
+    brake: &Brake,
+    (user, password): (String, &str),
+    peer: IpAddr,
+) -> Result<Who, ApiError> {
     let now = SystemClock.now();
     if !brake.left(peer, now) {
         let reason = "too many failed login attempts";
         let status = StatusCode::TOO_MANY_REQUESTS;
         return Err(ApiError::new(status, "too_many_requests", reason));
     }
-    node.stats.auth_attempts.inc();
+    node.stats.http_auth_attempts.inc();
     let tags = node.cluster.topology.read(|topology| {
-        let user = topology.authenticate(&user, &password)?;
+        let user = topology.authenticate(&user, password)?;
         Some(user.tags.clone())
     });
     let Some(tags) = tags else {
         brake.guessed(peer, now);
-        node.stats.auth_attempts_failed.inc();
+        node.stats.http_auth_attempts_failed.inc();
         tracing::warn!(%peer, user, "HTTP login refused");
         let status = StatusCode::UNAUTHORIZED;
         return Err(ApiError::new(status, "not_authorized", "Not_Authorized"));
     };
-    node.stats.auth_attempts_succeeded.inc();
+    node.stats.http_auth_attempts_succeeded.inc();
     if !is_loopback(peer) && node.options.loopback_users.contains(&user) {
         return Err(ApiError::not_authorised(
             "User can only log in via localhost",

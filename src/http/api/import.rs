@@ -213,12 +213,16 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Written as a list of name and value, or as an object.
+    /// Written as an object, or as a list of pairs, as `rabbitmqctl export_definitions` does.
     async fn limits(&self, vhost: &str, limits: &Value) -> Result<(), ApiError> {
         let object = match limits {
             Value::Array(list) => list
                 .iter()
-                .filter_map(|row| Some((row["name"].as_str()?.to_owned(), row["value"].clone())))
+                .filter_map(|row| match row {
+                    Value::Array(pair) => Some((pair.first()?.as_str()?, pair.get(1)?)),
+                    row => Some((row["name"].as_str()?, &row["value"])),
+                })
+                .map(|(name, value)| (name.to_owned(), value.clone()))
                 .collect(),
             other => other.clone(),
         };

@@ -4,15 +4,19 @@
 //! methods and who may use them, checked here; each resource is a file that answers what is in the table. Paths are split
 //! before they are decoded, so `%2F` stays within its segment. Invariants: a request that is malformed gets a 4xx; bodies
 //! are bounded by [`BODY_BYTES_MAX`]; what changes something goes through the topology as a client's would.
-//! Not here: a user interface, TLS, figures of other nodes beyond what this node's sets and copy of the topology know.
+//! What other nodes know is asked of them ([`peers`]). Not here: a user interface, TLS.
 
 mod auth;
 mod bindings;
+mod channels;
 mod connections;
 mod definitions;
+mod encoding;
 mod error;
 mod exchanges;
+mod figures;
 mod health;
+mod history;
 mod import;
 mod json;
 mod limits;
@@ -20,29 +24,38 @@ mod list;
 mod messages;
 mod nodes;
 mod overview;
+mod peers;
 mod permissions;
 mod policies;
 mod queues;
+mod quorum;
 mod request;
 mod routes;
 mod samples;
 mod users;
 mod vhosts;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{Method, Request as HttpRequest, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
+use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 use self::auth::{Brake, Who};
+use self::encoding::Encoding;
 use self::error::ApiError;
+use self::history::Ranges;
 use self::request::Request;
+pub(super) use self::request::pairs;
 use self::samples::Samples;
 use super::Names;
 use crate::broker::{Direct, Node, alarm};
@@ -69,6 +82,7 @@ pub struct Api {
     started: Instant,
     brake: Brake,
     samples: Samples,
+    body_bytes_max: usize,
 }
 
 /// One request on its way.
@@ -76,10 +90,15 @@ struct Context {
     api: Arc<Api>,
     request: Request,
     who: Who,
+    /// From where.
+    peer: IpAddr,
+    /// Windows of samples that are wanted.
+    ranges: Ranges,
+    /// Nodes that were asked and did not answer.
+    silent: Mutex<BTreeSet<String>>,
 }
 
 /// A good answer.
-#[derive(Debug)]
 enum Reply {
     /// 200.
     Json(Value),
@@ -89,9 +108,12 @@ enum Reply {
     Done,
     /// 200, to be saved under this name.
     Download(Value, String),
+    /// 200 with a list that is rendered while it is sent.
+    Rows(Rows),
 }
 
 type Answer = Result<Reply, ApiError>;
+type Rows = Pin<Box<dyn Stream<Item = Vec<u8>> + Send>>;
 
 impl Api {
     /// Over a started node.
@@ -110,15 +132,22 @@ impl Api {
             started: Instant::now(),
             brake: Brake::default(),
             samples: Samples::default(),
+            body_bytes_max: BODY_BYTES_MAX,
         })
+    }
+
+    /// Keeps figures, and answers other nodes, until the node stops; also where nobody listens.
+    pub fn start(self: &Arc<Self>) {
+        peers::serve(self);
+        let supervisor = self.node.supervisor.clone();
+        let run = samples::run(Arc::clone(self), supervisor.clone());
+        supervisor.spawn("statistics", run);
     }
 }
 
 /// Serves until the node stops.
 pub async fn serve(api: Arc<Api>, listener: TcpListener) {
     let supervisor = api.node.supervisor.clone();
-    let run = samples::run(Arc::clone(&api), supervisor.clone());
-    supervisor.spawn("statistics", run);
     let app = Router::new().fallback(handle).with_state(api);
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let stopping = async move { supervisor.stopping().await };
@@ -146,14 +175,24 @@ async fn handle(
 
 async fn answer(api: Arc<Api>, peer: SocketAddr, request: HttpRequest<Body>) -> Response<Body> {
     let head = request.method() == Method::HEAD;
-    let answer = match taken(request).await {
-        Ok(request) => perform(api, peer, request).await,
+    let encoding = Encoding::of(request.headers());
+    let mut silent = BTreeSet::new();
+    let answer = match taken(&api, request).await {
+        Ok(request) => perform(api, peer, request, &mut silent).await,
         Err(error) => Err(error),
     };
     let mut response = match answer {
-        Ok(reply) => accepted(reply),
+        Ok(reply) => accepted(reply, encoding),
         Err(error) => refused(&error),
     };
+    let names = silent.into_iter().collect::<Vec<_>>().join(", ");
+    if !names.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&names)
+    {
+        response
+            .headers_mut()
+            .insert("x-leveret-silent-nodes", names);
+    }
     if head {
         *response.body_mut() = Body::empty();
     }
@@ -161,13 +200,13 @@ async fn answer(api: Arc<Api>, peer: SocketAddr, request: HttpRequest<Body>) -> 
 }
 
 /// Takes a request apart and reads its body.
-async fn taken(request: HttpRequest<Body>) -> Result<Request, ApiError> {
+async fn taken(api: &Api, request: HttpRequest<Body>) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let bad = || ApiError::bad_request("malformed path");
     let path = request::segments(path).ok_or_else(bad)?;
     let query = request::parameters(parts.uri.query().unwrap_or_default());
-    let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await;
+    let body = axum::body::to_bytes(body, api.body_bytes_max).await;
     let body = body.map_err(|_| ApiError::bad_request("Exceeded HTTP request body size limit"))?;
     let method = match parts.method {
         Method::HEAD => Method::GET,
@@ -188,7 +227,12 @@ async fn taken(request: HttpRequest<Body>) -> Result<Request, ApiError> {
     })
 }
 
-async fn perform(api: Arc<Api>, peer: SocketAddr, request: Request) -> Answer {
+async fn perform(
+    api: Arc<Api>,
+    peer: SocketAddr,
+    request: Request,
+    silent: &mut BTreeSet<String>,
+) -> Answer {
     let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
     let route = routes::find(&path).ok_or_else(ApiError::not_found)?;
     if request.method == Method::OPTIONS {
@@ -205,22 +249,47 @@ async fn perform(api: Arc<Api>, peer: SocketAddr, request: Request) -> Answer {
     }
     let open = route.read == routes::Tag::Nobody;
     let who = match open {
-        true => Who {
-            name: String::new(),
-            tags: Vec::new(),
-        },
+        true => Who::default(),
         false => auth::who(&api.node, &api.brake, &request, peer.ip())?,
     };
-    let context = Context { api, request, who };
+    let ranges = Ranges::of(&request)?;
+    let context = Context {
+        api,
+        request,
+        who,
+        peer: peer.ip(),
+        ranges,
+        silent: Mutex::default(),
+    };
     if !open {
         route.check(&context)?;
     }
-    routes::perform(&context).await
+    let answer = routes::perform(&context).await;
+    *silent = context.silent.into_inner();
+    answer
 }
 
 impl Context {
+    /// The same request, for what goes on after its answer has begun.
+    fn again(&self) -> Self {
+        Self {
+            api: Arc::clone(&self.api),
+            request: self.request.clone(),
+            who: self.who.clone(),
+            peer: self.peer,
+            ranges: self.ranges,
+            silent: Mutex::default(),
+        }
+    }
+
     fn node(&self) -> &Arc<Node> {
         &self.api.node
+    }
+
+    /// Somebody who names themselves in the request's body.
+    fn login(&self, user: &str, password: &str) -> Result<Who, ApiError> {
+        let known = (user.to_owned(), password);
+        auth::login(self.node(), &self.api.brake, known, self.peer)
     }
 
     fn path(&self) -> Vec<&str> {
@@ -286,14 +355,27 @@ fn put(existed: bool) -> Answer {
     }
 }
 
-fn accepted(reply: Reply) -> Response<Body> {
+fn accepted(reply: Reply, encoding: Encoding) -> Response<Body> {
+    let ok = |body: Vec<u8>, mut headers: Vec<(header::HeaderName, String)>| {
+        let (body, name) = encoding.encode(body);
+        headers.extend(name.map(|name| (header::CONTENT_ENCODING, name.to_owned())));
+        written(StatusCode::OK, body, &headers)
+    };
     match reply {
-        Reply::Json(value) => written(StatusCode::OK, value.to_string().into_bytes(), &[]),
+        Reply::Json(value) => ok(value.to_string().into_bytes(), Vec::new()),
         Reply::Download(value, name) => {
             let quoted = name.replace(['"', '\\', '\r', '\n'], "_");
             let saved = format!("attachment; filename=\"{quoted}\"");
-            let headers = [(header::CONTENT_DISPOSITION, saved)];
-            written(StatusCode::OK, value.to_string().into_bytes(), &headers)
+            let headers = vec![(header::CONTENT_DISPOSITION, saved)];
+            ok(value.to_string().into_bytes(), headers)
+        }
+        Reply::Rows(rows) => {
+            let (rows, name) = encoding.encode_rows(rows);
+            let name = name.map(|name| (header::CONTENT_ENCODING, name.to_owned()));
+            let mut response = written(StatusCode::OK, Vec::new(), name.as_slice());
+            let rows = rows.map(Ok::<_, std::convert::Infallible>);
+            *response.body_mut() = Body::from_stream(rows);
+            response
         }
         Reply::Created(Some(location)) => written(
             StatusCode::CREATED,

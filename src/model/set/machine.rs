@@ -10,6 +10,7 @@
 //! Not here: what each command does (perform.rs), the bytes of a snapshot (snapshot.rs).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use parking_lot::Mutex;
 
@@ -309,9 +310,14 @@ impl SetMachine {
         self.queues.get(&queue).map(Queue::stats)
     }
 
-    /// What went through every queue, by id.
-    pub fn flows(&self) -> impl Iterator<Item = (QueueId, Flow)> + '_ {
-        self.queues.iter().map(|(id, queue)| (*id, queue.flow))
+    /// Figures of the queues whose ids are above `after`, by id: for who reads them in portions.
+    pub fn figures_after(
+        &self,
+        after: Option<QueueId>,
+    ) -> impl Iterator<Item = (QueueId, QueueStats, Flow)> + '_ {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let queues = self.queues.range((from, Bound::Unbounded));
+        queues.map(|(id, queue)| (*id, queue.stats(), queue.flow))
     }
 
     /// What went through a queue.

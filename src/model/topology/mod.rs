@@ -189,6 +189,12 @@ impl Topology {
         self.spread.get(&queue).map(Vec::as_slice)
     }
 
+    /// Whether a queue has more than one part: it is spread, or moves.
+    #[must_use]
+    pub fn has_parts(&self, queue: QueueId) -> bool {
+        self.spread.contains_key(&queue) || self.draining.contains(&queue)
+    }
+
     /// Whether the vhost exists.
     #[must_use]
     pub fn has_vhost(&self, vhost: &str) -> bool {
