@@ -10,16 +10,16 @@ mod common;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{PATIENCE, connect, declared, persistent, put};
-use compat_tests::{Broker, env_number, eventually, eventually_async, skipped_on_foreign};
+use compat_tests::{Broker, env_number, eventually, skipped_on_foreign};
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{Channel, Confirmation};
+use lapin::{Channel, Confirmation, Connection};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const QUEUES: u32 = 3;
@@ -230,18 +230,62 @@ async fn a_killed_broker_keeps_what_it_confirmed_and_forgets_what_was_acked() {
     );
 }
 
-/// Consumes until every confirmed message has been seen.
+/// Consumes until every confirmed message has been seen. What is not seen for [`PATIENCE`] is lost, or stuck.
 async fn drain(broker: &Broker, ledger: &Shared) {
     let connection = connect(broker.url()).await;
     for queue in 0..QUEUES {
         let channel = connection.create_channel().await.expect("a channel");
-        tokio::spawn(consumer(channel, queue_name(queue), Arc::clone(ledger)));
+        let ledger = Arc::clone(ledger);
+        tokio::spawn(async move {
+            let ended = consumer(channel, queue_name(queue), ledger).await;
+            println!("the last consumer of queue {queue} ended: {ended:?}");
+        });
     }
-    eventually_async(Duration::from_secs(120), || async {
-        let left = ledger.lock().unwrap().undelivered();
-        (left == 0).then_some(())
-    })
-    .await;
+    let (mut left, mut since) = (usize::MAX, Instant::now());
+    loop {
+        let now = ledger.lock().unwrap().undelivered();
+        match now {
+            0 => return,
+            _ if now < left => (left, since) = (now, Instant::now()),
+            _ if since.elapsed() > PATIENCE => break,
+            _ => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    let ready = ready_counts(&connection).await;
+    let ledger = ledger.lock().unwrap();
+    let mut missing: Vec<_> = ledger
+        .confirmed
+        .iter()
+        .filter(|message| !ledger.delivered.contains_key(message))
+        .collect();
+    missing.sort();
+    missing.truncate(20);
+    panic!(
+        "{left} confirmed messages are not delivered, the first are {missing:?}; ready in the queues: {ready:?}; \
+         last first deliveries: {:?}",
+        ledger.last_first
+    );
+}
+
+async fn ready_counts(connection: &Connection) -> Vec<u32> {
+    let mut counts = Vec::new();
+    for queue in 0..QUEUES {
+        let channel = connection.create_channel().await.expect("a channel");
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::durable()
+        };
+        let declared = channel
+            .queue_declare(
+                queue_name(queue).as_str().into(),
+                passive,
+                FieldTable::default(),
+            )
+            .await
+            .expect("declared");
+        counts.push(declared.message_count());
+    }
+    counts
 }
 
 #[tokio::test]
