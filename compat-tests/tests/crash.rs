@@ -38,6 +38,8 @@ struct Ledger {
     life: u32,
     next: HashMap<u32, u64>,
     confirmed: HashSet<Message>,
+    /// Confirmed and never delivered.
+    owed: HashSet<Message>,
     /// Settled, and a later synchronous method on the same channel was answered.
     certain: HashSet<Message>,
     /// The life in which each message was last delivered.
@@ -63,6 +65,7 @@ impl Ledger {
             self.violations
                 .push(format!("{message:?} came back after its ack was certain"));
         }
+        self.owed.remove(&message);
         match self.delivered.insert(message, self.life) {
             Some(life) if life == self.life => {
                 self.violations
@@ -80,11 +83,11 @@ impl Ledger {
         }
     }
 
-    fn undelivered(&self) -> usize {
-        self.confirmed
-            .iter()
-            .filter(|message| !self.delivered.contains_key(message))
-            .count()
+    fn confirm(&mut self, message: Message) {
+        self.confirmed.insert(message);
+        if !self.delivered.contains_key(&message) {
+            self.owed.insert(message);
+        }
     }
 }
 
@@ -120,7 +123,7 @@ async fn publisher(
         }
         for (message, confirm) in window {
             if matches!(confirm.await?, Confirmation::Ack(_)) {
-                ledger.lock().unwrap().confirmed.insert(message);
+                ledger.lock().unwrap().confirm(message);
             }
         }
     }
@@ -243,7 +246,7 @@ async fn drain(broker: &Broker, ledger: &Shared) {
     }
     let (mut left, mut since) = (usize::MAX, Instant::now());
     loop {
-        let now = ledger.lock().unwrap().undelivered();
+        let now = ledger.lock().unwrap().owed.len();
         match now {
             0 => return,
             _ if now < left => (left, since) = (now, Instant::now()),
@@ -253,11 +256,7 @@ async fn drain(broker: &Broker, ledger: &Shared) {
     }
     let ready = ready_counts(&connection).await;
     let ledger = ledger.lock().unwrap();
-    let mut missing: Vec<_> = ledger
-        .confirmed
-        .iter()
-        .filter(|message| !ledger.delivered.contains_key(message))
-        .collect();
+    let mut missing: Vec<_> = ledger.owed.iter().collect();
     missing.sort();
     missing.truncate(20);
     panic!(
