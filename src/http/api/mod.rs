@@ -82,7 +82,6 @@ pub struct Api {
     started: Instant,
     brake: Brake,
     samples: Samples,
-    body_bytes_max: usize,
 }
 
 /// One request on its way.
@@ -132,7 +131,6 @@ impl Api {
             started: Instant::now(),
             brake: Brake::default(),
             samples: Samples::default(),
-            body_bytes_max: BODY_BYTES_MAX,
         })
     }
 
@@ -177,7 +175,7 @@ async fn answer(api: Arc<Api>, peer: SocketAddr, request: HttpRequest<Body>) -> 
     let head = request.method() == Method::HEAD;
     let encoding = Encoding::of(request.headers());
     let mut silent = BTreeSet::new();
-    let answer = match taken(&api, request).await {
+    let answer = match taken(request).await {
         Ok(request) => perform(api, peer, request, &mut silent).await,
         Err(error) => Err(error),
     };
@@ -200,13 +198,13 @@ async fn answer(api: Arc<Api>, peer: SocketAddr, request: HttpRequest<Body>) -> 
 }
 
 /// Takes a request apart and reads its body.
-async fn taken(api: &Api, request: HttpRequest<Body>) -> Result<Request, ApiError> {
+async fn taken(request: HttpRequest<Body>) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let bad = || ApiError::bad_request("malformed path");
     let path = request::segments(path).ok_or_else(bad)?;
     let query = request::parameters(parts.uri.query().unwrap_or_default());
-    let body = axum::body::to_bytes(body, api.body_bytes_max).await;
+    let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await;
     let body = body.map_err(|_| ApiError::bad_request("Exceeded HTTP request body size limit"))?;
     let method = match parts.method {
         Method::HEAD => Method::GET,
