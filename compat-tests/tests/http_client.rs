@@ -263,8 +263,10 @@ fn any_of_three_nodes_answers_for_all_and_one_that_is_gone_is_shown_as_gone() {
         let authority = url.rsplit_once('@').unwrap().1;
         authority.split(':').next().unwrap().to_owned()
     };
-    let apis: Vec<Api> = (0..3)
-        .map(|node| client(&format!("http://{}:15672", host(node))))
+    let hosts: Vec<String> = (0..3).map(host).collect();
+    let apis: Vec<Api> = hosts
+        .iter()
+        .map(|host| client(&format!("http://{host}:15672")))
         .collect();
     topology(&apis[1]);
     cluster(&apis[2], 3);
@@ -290,7 +292,7 @@ fn any_of_three_nodes_answers_for_all_and_one_that_is_gone_is_shown_as_gone() {
         asked.elapsed()
     );
     let running = eventually(WITHIN, || {
-        let rows = raw_nodes(&host(0));
+        let rows = raw_nodes(&hosts[0]);
         (rows.matches("\"running\":true").count() == 2).then_some(rows)
     });
     assert!(running.contains("\"running\":false"), "{running}");

@@ -121,7 +121,6 @@ pub(super) struct Connection {
     pub loaded: Option<(SetId, u64, Bytes)>,
     pub tally: Tally,
     pub publishes: bool,
-    pub closing: bool,
     input: BytesMut,
     /// The session did not want all of the input when it was last offered.
     input_refused: bool,
@@ -174,7 +173,6 @@ pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr) {
         loaded: None,
         tally: Tally::default(),
         publishes: false,
-        closing: false,
         input: BytesMut::new(),
         input_refused: false,
         read_bytes: READ_BYTES_MIN,

@@ -4,6 +4,7 @@
 //! each other; the first that is wrong ends it, named. What was there and differs is replaced where it is set (users,
 //! policies) and refused where it is declared, as in RabbitMQ. Mirroring keys (`ha-*`) are dropped.
 
+use futures_util::future::try_join_all;
 use serde_json::{Map, Value, json};
 
 use super::definitions::wrong;
@@ -12,6 +13,8 @@ use super::request::Body;
 use super::{Answer, Context, Reply, json as values, permissions, policies, users, vhosts};
 use crate::broker::Direct;
 use crate::model::topology::{Destination, PolicyScope, SettingsCommand, TopologyCommand};
+
+const QUEUES_AT_ONCE: usize = 64;
 
 pub async fn answer(context: &Context, vhost: Option<&str>) -> Answer {
     let document = match context.request.header("content-type") {
@@ -132,12 +135,13 @@ async fn apply(context: &Context, document: &Body, vhost: Option<&str>) -> Resul
         set.await
             .map_err(|error| wrong(&format!("policy {name}"), &error))?;
     }
-    for row in rows(document, "queues")? {
-        let name = text(&row, "name")?;
-        import
-            .queue(name.clone(), &row)
-            .await
-            .map_err(|error| wrong(&format!("queue {name}"), &error))?;
+    // Each takes a round of the topology and one of its set; together they share them.
+    for some in rows(document, "queues")?.chunks(QUEUES_AT_ONCE) {
+        let mut made = Vec::with_capacity(some.len());
+        for row in some {
+            made.push(import.named_queue(row));
+        }
+        try_join_all(made).await?;
     }
     for row in rows(document, "exchanges")? {
         let name = text(&row, "name")?;
@@ -173,6 +177,12 @@ impl Import<'_> {
     /// The broker itself: what is in a document was allowed where it comes from.
     fn direct(&self, row: &Row) -> Result<Direct, ApiError> {
         Ok(Direct::new(self.context.node(), "", &self.vhost_of(row)?))
+    }
+
+    async fn named_queue(&self, row: &Row) -> Result<(), ApiError> {
+        let name = text(row, "name")?;
+        let made = self.queue(name.clone(), row).await;
+        made.map_err(|error| wrong(&format!("queue {name}"), &error))
     }
 
     async fn user(&self, name: &str, row: &Row) -> Result<(), ApiError> {
