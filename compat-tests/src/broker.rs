@@ -343,7 +343,7 @@ fn append(log: &mut String, line: &str) {
 
 /// A port nobody listens on now. Below those the system gives to outgoing connections: one of those could take the
 /// port before the broker does.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const FIRST: u32 = 12_000;
     const COUNT: u32 = 20_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -11,10 +11,12 @@
 mod broker;
 mod build;
 pub mod cluster;
+pub mod differential;
 mod disk;
 pub mod history;
 mod wait;
 
+pub(crate) use broker::free_port;
 pub use broker::{Broker, Refused, Settings};
 pub use build::{suite_dir, workspace_dir};
 pub use disk::SmallDisk;
