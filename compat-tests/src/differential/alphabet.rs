@@ -28,7 +28,8 @@ pub fn queue(dice: &mut Dice) -> String {
         0..88 => QUEUES[dice.below(QUEUES.len())],
         88..92 => "",
         92..95 => "<g0>",
-        95..98 => "~none",
+        95..97 => "~none",
+        97 => "~q0\r\n",
         _ => "amq.none",
     };
     name.into()
@@ -160,7 +161,10 @@ pub fn properties(dice: &mut Dice, headers_likely: bool) -> Properties {
         ("content-type", &["text/plain", ""][..]),
         ("content-encoding", &["utf-8"]),
         ("correlation-id", &["7"]),
-        ("reply-to", &["~q0"]),
+        (
+            "reply-to",
+            &["~q0", "amq.rabbitmq.reply-to", "amq.rabbitmq.reply-to"],
+        ),
         ("message-id", &["m"]),
         ("type", &["t"]),
         ("app-id", &["app"]),
@@ -225,6 +229,17 @@ pub fn queue_arguments(dice: &mut Dice, quorum: bool, odd: bool) -> Table {
         }
     }
     table
+}
+
+/// Makes a queue's dead letters go on to another queue.
+pub fn add_dead_letters(dice: &mut Dice, table: &mut Table) {
+    table.retain(|(name, _)| !name.starts_with("x-dead-letter"));
+    let exchange = dice.pick(&["", "", "amq.fanout", "~e0"]);
+    table.push(("x-dead-letter-exchange".into(), text(exchange)));
+    if dice.chance(80) {
+        let key = dice.pick(&["~q0", "~q1", "~q2"]);
+        table.push(("x-dead-letter-routing-key".into(), text(key)));
+    }
 }
 
 fn argument(dice: &mut Dice, quorum: bool, odd: bool) -> (String, Value) {

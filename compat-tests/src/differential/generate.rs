@@ -17,6 +17,8 @@ struct Theme {
     confirms: bool,
     transactions: bool,
     exclusive: bool,
+    /// Queues that pass their dead letters on to the next one.
+    dead_letters: bool,
     /// Parts of a hundred: topology, publishing, consuming, settling, modes, illegal.
     weights: [usize; 6],
 }
@@ -55,6 +57,7 @@ fn theme(dice: &mut Dice) -> Theme {
         confirms: dice.chance(40),
         transactions: dice.chance(15),
         exclusive: dice.chance(15),
+        dead_letters: dice.chance(30),
         weights,
     }
 }
@@ -163,6 +166,10 @@ fn queue_declare(dice: &mut Dice, theme: &Theme) -> Method {
         alphabet::queue(dice)
     };
     let quorum = theme.quorum && dice.chance(80);
+    let mut arguments = alphabet::queue_arguments(dice, quorum, theme.odd_arguments);
+    if theme.dead_letters && dice.chance(70) {
+        alphabet::add_dead_letters(dice, &mut arguments);
+    }
     Method::new("queue.declare")
         .text("queue", &name)
         .bit("passive", dice.chance(12))
@@ -179,10 +186,7 @@ fn queue_declare(dice: &mut Dice, theme: &Theme) -> Method {
         )
         .bit("auto-delete", dice.chance(if quorum { 2 } else { 15 }))
         .bit("no-wait", dice.chance(5))
-        .table(
-            "arguments",
-            alphabet::queue_arguments(dice, quorum, theme.odd_arguments),
-        )
+        .table("arguments", arguments)
 }
 
 fn exchange_declare(dice: &mut Dice) -> Method {
@@ -236,7 +240,9 @@ fn exchange_binding(dice: &mut Dice, name: &str) -> Method {
 }
 
 fn publish(dice: &mut Dice, theme: &Theme, place: Place, number: usize, out: &mut Program) {
-    let (exchange, key) = if dice.chance(55) {
+    let (exchange, key) = if dice.chance(3) {
+        (String::new(), "<r0>".to_owned())
+    } else if dice.chance(55) {
         (String::new(), alphabet::queue(dice))
     } else {
         (alphabet::exchange(dice), alphabet::key(dice))
@@ -277,7 +283,11 @@ fn consuming(dice: &mut Dice) -> Method {
             .bit("no-ack", dice.chance(30))
             .bit("exclusive", dice.chance(12))
             .table("arguments", alphabet::consumer_arguments(dice)),
-        82..94 => {
+        82..85 => Method::new("basic.consume")
+            .text("queue", "amq.rabbitmq.reply-to")
+            .text("consumer", &alphabet::tag(dice))
+            .bit("no-ack", dice.chance(85)),
+        85..94 => {
             let tag = if dice.chance(10) {
                 "<t0>".into()
             } else {

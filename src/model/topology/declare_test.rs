@@ -45,3 +45,29 @@ fn only_a_binding_that_is_there_is_another_connections_business() {
     let done = run(&mut topology, TopologyCommand::Unbind(bind)).unwrap();
     assert_eq!(done, Removed::default());
 }
+
+#[test]
+fn an_x_match_that_is_none_is_refused_in_rabbitmqs_words() {
+    let mut topology = open();
+    declare(&mut topology, queue("q", none())).unwrap();
+    let expected = "expected all, any, all-with-x, or any-with-x";
+    for (given, words) in [
+        (
+            long("some"),
+            format!("field value <<\"some\">>; {expected}"),
+        ),
+        (
+            AMQPValue::ShortUInt(1),
+            "field type unsignedshort (value 1); expected longstr".to_owned(),
+        ),
+    ] {
+        let bind = binding(
+            "amq.headers",
+            to_queue("q"),
+            "",
+            args(&[("x-match", given)]),
+        );
+        let refused = run(&mut topology, TopologyCommand::Bind(bind)).unwrap_err();
+        assert_eq!(refused, format!("406 Invalid x-match {words}"));
+    }
+}

@@ -175,8 +175,8 @@ pub(crate) fn show(value: &AMQPValue) -> String {
     }
 }
 
-/// A nested value as RabbitMQ prints it: an Erlang term.
-fn term(value: &AMQPValue) -> String {
+/// A value as RabbitMQ prints it where it does not know its type: an Erlang term.
+pub(crate) fn term(value: &AMQPValue) -> String {
     let listed = |items: Vec<String>| format!("[{}]", items.join(","));
     let typed = |value: &AMQPValue| format!("{},{}", type_name(value), term(value));
     match value {
