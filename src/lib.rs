@@ -9,6 +9,7 @@ pub mod base;
 pub mod broker;
 pub mod cluster;
 pub mod config;
+pub mod doors;
 pub mod http;
 pub mod identity;
 pub mod log;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use leveret::config::Loaded;
+use leveret::config::{Config, Loaded};
 use leveret::node::{Running, Settings};
 use leveret::{operator, probe, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             Err(problems) => fail(&problems),
         },
         Some(Command::Check) => match cli.options.load() {
-            Ok(loaded) => match probe::probe(&loaded.config.listeners) {
+            Ok(loaded) => match probe::probe(&doors(&loaded.config)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(why) => fail(&why),
             },
@@ -49,6 +49,15 @@ fn main() -> ExitCode {
             Ok(loaded) => start(loaded),
             Err(problems) => fail(&problems),
         },
+    }
+}
+
+/// Where the node of this configuration takes clients.
+fn doors(config: &Config) -> probe::Doors<'_> {
+    probe::Doors {
+        plain: &config.listeners,
+        tls: &config.tls_listeners,
+        proxy: config.proxy_protocol,
     }
 }
 

@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::base::civil;
 use crate::config::{Config, LogFormat, LogLevel};
 
 /// Why lines cannot be logged.
@@ -230,18 +231,6 @@ impl fmt::Display for Stamp {
             "{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{us:06}+00:00"
         )
     }
-}
-
-/// Year, month and day of a day since 1970. Counted in years that begin in March, so the leap day comes last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let day = days + 719_468;
-    let (era, day) = (day / 146_097, day % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::file::{Assignment, ConfigError, Place, Problems, assignments};
-use super::keys::{Draft, Effect};
+use super::draft::Draft;
+use super::keys::Effect;
 use super::lookup::{find, nearest};
 use super::{Config, LogLevel, value};
 
@@ -104,7 +105,9 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
     if !sources.listen.is_empty() {
         config.listeners.clone_from(&sources.listen);
     }
-    config.prometheus = sources.prometheus.or(config.prometheus);
+    if let Some(address) = sources.prometheus {
+        config.prometheus[0] = Some(address);
+    }
     config.log_level = sources.log_level.unwrap_or(config.log_level);
     Ok(Loaded {
         config,

@@ -4,12 +4,19 @@
 //! each other; the first that is wrong ends it, named. What was there and differs is replaced where it is set (users,
 //! policies) and refused where it is declared, as in RabbitMQ. Mirroring keys (`ha-*`) are dropped.
 
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, Method};
 use serde_json::{Map, Value, json};
 
+use super::auth::Who;
 use super::definitions::wrong;
 use super::error::ApiError;
-use super::request::Body;
-use super::{Answer, Context, Reply, json as values, permissions, policies, users, vhosts};
+use super::request::{Body, Request};
+use super::{Answer, Api, Context, Reply, json as values, permissions, policies, users, vhosts};
 use crate::broker::Direct;
 use crate::model::topology::{Destination, PolicyScope, SettingsCommand, TopologyCommand};
 
@@ -56,6 +63,53 @@ fn uploaded(context: &Context, kind: &str) -> Result<Body, ApiError> {
         }
     }
     Err(bad())
+}
+
+/// The files to import for a path: itself, or what of a folder ends in `.json`, in order.
+///
+/// # Errors
+/// The folder cannot be read, or holds none.
+pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !std::fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|ending| ending == "json") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    match files.is_empty() {
+        true => Err(io::Error::other("the folder holds no .json file")),
+        false => Ok(files),
+    }
+}
+
+/// Imports a document that nobody sent, before clients may come.
+///
+/// # Errors
+/// What of it is wrong; what stands before that is imported.
+pub async fn at_start(api: &Arc<Api>, document: &[u8]) -> Result<(), String> {
+    let context = Context {
+        api: Arc::clone(api),
+        request: Request {
+            method: Method::POST,
+            path: vec!["definitions".to_owned()],
+            query: HashMap::new(),
+            headers: HeaderMap::new(),
+            body: document.strip_prefix(b"\xef\xbb\xbf").unwrap_or(document).to_vec(),
+        },
+        who: Who {
+            name: String::new(),
+            tags: Vec::new(),
+        },
+    };
+    let read = context.request.object();
+    let said = |error: ApiError| error.reason.as_str().unwrap_or_default().to_owned();
+    let document = read.map_err(said)?;
+    apply(&context, &document, None).await.map_err(said)
 }
 
 type Row = Body;
