@@ -9,7 +9,9 @@
 //! Not here: applying anything. Nothing here opens a socket or creates a folder.
 
 pub mod cluster;
+pub mod document;
 pub mod draft;
+pub mod environment;
 pub mod file;
 pub mod keys;
 pub mod lookup;
@@ -24,7 +26,7 @@ use crate::broker::listener::SocketOptions;
 use crate::broker::tls::{NameFrom, TlsOptions};
 
 pub use file::{ConfigError, Place, Problems};
-pub use source::{Loaded, Note, Sources, load};
+pub use source::{Assigned, Loaded, Note, Sources, load};
 
 /// A bound that is a part of memory, or a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -202,7 +204,9 @@ impl Default for Config {
             default_permissions: [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
             default_vhost: "/".to_owned(),
             loopback_users: vec!["guest".to_owned()],
-            auth_mechanisms: ["PLAIN", "AMQPLAIN", "ANONYMOUS"].map(str::to_owned).to_vec(),
+            auth_mechanisms: ["PLAIN", "AMQPLAIN", "ANONYMOUS"]
+                .map(str::to_owned)
+                .to_vec(),
             anonymous: Some(("guest".to_owned(), "guest".to_owned())),
             name_from: NameFrom::default(),
             heartbeat_s: 60,

@@ -115,7 +115,11 @@ impl Doors {
                 settings.management[1].is_some(),
                 &files.management,
             )?,
-            metrics: served("prometheus.ssl", settings.metrics[1].is_some(), &files.metrics)?,
+            metrics: served(
+                "prometheus.ssl",
+                settings.metrics[1].is_some(),
+                &files.metrics,
+            )?,
         };
         Ok(Self {
             plain: bound(&settings.listeners, &settings.entry.socket)?,
@@ -192,7 +196,12 @@ pub fn places(settings: &Settings) -> Vec<Listener> {
     };
     let mut all: Vec<Listener> = Vec::new();
     all.extend(settings.listeners.iter().map(|at| place("amqp", at)));
-    all.extend(settings.tls_listeners.iter().map(|at| place("amqp/ssl", at)));
+    all.extend(
+        settings
+            .tls_listeners
+            .iter()
+            .map(|at| place("amqp/ssl", at)),
+    );
     let web = [
         ("http", settings.management[0]),
         ("https", settings.management[1]),
@@ -200,7 +209,9 @@ pub fn places(settings: &Settings) -> Vec<Listener> {
         ("https/prometheus", settings.metrics[1]),
         ("clustering", settings.cluster.listener),
     ];
-    let web = web.iter().filter_map(|(name, at)| Some(place(name, at.as_ref()?)));
+    let web = web
+        .iter()
+        .filter_map(|(name, at)| Some(place(name, at.as_ref()?)));
     all.extend(web);
     all
 }

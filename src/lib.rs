@@ -21,6 +21,7 @@ pub mod raft;
 pub mod rt;
 pub mod session;
 mod settings;
+pub mod systemd;
 pub mod telemetry;
 #[cfg(test)]
 mod tidy;

@@ -210,6 +210,20 @@ impl Running {
             .set_disk_free_bytes(settings.disk_free_limit_bytes);
     }
 
+    /// Completes once a task of the node's own threads has looked at what exists: that they run, and nothing holds it.
+    pub async fn answers(&self) {
+        let node = Arc::clone(&self.node);
+        let look = self.core.spawn("sign of life", async move {
+            node.cluster
+                .topology
+                .read(|topology| topology.vhosts().count())
+        });
+        // A task that ended otherwise is no sign of life.
+        if look.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Completes when the cluster has taken this node out.
     pub async fn removed(&self) {
         self.cluster.removed().await;

@@ -178,9 +178,16 @@ mod tests {
     #[test]
     fn an_address_of_every_interface_is_asked_on_loopback() {
         let (at, thread) = answering(START, 1);
-        probe(&open(&[SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port())])).unwrap();
+        probe(&open(&[SocketAddr::new(
+            Ipv4Addr::UNSPECIFIED.into(),
+            at.port(),
+        )]))
+        .unwrap();
         thread.join().unwrap();
-        assert_eq!(near("[::]:1".parse().unwrap()), "127.0.0.1:1".parse().unwrap());
+        assert_eq!(
+            near("[::]:1".parse().unwrap()),
+            "127.0.0.1:1".parse().unwrap()
+        );
         let named = "10.1.2.3:4".parse().unwrap();
         assert_eq!(near(named), named);
     }
@@ -209,10 +216,16 @@ mod tests {
     #[test]
     fn another_protocol_and_a_half_answer_are_not_well() {
         let (at, thread) = answering(b"AMQP\x00\x00\x09\x01....", 1);
-        assert!(matches!(probe(&open(&[at])), Err(ProbeError::Stranger { .. })));
+        assert!(matches!(
+            probe(&open(&[at])),
+            Err(ProbeError::Stranger { .. })
+        ));
         thread.join().unwrap();
         let (at, thread) = answering(&START[..9], 1);
-        assert!(matches!(probe(&open(&[at])), Err(ProbeError::Unreachable { .. })));
+        assert!(matches!(
+            probe(&open(&[at])),
+            Err(ProbeError::Unreachable { .. })
+        ));
         thread.join().unwrap();
     }
 
@@ -221,7 +234,10 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = gone.local_addr().unwrap();
         drop(gone);
-        assert!(matches!(probe(&open(&[at])), Err(ProbeError::Unreachable { .. })));
+        assert!(matches!(
+            probe(&open(&[at])),
+            Err(ProbeError::Unreachable { .. })
+        ));
         assert!(matches!(probe(&open(&[])), Err(ProbeError::NoListener)));
     }
 

@@ -77,7 +77,10 @@ impl From<&Config> for Settings {
 
 fn access(config: &Config, session: SessionConfig) -> Access {
     // A certificate can only be shown under TLS.
-    let plain = config.auth_mechanisms.iter().filter(|name| **name != "EXTERNAL");
+    let plain = config
+        .auth_mechanisms
+        .iter()
+        .filter(|name| **name != "EXTERNAL");
     let plain: Vec<&str> = plain.map(String::as_str).collect();
     Access {
         session: Arc::new(SessionConfig {

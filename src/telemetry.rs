@@ -4,6 +4,7 @@
 //! lines repeats the prefix on each, so every line can be read alone. Not here: metrics.
 
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -22,6 +23,9 @@ pub enum TelemetryError {
     /// The process logs already.
     #[error("a subscriber is set already")]
     AlreadySet,
+    /// The process does not log, so its levels cannot change.
+    #[error("there is no subscriber")]
+    NotStarted,
     /// A category that is not a name.
     #[error("log level for `{0}`: not a category")]
     Category(String),
@@ -35,11 +39,43 @@ pub fn start(config: &Config) -> Result<(), TelemetryError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(config)?)
         .with_writer(std::io::stdout);
-    let set = match config.log_format {
-        LogFormat::Plain => builder.event_format(Lines).try_init(),
-        LogFormat::Json => builder.event_format(Json).try_init(),
+    let (set, change): (_, Change) = match config.log_format {
+        LogFormat::Plain => {
+            let builder = builder.event_format(Lines).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (
+                builder.try_init(),
+                Box::new(move |filter| handle.reload(filter).is_ok()),
+            )
+        }
+        LogFormat::Json => {
+            let builder = builder.event_format(Json).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (
+                builder.try_init(),
+                Box::new(move |filter| handle.reload(filter).is_ok()),
+            )
+        }
     };
-    set.map_err(|_| TelemetryError::AlreadySet)
+    set.map_err(|_| TelemetryError::AlreadySet)?;
+    CHANGE.set(change).map_err(|_| TelemetryError::AlreadySet)
+}
+
+type Change = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// Changes the levels of the process.
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
+/// Logs at this configuration's levels from here on. Its form cannot change.
+///
+/// # Errors
+/// See [`TelemetryError`]; then nothing changes.
+pub fn relevel(config: &Config) -> Result<(), TelemetryError> {
+    let filter = filter(config)?;
+    match CHANGE.get().is_some_and(|change| change(filter)) {
+        true => Ok(()),
+        false => Err(TelemetryError::NotStarted),
+    }
 }
 
 fn word(level: LogLevel) -> &'static str {

@@ -60,7 +60,13 @@ mod test {
         for _ in 0..5 {
             failures.failed(source, Millis(10_000));
         }
-        for (at, want) in [(10_000, 5), (10_999, 5), (11_000, 4), (14_500, 1), (15_000, 0)] {
+        for (at, want) in [
+            (10_000, 5),
+            (10_999, 5),
+            (11_000, 4),
+            (14_500, 1),
+            (15_000, 0),
+        ] {
             assert_eq!(failures.count(source, Millis(at)), want, "at {at}");
         }
         assert_eq!(failures.count("::1".parse().unwrap(), Millis(10_000)), 0);

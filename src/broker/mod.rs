@@ -38,8 +38,8 @@ mod wire;
 
 pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
 pub use dead_letter::run as run_set_effects;
-pub use failures::Failures;
 pub use direct::{Direct, Got, Refused, Settled};
+pub use failures::Failures;
 pub use node::{Access, Node, NodeOptions};
 pub use stats::Stats;
 pub use wire::TlsView;

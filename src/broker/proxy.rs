@@ -102,8 +102,10 @@ fn line(read: &[u8]) -> Result<Said, Malformed> {
 }
 
 fn binary(read: &[u8]) -> Result<Step, Malformed> {
-    let (Some(&[command, family, high, low]), Some(rest)) = (read.get(12..16).and_then(|four| four.first_chunk()), read.get(16..))
-    else {
+    let (Some(&[command, family, high, low]), Some(rest)) = (
+        read.get(12..16).and_then(|four| four.first_chunk()),
+        read.get(16..),
+    ) else {
         return Err(Malformed("too short"));
     };
     let length = usize::from(u16::from_be_bytes([high, low]));

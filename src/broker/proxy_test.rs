@@ -21,12 +21,24 @@ fn a_line_names_both_ends() {
         ("PROXY TCP4 203.0.113.7 192.0.2.1 56324 5672\r\n", Ok(known)),
         ("PROXY TCP6 2001:db8::7 ::1 1 5672\r\n", Ok(six)),
         ("PROXY UNKNOWN\r\n", Ok(Step::Done(Said::Itself))),
-        ("PROXY UNKNOWN ff:: anything at all\r\n", Ok(Step::Done(Said::Itself))),
+        (
+            "PROXY UNKNOWN ff:: anything at all\r\n",
+            Ok(Step::Done(Said::Itself)),
+        ),
         ("PROXY TCP4 203.0.113.7", Ok(Step::More(1))),
         ("PRO", Ok(Step::More(12))),
-        ("PROXY TCP4 203.0.113.7 192.0.2.1 56324\r\n", Err("two ports")),
-        ("PROXY TCP4 203.0.113.7 192.0.2.1 56324 5672 1\r\n", Err("two ports")),
-        ("PROXY TCP4  203.0.113.7 192.0.2.1 1 2\r\n", Err("two ports")),
+        (
+            "PROXY TCP4 203.0.113.7 192.0.2.1 56324\r\n",
+            Err("two ports"),
+        ),
+        (
+            "PROXY TCP4 203.0.113.7 192.0.2.1 56324 5672 1\r\n",
+            Err("two ports"),
+        ),
+        (
+            "PROXY TCP4  203.0.113.7 192.0.2.1 1 2\r\n",
+            Err("two ports"),
+        ),
         ("PROXY TCP4 ::1 ::1 1 2\r\n", Err("an address")),
         ("PROXY TCP6 1.2.3.4 1.2.3.4 1 2\r\n", Err("an address")),
         ("PROXY TCP4 1.2.3.4 1.2.3.4 65536 2\r\n", Err("a port")),
@@ -62,7 +74,10 @@ fn a_binary_header_names_both_ends_and_its_extra_fields_are_passed_over() {
     let cases: &[(Vec<u8>, Result<Step, &str>)] = &[
         (v2(0x21, 0x11, &four), Ok(known)),
         (v2(0x21, 0x11, &extra), Ok(known)),
-        (v2(0x21, 0x21, &six), Ok(ends("[2001:db8::7]:1", "[::1]:5672"))),
+        (
+            v2(0x21, 0x21, &six),
+            Ok(ends("[2001:db8::7]:1", "[::1]:5672")),
+        ),
         (v2(0x20, 0x00, &[]), Ok(itself)),
         (v2(0x20, 0x11, &four), Ok(itself)),
         (v2(0x21, 0x00, &[]), Ok(itself)),

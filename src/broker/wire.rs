@@ -108,7 +108,9 @@ impl Wire {
 
     /// Whether something that was taken waits for the socket.
     pub(super) fn owes(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.machine.wants_write())
+        self.tls
+            .as_ref()
+            .is_some_and(|tls| tls.machine.wants_write())
     }
 
     /// Sends what was taken, as far as the socket takes it.

@@ -105,35 +105,63 @@ pub(super) static KEYS: &[Key] = &[
             Ok(None)
         },
     ),
-    set("leveret.cluster.address", "host:port", "", "what peers are told to reach it by",
+    set(
+        "leveret.cluster.address",
+        "host:port",
+        "",
+        "what peers are told to reach it by",
         |d, _, v| {
-        d.cluster.config.address = Some(v.to_owned());
-        Ok(None)
-    }),
-    set("leveret.cluster.join", "host:port", "", "a member of the cluster to join; then none is ever formed",
+            d.cluster.config.address = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.join",
+        "host:port",
+        "",
+        "a member of the cluster to join; then none is ever formed",
         |d, _, v| {
-        d.cluster.config.join = Some(v.to_owned());
-        Ok(None)
-    }),
-    set("leveret.cluster.secret", "text", "", "what all nodes share (or RABBITMQ_ERLANG_COOKIE)",
+            d.cluster.config.join = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.secret",
+        "text",
+        "",
+        "what all nodes share (or RABBITMQ_ERLANG_COOKIE)",
+        |d, _, v| text(&mut d.cluster.config.secret, v),
+    ),
+    set(
+        "leveret.cluster.tls.cacertfile",
+        "file",
+        "",
+        "authority of the certificates between nodes; all three or none",
         |d, _, v| {
-        text(&mut d.cluster.config.secret, v)
-    }),
-    set("leveret.cluster.tls.cacertfile", "file", "", "authority of the certificates between nodes; all three or none",
+            d.cluster.config.tls[0] = Some(v.into());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.tls.certfile",
+        "file",
+        "",
+        "this node's certificate",
         |d, _, v| {
-        d.cluster.config.tls[0] = Some(v.into());
-        Ok(None)
-    }),
-    set("leveret.cluster.tls.certfile", "file", "", "this node's certificate",
+            d.cluster.config.tls[1] = Some(v.into());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.tls.keyfile",
+        "file",
+        "",
+        "its key",
         |d, _, v| {
-        d.cluster.config.tls[1] = Some(v.into());
-        Ok(None)
-    }),
-    set("leveret.cluster.tls.keyfile", "file", "", "its key",
-        |d, _, v| {
-        d.cluster.config.tls[2] = Some(v.into());
-        Ok(None)
-    }),
+            d.cluster.config.tls[2] = Some(v.into());
+            Ok(None)
+        },
+    ),
 ];
 
 /// What of it was written, before it is put together.

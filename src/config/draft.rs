@@ -61,7 +61,10 @@ impl Tls {
         self.options.versions = self.versions.into_values().flatten().collect();
         self.options.ciphers = self.ciphers.into_values().flatten().collect();
         if named.0 && self.options.versions.is_empty() {
-            return Err((key, "at least one of the versions tlsv1.2 and tlsv1.3".to_owned()));
+            return Err((
+                key,
+                "at least one of the versions tlsv1.2 and tlsv1.3".to_owned(),
+            ));
         }
         if named.1 && self.options.ciphers.is_empty() {
             return Err((key, "at least one cipher suite that is served".to_owned()));
@@ -171,8 +174,16 @@ impl Draft {
 fn complete(config: &Config) -> Result<(), Wrong> {
     let served = [
         ("ssl_options", !config.tls_listeners.is_empty(), &config.tls),
-        ("management.ssl", config.management[1].is_some(), &config.management_tls),
-        ("prometheus.ssl", config.prometheus[1].is_some(), &config.prometheus_tls),
+        (
+            "management.ssl",
+            config.management[1].is_some(),
+            &config.management_tls,
+        ),
+        (
+            "prometheus.ssl",
+            config.prometheus[1].is_some(),
+            &config.prometheus_tls,
+        ),
     ];
     for (key, served, options) in served {
         let missing = match (served, options) {

@@ -75,7 +75,12 @@ impl WebListener {
     }
 }
 
-async fn secured(acceptor: TlsAcceptor, stream: TcpStream, peer: Peer, limit: Duration) -> Option<(Stream, Peer)> {
+async fn secured(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: Peer,
+    limit: Duration,
+) -> Option<(Stream, Peer)> {
     match tokio::time::timeout(limit, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => Some((Stream::Tls(Box::new(stream)), peer)),
         Ok(Err(error)) => {

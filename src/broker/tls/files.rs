@@ -43,17 +43,17 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 /// The first key of a file.
-pub(super) fn key(
-    path: &Path,
-    password: Option<&str>,
-) -> Result<PrivateKeyDer<'static>, TlsError> {
+pub(super) fn key(path: &Path, password: Option<&str>) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     if let Some(at) = text.find(ENCRYPTED_BEGIN) {
         let why = "the key is encrypted; its password is expected in `password`";
         let password = password.ok_or_else(|| content(path, why))?;
         return decrypted(&text[at..], password).ok_or_else(|| {
-            content(path, "the key cannot be decrypted: another password, or a method that is not known")
+            content(
+                path,
+                "the key cannot be decrypted: another password, or a method that is not known",
+            )
         });
     }
     if text.contains("Proc-Type: 4,ENCRYPTED") {

@@ -115,13 +115,20 @@ fn suite(name: &str) -> Option<SupportedCipherSuite> {
             .replace('_', "-");
         name.eq_ignore_ascii_case(&iana) || name.eq_ignore_ascii_case(&openssl)
     };
-    ring::ALL_CIPHER_SUITES.iter().find(|suite| named(suite)).copied()
+    ring::ALL_CIPHER_SUITES
+        .iter()
+        .find(|suite| named(suite))
+        .copied()
 }
 
 fn provider(options: &TlsOptions) -> Result<CryptoProvider, TlsError> {
     let mut provider = ring::default_provider();
     if !options.ciphers.is_empty() {
-        provider.cipher_suites = options.ciphers.iter().filter_map(|name| suite(name)).collect();
+        provider.cipher_suites = options
+            .ciphers
+            .iter()
+            .filter_map(|name| suite(name))
+            .collect();
     }
     match provider.cipher_suites.is_empty() {
         true => Err(TlsError::Ciphers),
@@ -161,7 +168,9 @@ pub fn build(options: &TlsOptions) -> Result<ServerConfig, TlsError> {
     let builder = match options.verify {
         false => builder.with_no_client_auth(),
         true if options.authorities.is_none() => return Err(TlsError::Missing("cacertfile")),
-        true => builder.with_client_cert_verifier(verify::verifier(options, authorities, provider)?),
+        true => {
+            builder.with_client_cert_verifier(verify::verifier(options, authorities, provider)?)
+        }
     };
     let mut config = builder.with_single_cert(chain, key)?;
     config.ignore_client_order = options.server_order;

@@ -3,7 +3,6 @@
 //! A distinguished name is written as RFC 4514 has it: the last part first, `O=acme,CN=client`. Only certificates that
 //! were verified come here.
 
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use rustls::pki_types::CertificateDer;
@@ -130,7 +129,11 @@ fn written(name: &X509Name<'_>) -> String {
         .map(|part| {
             let pairs = part.iter().map(|pair| {
                 let kind = pair.attr_type().to_id_string();
-                format!("{}={}", attribute(&kind), escaped(&text(pair).unwrap_or_default()))
+                format!(
+                    "{}={}",
+                    attribute(&kind),
+                    escaped(&text(pair).unwrap_or_default())
+                )
             });
             pairs.collect::<Vec<_>>().join("+")
         })
@@ -173,8 +176,7 @@ fn escaped(text: &str) -> String {
             ' ' if at == 0 || at == last => out.push_str("\\ "),
             '#' if at == 0 => out.push_str("\\#"),
             c if u32::from(c) < 32 || u32::from(c) == 127 => {
-                // Writing to a string cannot fail.
-                drop(write!(out, "\\{:02X}", u32::from(c)));
+                out.push_str(&format!("\\{:02X}", u32::from(c)));
             }
             c => out.push(c),
         }

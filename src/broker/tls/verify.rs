@@ -70,7 +70,8 @@ impl ClientCertVerifier for Bounded {
                 CertificateError::ApplicationVerificationFailure,
             ));
         }
-        self.inner.verify_client_cert(end_entity, intermediates, now)
+        self.inner
+            .verify_client_cert(end_entity, intermediates, now)
     }
     fn verify_tls12_signature(
         &self,

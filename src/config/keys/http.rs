@@ -60,7 +60,9 @@ pub(super) static MANAGEMENT: &[Key] = &[
         "TLS has keys of its own, `management.ssl.*`",
         |_, _, v| match value::switch(v)? {
             false => Ok(None),
-            true => Err("false; `management.ssl.port` and its certificate are the keys for TLS".to_owned()),
+            true => Err(
+                "false; `management.ssl.port` and its certificate are the keys for TLS".to_owned(),
+            ),
         },
     ),
     set(
@@ -73,16 +75,10 @@ pub(super) static MANAGEMENT: &[Key] = &[
             Ok(None)
         },
     ),
-    set(
-        "management.ssl.ip",
-        "ip",
-        "::",
-        "its address",
-        |d, _, v| {
-            d.web[M].tls.1 = Some(ip(v)?);
-            Ok(None)
-        },
-    ),
+    set("management.ssl.ip", "ip", "::", "its address", |d, _, v| {
+        d.web[M].tls.1 = Some(ip(v)?);
+        Ok(None)
+    }),
     set(
         "management.load_definitions",
         "file",

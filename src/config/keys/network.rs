@@ -237,7 +237,9 @@ macro_rules! tls_keys {
                         _ => return Err("tlsv1.2 or tlsv1.3".to_owned()),
                     };
                     d.tls[$at].versions.insert(name.to_owned(), version);
-                    Ok(version.is_none().then_some("versions before 1.2 are not served"))
+                    Ok(version
+                        .is_none()
+                        .then_some("versions before 1.2 are not served"))
                 },
             )
             .live(),

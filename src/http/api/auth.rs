@@ -67,7 +67,12 @@ fn credentials(request: &Request) -> Option<(String, String)> {
 ///
 /// # Errors
 /// 401, and 429 for a source that guesses.
-pub fn who(node: &Node, brake: &Failures, request: &Request, peer: IpAddr) -> Result<Who, ApiError> {
+pub fn who(
+    node: &Node,
+    brake: &Failures,
+    request: &Request,
+    peer: IpAddr,
+) -> Result<Who, ApiError> {
     let Some((user, password)) = credentials(request) else {
         let status = StatusCode::UNAUTHORIZED;
         let mut error = ApiError::new(status, "not_authorized", "Not_Authorized");

@@ -178,7 +178,10 @@ async fn row(context: &Context, client: &Client) -> Value {
         ("ssl_hash", tls.map(|tls| tls.suite[2].as_str())),
         ("peer_cert_subject", peer.map(|peer| peer.subject.as_str())),
         ("peer_cert_issuer", peer.map(|peer| peer.issuer.as_str())),
-        ("peer_cert_validity", peer.map(|peer| peer.validity.as_str())),
+        (
+            "peer_cert_validity",
+            peer.map(|peer| peer.validity.as_str()),
+        ),
     ] {
         row[key] = json!(value);
     }

@@ -72,7 +72,11 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
             if context.node().supervisor.is_stopping() {
                 return failed("this rabbit node is not in service", json!({}));
             }
-            if !api.listeners.iter().any(|one| one.protocol.starts_with("amqp")) {
+            if !api
+                .listeners
+                .iter()
+                .any(|one| one.protocol.starts_with("amqp"))
+            {
                 return failed("no active listeners for AMQP/AMQPS", json!({}));
             }
             below_limit(context)

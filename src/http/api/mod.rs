@@ -41,11 +41,11 @@ use serde_json::Value;
 
 use self::auth::Who;
 use self::error::ApiError;
-use self::request::Request;
 pub use self::import::{at_start as import, files as definition_files};
+use self::request::Request;
 use self::samples::Samples;
-use super::web::{Peer, WebListener};
 use super::Names;
+use super::web::{Peer, WebListener};
 use crate::broker::{Direct, Failures, Node, alarm};
 use crate::model::topology::TopologyCommand;
 
