@@ -327,3 +327,43 @@ fn a_folder_of_definitions_is_imported_in_order_and_a_wrong_file_ends_the_start(
     let said = refused(&[("load_definitions", "/nowhere/d.json")]);
     assert!(said.contains("/nowhere/d.json"), "{said}");
 }
+
+#[test]
+fn a_signal_takes_over_what_can_change_names_what_cannot_and_refuses_what_is_wrong() {
+    if skipped_on_foreign("a reload") {
+        return;
+    }
+    let mut broker = Broker::start_with(&[("disk_free_limit.absolute", "1MB")]);
+    let limit = |broker: &Broker, bytes: u64| {
+        let (status, body) = get(plain(management(broker)), "/api/nodes", Some("guest:guest"));
+        status == 200 && body.contains(&format!("\"disk_free_limit\":{bytes},"))
+    };
+    let said = |broker: &Broker, text: &str| {
+        eventually(PATIENCE, || broker.log().contains(text).then_some(()));
+    };
+    assert!(limit(&broker, 1_000_000));
+    broker.reconfigure(&[
+        ("disk_free_limit.absolute", "2MB"),
+        ("log.console.level", "debug"),
+        ("leveret.segment_size", "32MiB"),
+    ]);
+    broker.signal("HUP");
+    said(&broker, "the configuration was read again");
+    assert!(limit(&broker, 2_000_000));
+    let log = broker.log();
+    let restart = log.lines().find(|line| line.contains("it needs a restart"));
+    assert!(
+        restart.is_some_and(|line| line.contains("leveret.segment_size")),
+        "{log}"
+    );
+    assert!(!log.contains("[debug]"));
+    drop(Raw::connect(broker.amqp_port(), false));
+    said(&broker, "[debug] <0.0.0> accepting AMQP connection");
+
+    broker.reconfigure(&[("disk_free_limit.absolute", "3MB"), ("hartbeat", "1")]);
+    broker.signal("HUP");
+    said(&broker, "did you mean `heartbeat`?");
+    said(&broker, "the configuration stays as it was");
+    assert!(limit(&broker, 2_000_000));
+    broker.stop();
+}
