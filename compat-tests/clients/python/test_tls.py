@@ -78,7 +78,7 @@ def test_thousands_of_small_messages_are_consumed_in_order_under_tls(name):
 def test_a_client_that_does_not_trust_the_authority_and_a_plain_one_get_nowhere():
     def distrusting(_):
         return ssl.create_default_context()
-    with pytest.raises(pika.exceptions.AMQPConnectionError):
+    with pytest.raises((pika.exceptions.AMQPConnectionError, ssl.SSLCertVerificationError)):
         connect(context_of=distrusting)
     with socket.create_connection(("localhost", PORT), 10) as plain:
         plain.sendall(b"AMQP\0\0\x09\x01")
@@ -88,9 +88,8 @@ def test_a_client_that_does_not_trust_the_authority_and_a_plain_one_get_nowhere(
 
 
 def test_a_certificate_of_another_authority_is_refused():
-    with pytest.raises(Exception) as error:
+    with pytest.raises((pika.exceptions.AMQPError, ssl.SSLError, OSError)):
         connect("stranger")
-    assert isinstance(error.value, (pika.exceptions.AMQPError, ssl.SSLError, OSError))
 
 
 def test_a_login_by_certificate_needs_no_password(user):
@@ -106,10 +105,9 @@ def test_a_login_by_certificate_needs_no_password(user):
 
 def test_a_certificate_of_nobody_and_no_certificate_are_refused():
     for own in ("nobody", None):
-        with pytest.raises(pika.exceptions.ConnectionClosedByBroker) as error:
+        with pytest.raises(pika.exceptions.ProbableAuthenticationError) as error:
             connect(own, pika.credentials.ExternalCredentials())
-        assert error.value.reply_code == 403
-        assert "using authentication mechanism EXTERNAL" in error.value.reply_text
+        assert "(403)" in str(error.value) and "using authentication mechanism EXTERNAL" in str(error.value)
 
 
 def mechanisms(start):
