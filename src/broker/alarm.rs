@@ -119,11 +119,11 @@ fn tell(before: Alarm, now: Alarm, usage: Usage) {
     let (memory, disk) = (usage.memory_bytes, usage.disk_free_bytes);
     if now.memory != before.memory {
         let state = if now.memory { "set" } else { "cleared" };
-        tracing::warn!(memory, state, "memory resource limit alarm");
+        tracing::warn!(memory, "memory resource limit alarm {state}");
     }
     if now.disk != before.disk {
         let state = if now.disk { "set" } else { "cleared" };
-        tracing::warn!(disk_free = disk, state, "disk resource limit alarm");
+        tracing::warn!(disk_free = disk, "disk resource limit alarm {state}");
     }
 }
 

@@ -465,17 +465,21 @@ impl Connection {
 
     fn note_end(&self, end: &End) {
         let name = self.session.name().unwrap_or_default();
-        let (peer, user, vhost) = (self.peer, &*self.user, &*self.vhost);
+        let (peer, local, user, vhost) = (self.peer, self.local, &*self.user, &*self.vhost);
+        let ends = format!("{peer} -> {local}, vhost: '{vhost}', user: '{user}'");
         match end {
-            End::Closed => tracing::info!(%peer, user, vhost, name, "closing AMQP connection"),
+            End::Closed => tracing::info!(name, "closing AMQP connection ({ends})"),
             End::Lost(_) if user.is_empty() => {
                 tracing::debug!(%peer, "client left before it logged in")
             }
             End::Lost(None) => {
-                tracing::warn!(%peer, user, vhost, name, "client unexpectedly closed TCP connection");
+                tracing::warn!(
+                    name,
+                    "closing AMQP connection ({ends}): client unexpectedly closed TCP connection"
+                );
             }
             End::Lost(Some(error)) => {
-                tracing::warn!(%peer, user, vhost, name, %error, "closing AMQP connection");
+                tracing::warn!(name, %error, "closing AMQP connection ({ends})");
             }
         }
     }

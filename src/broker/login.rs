@@ -76,7 +76,13 @@ impl Connection {
             }
         };
         if matches!(answer, Answer::Opened) {
-            tracing::info!(peer = %self.peer, user, vhost, name = self.session.name(), "connection opened");
+            let (peer, local) = (self.peer, self.local);
+            if let Some(name) = self.session.name() {
+                tracing::info!("connection {peer} -> {local} has a client-provided name: {name}");
+            }
+            tracing::info!(
+                "connection {peer} -> {local}: user '{user}' authenticated and granted access to vhost '{vhost}'"
+            );
             self.user = Arc::from(user);
             self.vhost = Arc::from(vhost);
         }

@@ -372,7 +372,7 @@ mod tests {
             let got = got
                 .as_ref()
                 .map(|found| found.as_ref().map(|(n, v)| (n.as_str(), v.as_str())));
-            assert_eq!(got, want.as_ref().map(|found| *found), "{line}");
+            assert_eq!(got, want.as_ref().copied(), "{line}");
         }
     }
 }
