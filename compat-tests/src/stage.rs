@@ -61,9 +61,11 @@ impl Stage {
             let url = broker.url().to_owned();
             return Self::new(Nodes::One(Box::new(broker)), 1, &url, management, metrics);
         }
-        let own = |(key, value): &(&'static str, &'static str)| (*key, (*value).to_owned());
         let mut cluster = TestCluster::new(&Shape {
-            settings: settings.iter().map(own).collect(),
+            settings: settings
+                .iter()
+                .map(|(key, value)| (*key, (*value).to_owned()))
+                .collect(),
             ..Shape::default()
         });
         cluster.start_all();

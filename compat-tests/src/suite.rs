@@ -172,13 +172,14 @@ pub fn python(suite: &str) -> Option<PathBuf> {
     Some(python)
 }
 
-/// Runs pytest over the suite.
-pub fn pytest(stage: &Stage, suite: &str) {
+/// Runs pytest over the suite, with more in its environment.
+pub fn pytest(stage: &Stage, suite: &str, environment: &[(&str, &str)]) {
     let Some(python) = python(suite) else { return };
     let mut command = Command::new(python);
     command
         .args("-m pytest -q -rs --tb=short -p no:cacheprovider".split(' '))
-        .env("PYTHONDONTWRITEBYTECODE", "1");
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .envs(environment.iter().copied());
     play(stage, suite, Format::Pytest, command);
 }
 
@@ -230,9 +231,9 @@ struct Group(std::process::Child);
 impl Drop for Group {
     fn drop(&mut self) {
         let group = format!("-{}", self.0.id());
-        // Mostly nobody is left.
-        let kill = &mut Command::new("kill");
-        drop(succeeds(kill.args(["-KILL", "--", &group])));
+        let mut kill = Command::new("kill");
+        // Mostly nobody is left to be ended, and kill says so.
+        let _ended = succeeds(kill.args(["-KILL", "--", &group]));
         drop(self.0.wait());
     }
 }

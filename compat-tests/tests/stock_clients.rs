@@ -6,7 +6,7 @@
 
 use std::process::Command;
 
-use compat_tests::suite::{Format, folder, have, once, play};
+use compat_tests::suite::{Format, apt, folder, have, installed, once, play, pytest};
 use compat_tests::{Settings, Stage};
 
 /// Suites send bodies of 16 MiB: what RabbitMQ takes by default, and no byte more.
@@ -81,4 +81,61 @@ fn java_amqp_client() {
 #[test]
 fn java_spring_rabbit() {
     maven("spring-rabbit");
+}
+
+#[test]
+fn python_kombu() {
+    pytest(&Stage::start(SETTINGS), "kombu", &[]);
+}
+
+#[test]
+fn python_amqpstorm() {
+    pytest(&Stage::start(SETTINGS), "amqpstorm", &[]);
+}
+
+/// A real worker in each way to set Celery up; see `app.py`.
+#[test]
+fn python_celery() {
+    let stage = Stage::start(SETTINGS);
+    for mode in ["file", "rpc", "quorum"] {
+        pytest(&stage, "celery", &[("COMPAT_MODE", mode)]);
+    }
+}
+
+#[test]
+fn php_amqplib() {
+    let suite = "php-amqplib";
+    let probe = ["php", "-r", "require 'PhpAmqpLib/autoload.php'; pcntl_alarm(0);"];
+    if !apt(suite, &["php-cli", "php-amqplib"], &probe) {
+        return;
+    }
+    let stage = Stage::start(SETTINGS);
+    play(&stage, suite, Format::Tap, words("php client.php"));
+}
+
+#[test]
+fn ruby_bunny() {
+    let suite = "bunny";
+    if !apt(suite, &["ruby", "ruby-bunny"], &["ruby", "-e", "require 'bunny'"]) {
+        return;
+    }
+    let stage = Stage::start(SETTINGS);
+    play(&stage, suite, Format::Tap, words("ruby client.rb"));
+}
+
+#[test]
+fn c_rabbitmq_c() {
+    let suite = "rabbitmq-c";
+    let tools = "test -e /usr/include/amqp.h -o -e /usr/include/rabbitmq-c/amqp.h && cc --version && amqp-publish -?";
+    let packages = ["gcc", "libc6-dev", "librabbitmq-dev", "amqp-tools"];
+    if !apt(suite, &packages, &["sh", "-c", tools]) {
+        return;
+    }
+    let binary = installed(suite).join("client");
+    let mut compile = words("cc -std=c11 -O1 -Wall -Wextra -Werror client.c -o");
+    compile.arg(&binary).arg("-lrabbitmq");
+    once(suite, &["client.c"], &binary, &mut [compile]);
+    let stage = Stage::start(SETTINGS);
+    play(&stage, suite, Format::Tap, Command::new(&binary));
+    play(&stage, suite, Format::Tap, words("sh tools.sh"));
 }
