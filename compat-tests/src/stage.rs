@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | `BROKER_URL` | AMQP URL, user `guest`, vhost `/` |
 //! | `BROKER_HOST`, `BROKER_PORT` | the same in parts |
+//! | `BROKER_TLS_PORT` | the same under TLS, at 127.0.0.1 |
+//! | `BROKER_CERTIFICATES` | folder: `ca.pem`, and for clients `client`, `nobody`, `stranger` with `.pem` and `.key` |
 //! | `BROKER_MANAGEMENT_URL`, `BROKER_METRICS_URL` | without user and path |
 //! | `BROKER_CONTROL` | `host:port` that takes one line: `restart` stops the client's node gracefully and starts it again, `kill` ends it at once and starts it again; the answer, `ok`, comes when it takes clients. Empty with a foreign broker |
 //! | `BROKER_NODES` | 1 or 3 |
@@ -26,7 +28,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::cluster::{Shape, TestCluster};
-use crate::{Broker, Settings, env_number, eventually, foreign_url};
+use crate::{Broker, Certificates, Settings, env_number, eventually, foreign_url, free_port};
 
 enum Nodes {
     One(Box<Broker>),
@@ -39,6 +41,7 @@ pub struct Stage {
     control: Option<Control>,
     environment: Vec<(&'static str, String)>,
     count: u64,
+    _certificates: Certificates,
 }
 
 impl Stage {
@@ -55,17 +58,39 @@ impl Stage {
     #[must_use]
     pub fn with_nodes(count: u64, settings: Settings<'_>) -> Self {
         assert!(matches!(count, 1 | 3), "one node or three, not {count}");
+        let certificates = Certificates::new();
+        certificates.client("client");
+        certificates.client("nobody");
+        certificates.stranger("stranger");
+        let mut all = certificates.settings("ssl_options");
+        all.extend(
+            settings
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+        let all = all
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
+        let tls_ports: Vec<String> = (0..count).map(|_| free_port().to_string()).collect();
+        let address = |port: &String| vec![("listeners.ssl.1", format!("127.0.0.1:{port}"))];
         if count == 1 || foreign_url().is_some() {
-            let broker = Broker::start_with(settings);
+            let own = address(&tls_ports[0]);
+            let own = own.iter().map(|(key, value)| (*key, value.as_str()));
+            let broker = Broker::start_with(&all.chain(own).collect::<Vec<_>>());
             let (management, metrics) = (broker.management_url(), broker.metrics_url());
             let url = broker.url().to_owned();
-            return Self::new(Nodes::One(Box::new(broker)), 1, &url, management, metrics);
+            let nodes = Nodes::One(Box::new(broker));
+            return Self::new(
+                nodes,
+                1,
+                &url,
+                [management, metrics, tls_ports[0].clone()],
+                certificates,
+            );
         }
         let mut cluster = TestCluster::new(&Shape {
-            settings: settings
-                .iter()
-                .map(|(key, value)| (*key, (*value).to_owned()))
-                .collect(),
+            settings: all.map(|(key, value)| (key, value.to_owned())).collect(),
+            own: tls_ports.iter().map(address).collect(),
             ..Shape::default()
         });
         cluster.start_all();
@@ -75,11 +100,18 @@ impl Stage {
         let (url, host) = (cluster.url(client), cluster.net().host(client));
         let management = format!("http://{host}:15672");
         let metrics = format!("http://{host}:15692/metrics");
+        let places = [management, metrics, tls_ports[client].clone()];
         let nodes = Nodes::Three { cluster, client };
-        Self::new(nodes, 3, &url, management, metrics)
+        Self::new(nodes, 3, &url, places, certificates)
     }
 
-    fn new(nodes: Nodes, count: u64, url: &str, management: String, metrics: String) -> Self {
+    fn new(
+        nodes: Nodes,
+        count: u64,
+        url: &str,
+        [management, metrics, tls_port]: [String; 3],
+        certificates: Certificates,
+    ) -> Self {
         let nodes = Arc::new(Mutex::new(nodes));
         let ours = foreign_url().is_none();
         let control = ours.then(|| Control::new(Arc::clone(&nodes)));
@@ -91,6 +123,11 @@ impl Stage {
             ("BROKER_URL", url.to_owned()),
             ("BROKER_HOST", host.to_owned()),
             ("BROKER_PORT", port.to_owned()),
+            ("BROKER_TLS_PORT", tls_port),
+            (
+                "BROKER_CERTIFICATES",
+                certificates.folder().display().to_string(),
+            ),
             ("BROKER_MANAGEMENT_URL", management),
             ("BROKER_METRICS_URL", metrics),
             ("BROKER_CONTROL", address.unwrap_or_default()),
@@ -102,6 +139,7 @@ impl Stage {
             control,
             environment,
             count,
+            _certificates: certificates,
         }
     }
 
@@ -114,7 +152,10 @@ impl Stage {
     /// The AMQP URL of the client's node.
     #[must_use]
     pub fn url(&self) -> &str {
-        let url = self.environment.iter().find(|(key, _)| *key == "BROKER_URL");
+        let url = self
+            .environment
+            .iter()
+            .find(|(key, _)| *key == "BROKER_URL");
         url.map_or("", |(_, url)| url)
     }
 

@@ -71,7 +71,10 @@ pub fn say(line: &str) {
 pub fn have(client: &str, command: &[&str]) -> bool {
     let found = succeeds(Command::new(command[0]).args(&command[1..]));
     if !found {
-        say(&format!("{client}: skipped, `{}` does not run here", command.join(" ")));
+        say(&format!(
+            "{client}: skipped, `{}` does not run here",
+            command.join(" ")
+        ));
     }
     found
 }
@@ -97,7 +100,11 @@ pub fn apt(client: &str, packages: &[&str], probe: &[&str]) -> bool {
             sudo
         };
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        succeeds(command.args(["-o", "DPkg::Lock::Timeout=300", "-qq"]).args(words))
+        succeeds(
+            command
+                .args(["-o", "DPkg::Lock::Timeout=300", "-qq"])
+                .args(words),
+        )
     };
     let install = [&["install", "-y", "--no-install-recommends"], packages].concat();
     // Without package lists, or with old ones, the first try finds nothing.
@@ -105,13 +112,18 @@ pub fn apt(client: &str, packages: &[&str], probe: &[&str]) -> bool {
     let found = installed && there();
     if !found {
         let packages = packages.join(" ");
-        say(&format!("{client}: skipped, {packages} cannot be installed with apt-get here"));
+        say(&format!(
+            "{client}: skipped, {packages} cannot be installed with apt-get here"
+        ));
     }
     found
 }
 
 fn succeeds(command: &mut Command) -> bool {
-    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let command = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -153,7 +165,10 @@ pub fn once(suite: &str, locks: &[&str], makes: &Path, commands: &mut [Command])
         assert!(output.status.success(), "{command:?} failed:\n{out}{text}");
     }
     std::fs::write(stamp, wanted).expect("the stamp is written");
-    say(&format!("{suite}: installed in {} s", begin.elapsed().as_secs()));
+    say(&format!(
+        "{suite}: installed in {} s",
+        begin.elapsed().as_secs()
+    ));
 }
 
 /// The interpreter of a virtual environment with what `requirements.txt` of the suite locks; `None` where there is no Python.
@@ -167,7 +182,8 @@ pub fn python(suite: &str) -> Option<PathBuf> {
     let mut make = Command::new("python3");
     make.args(["-m", "venv", "--clear"]).arg(&venv);
     let mut install = Command::new(&python);
-    install.args("-m pip install --quiet --disable-pip-version-check -r requirements.txt".split(' '));
+    install
+        .args("-m pip install --quiet --disable-pip-version-check -r requirements.txt".split(' '));
     once(suite, &["requirements.txt"], &python, &mut [make, install]);
     Some(python)
 }
@@ -194,12 +210,22 @@ pub fn play(stage: &Stage, suite: &str, format: Format, mut command: Command) {
     let (good, text) = run(&installed(suite), command);
     let counts = format.read(&text);
     println!("{text}");
-    let nodes = if stage.count() == 1 { "one node" } else { "three nodes" };
-    say(&format!("{suite}, {nodes}: {counts}, {:.1} s", begin.elapsed().as_secs_f64()));
+    let nodes = if stage.count() == 1 {
+        "one node"
+    } else {
+        "three nodes"
+    };
+    say(&format!(
+        "{suite}, {nodes}: {counts}, {:.1} s",
+        begin.elapsed().as_secs_f64()
+    ));
     for line in format.skips(&text) {
         say(&format!("{suite}, {nodes}: {line}"));
     }
-    assert!(good && counts.failed == 0, "{suite} found failures, see above");
+    assert!(
+        good && counts.failed == 0,
+        "{suite} found failures, see above"
+    );
     assert!(counts.passed > 0, "{suite} ran no test");
 }
 
@@ -325,15 +351,39 @@ mod tests {
     #[test]
     fn each_verdict_is_read() {
         let rows = [
-            (Format::Tap, "TAP version 13\nok 1 - a\nnot ok 2 - b\nok 3 - c # SKIP no c\n", [1, 1, 1]),
-            (Format::Pytest, "1 passed nothing\n== 2 failed, 3 passed, 4 skipped, 1 error in 2.1s ==", [3, 3, 4]),
+            (
+                Format::Tap,
+                "TAP version 13\nok 1 - a\nnot ok 2 - b\nok 3 - c # SKIP no c\n",
+                [1, 1, 1],
+            ),
+            (
+                Format::Pytest,
+                "1 passed nothing\n== 2 failed, 3 passed, 4 skipped, 1 error in 2.1s ==",
+                [3, 3, 4],
+            ),
             (Format::Pytest, "no tests ran in 0.01s", [0, 0, 0]),
-            (Format::Go, "=== RUN TestA\n--- PASS: TestA (0.0s)\n--- SKIP: TestB\n--- FAIL: TestC", [1, 1, 1]),
-            (Format::Surefire, "[INFO] Tests run: 9, Failures: 1, Errors: 2, Skipped: 3\n[INFO] done", [3, 3, 3]),
-            (Format::Cargo, "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured\ntest result: FAILED. 1 passed; 1 failed;", [4, 1, 1]),
+            (
+                Format::Go,
+                "=== RUN TestA\n--- PASS: TestA (0.0s)\n--- SKIP: TestB\n--- FAIL: TestC",
+                [1, 1, 1],
+            ),
+            (
+                Format::Surefire,
+                "[INFO] Tests run: 9, Failures: 1, Errors: 2, Skipped: 3\n[INFO] done",
+                [3, 3, 3],
+            ),
+            (
+                Format::Cargo,
+                "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured\ntest result: FAILED. 1 passed; 1 failed;",
+                [4, 1, 1],
+            ),
         ];
         for (format, text, [passed, failed, skipped]) in rows {
-            let wanted = Counts { passed, failed, skipped };
+            let wanted = Counts {
+                passed,
+                failed,
+                skipped,
+            };
             assert_eq!(format.read(text), wanted, "{text}");
         }
     }

@@ -29,13 +29,25 @@ fn go_amqp091_go() {
     let build = words("go test -run ^$ ./...");
     once(suite, &["go.sum"], &folder(suite), &mut [build]);
     let stage = Stage::start(SETTINGS);
-    play(&stage, suite, Format::Go, words("go test -v -count=1 -timeout 15m ./..."));
+    play(
+        &stage,
+        suite,
+        Format::Go,
+        words("go test -v -count=1 -timeout 15m ./..."),
+    );
 }
 
 fn node(suite: &str) {
     // Its test runner speaks TAP from 20 on.
     if !have(suite, &["npm", "--version"])
-        || !have(suite, &["node", "-e", "process.exit(parseInt(process.versions.node) < 20)"])
+        || !have(
+            suite,
+            &[
+                "node",
+                "-e",
+                "process.exit(parseInt(process.versions.node) < 20)",
+            ],
+        )
     {
         return;
     }
@@ -43,7 +55,12 @@ fn node(suite: &str) {
     let made = folder(suite).join("node_modules");
     once(suite, &["package-lock.json"], &made, &mut [install]);
     let stage = Stage::start(SETTINGS);
-    play(&stage, suite, Format::Tap, words("node --test-force-exit --test-reporter=tap client.test.mjs"));
+    play(
+        &stage,
+        suite,
+        Format::Tap,
+        words("node --test-force-exit --test-reporter=tap client.test.mjs"),
+    );
 }
 
 #[test]
@@ -105,7 +122,11 @@ fn python_celery() {
 #[test]
 fn php_amqplib() {
     let suite = "php-amqplib";
-    let probe = ["php", "-r", "require 'PhpAmqpLib/autoload.php'; pcntl_alarm(0);"];
+    let probe = [
+        "php",
+        "-r",
+        "require 'PhpAmqpLib/autoload.php'; pcntl_alarm(0);",
+    ];
     if !apt(suite, &["php-cli", "php-amqplib"], &probe) {
         return;
     }
@@ -116,7 +137,11 @@ fn php_amqplib() {
 #[test]
 fn ruby_bunny() {
     let suite = "bunny";
-    if !apt(suite, &["ruby", "ruby-bunny"], &["ruby", "-e", "require 'bunny'"]) {
+    if !apt(
+        suite,
+        &["ruby", "ruby-bunny"],
+        &["ruby", "-e", "require 'bunny'"],
+    ) {
         return;
     }
     let stage = Stage::start(SETTINGS);
