@@ -87,6 +87,8 @@ pub struct Connection {
     pub(super) now: Millis,
     /// Frames cannot be told apart any more: input is read and dropped.
     pub(super) deaf: bool,
+    /// The broker stops.
+    pub(super) stopping: bool,
     pub(super) close_reason: Option<String>,
     /// Channels with confirms to flush.
     pub(super) dirty: Vec<ChannelId>,
@@ -113,6 +115,7 @@ impl Connection {
             heartbeat: Millis(0),
             now,
             deaf: false,
+            stopping: false,
             close_reason: None,
             dirty: Vec::new(),
             alarm: None,
