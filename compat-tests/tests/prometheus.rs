@@ -2,18 +2,19 @@
 //! `prometheus` to run; three nodes with `COMPAT_PROMETHEUS_NODES=3`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
-mod common;
-
 use std::process::Command;
 
 use compat_tests::cluster::{Shape, TestCluster};
+use compat_tests::suite::{have, python};
 use compat_tests::{Broker, suite_dir};
 
 fn dashboards_have_data(amqp: &str, metrics: &[String]) {
-    let clients = suite_dir().join("clients/python");
-    let mut asked = Command::new(common::python::environment(&clients));
+    let Some(python) = python("python") else {
+        return;
+    };
+    let mut asked = Command::new(python);
     asked
-        .arg(clients.join("dashboards.py"))
+        .arg(suite_dir().join("clients/python/dashboards.py"))
         .arg(amqp)
         .args(metrics)
         .env("PYTHONDONTWRITEBYTECODE", "1");
@@ -25,12 +26,7 @@ fn dashboards_have_data(amqp: &str, metrics: &[String]) {
 
 #[test]
 fn every_query_of_the_dashboards_has_data_in_a_real_prometheus() {
-    if Command::new("prometheus")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
-        println!("skipped: there is no prometheus here");
+    if !have("dashboards", &["prometheus", "--version"]) {
         return;
     }
     if std::env::var("COMPAT_PROMETHEUS_NODES").as_deref() == Ok("3") {
@@ -48,5 +44,7 @@ fn every_query_of_the_dashboards_has_data_in_a_real_prometheus() {
         return;
     }
     let broker = Broker::start();
-    dashboards_have_data(broker.url(), &[broker.metrics_url()]);
+    let metrics = broker.metrics_url();
+    let metrics = metrics.trim_end_matches("/metrics");
+    dashboards_have_data(broker.url(), &[format!("{metrics}/metrics")]);
 }

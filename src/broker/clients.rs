@@ -23,6 +23,7 @@ use super::connection::Connection;
 use super::consume::Kind;
 use super::meters::ChannelMeter;
 use super::node::Node;
+use super::wire::TlsView;
 
 /// What others ask of a connection's task.
 #[derive(Debug)]
@@ -79,6 +80,10 @@ pub struct Client {
     pub peer: SocketAddr,
     /// Ours.
     pub local: SocketAddr,
+    /// Its TLS, if any.
+    pub tls: Option<Arc<TlsView>>,
+    /// The SASL mechanism it logged in by.
+    pub mechanism: String,
     /// Who logged in.
     pub user: Arc<str>,
     /// Where.
@@ -285,6 +290,8 @@ impl Connection {
                 session: self.id,
                 peer: self.peer,
                 local: self.local,
+                tls: self.tls.clone(),
+                mechanism: self.session.mechanism().to_owned(),
                 user: Arc::from(user),
                 vhost: Arc::from(vhost),
                 properties: self.session.client_properties().clone(),

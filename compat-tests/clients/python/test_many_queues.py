@@ -11,6 +11,7 @@ from conftest import OURS
 from management import URL as API, call, done, get
 
 METRICS = os.environ.get("BROKER_METRICS_URL", "")
+METRICS = METRICS and METRICS.removesuffix("/metrics") + "/metrics"
 COUNT = int(os.environ.get("COMPAT_MANY_QUEUES", "600"))
 #: Seconds a page, and a scrape of sums, may take; a debug build is given more.
 BOUND = float(os.environ.get("COMPAT_MANY_SECONDS", "2"))
@@ -70,7 +71,8 @@ def test_a_scrape_of_sums_does_not_grow_with_the_queues(many):
     assert timed("/metrics", scrape) < BOUND
     timed("/metrics/per-object", lambda: scrape("/per-object"), 2)
     timed("/metrics/detailed, lengths", lambda: scrape("/detailed?family=queue_coarse_metrics"), 2)
-    assert scrape("/detailed?family=queue_coarse_metrics&vhost=many").count(b"many.") == 3 * COUNT
+    if len(get("nodes")) == 1:
+        assert scrape("/detailed?family=queue_coarse_metrics&vhost=many").count(b"many.") == 3 * COUNT
 
 
 def test_other_pages_of_the_overview_stay_fast(many):

@@ -11,6 +11,7 @@ from dashboards import COUNTERS, GAUGES
 from management import eventually
 
 URL = os.environ.get("BROKER_METRICS_URL", "")
+URL = URL and URL.removesuffix("/metrics") + "/metrics"
 pytestmark = pytest.mark.skipif(not (URL and OURS), reason="no metrics to read")
 LINE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_A-Z0-9]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)$')
 

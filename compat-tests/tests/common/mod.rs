@@ -1,8 +1,8 @@
 //! What the lapin tests share: connecting, declaring, publishing with a confirm.
 #![allow(dead_code)]
 
-pub mod python;
 pub mod raw;
+pub mod web;
 
 use std::time::Duration;
 

@@ -48,17 +48,18 @@ use axum::http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCo
 use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::net::TcpListener;
 
-use self::auth::{Brake, Who};
+use self::auth::Who;
 use self::encoding::Encoding;
 use self::error::ApiError;
 use self::history::Ranges;
+pub use self::import::{at_start as import, files as definition_files};
 use self::request::Request;
 pub(super) use self::request::pairs;
 use self::samples::Samples;
 use super::Names;
-use crate::broker::{Direct, Node, alarm};
+use super::web::{Peer, WebListener};
+use crate::broker::{Direct, Failures, Node, alarm};
 use crate::model::topology::TopologyCommand;
 
 /// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
@@ -67,7 +68,7 @@ const BODY_BYTES_MAX: usize = 10_000_000;
 /// Where the node listens, for overview and health checks.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// `amqp`, `http`, `http/prometheus`, `clustering`.
+    /// `amqp`, `amqp/ssl`, `http`, `https`, `http/prometheus`, `https/prometheus`, `clustering`.
     pub protocol: &'static str,
     /// The address.
     pub address: SocketAddr,
@@ -80,7 +81,7 @@ pub struct Api {
     limits: alarm::Limits,
     listeners: Vec<Listener>,
     started: Instant,
-    brake: Brake,
+    brake: Failures,
     samples: Samples,
 }
 
@@ -129,25 +130,24 @@ impl Api {
             limits,
             listeners,
             started: Instant::now(),
-            brake: Brake::default(),
+            brake: Failures::default(),
             samples: Samples::default(),
         })
     }
+}
 
-    /// Keeps figures, and answers other nodes, until the node stops; also where nobody listens.
-    pub fn start(self: &Arc<Self>) {
-        peers::serve(self);
-        let supervisor = self.node.supervisor.clone();
-        let run = samples::run(Arc::clone(self), supervisor.clone());
-        supervisor.spawn("statistics", run);
-    }
+/// Keeps figures, and answers other nodes, until the node stops; once, however many listeners serve, or none.
+pub async fn sample(api: Arc<Api>) {
+    peers::serve(&api);
+    let supervisor = api.node.supervisor.clone();
+    samples::run(api, supervisor).await;
 }
 
 /// Serves until the node stops.
-pub async fn serve(api: Arc<Api>, listener: TcpListener) {
+pub async fn serve(api: Arc<Api>, listener: WebListener) {
     let supervisor = api.node.supervisor.clone();
     let app = Router::new().fallback(handle).with_state(api);
-    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    let app = app.into_make_service_with_connect_info::<Peer>();
     let stopping = async move { supervisor.stopping().await };
     if let Err(error) = axum::serve(listener, app)
         .with_graceful_shutdown(stopping)
@@ -159,7 +159,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener) {
 
 async fn handle(
     State(api): State<Arc<Api>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     request: HttpRequest<Body>,
 ) -> Response<Body> {
     // A client that leaves must not take a half-done request with it.

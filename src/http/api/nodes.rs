@@ -201,17 +201,17 @@ fn measured(api: &Api) -> Value {
         "fd_total": super::super::metrics::max_fds(),
         "sockets_total": 0,
         "proc_total": 1_048_576,
-        "mem_limit": api.limits.memory_bytes,
+        "mem_limit": api.limits.memory_bytes(),
         "mem_alarm": alarms.memory,
         "mem_calculation_strategy": "rss",
-        "disk_free_limit": api.limits.disk_free_bytes,
+        "disk_free_limit": api.limits.disk_free_bytes(),
         "disk_free_alarm": alarms.disk,
     })
 }
 
 fn constants(api: &Api) -> Value {
     let names = &api.names;
-    let mechanisms = api.node.options.session.mechanisms.clone();
+    let mechanisms = api.node.access.load().session_tls.mechanisms.clone();
     let mechanisms = mechanisms.split(' ');
     let mechanisms: Vec<Value> = mechanisms
         .map(|name| json!({"name": name, "description": format!("SASL {name}"), "enabled": true}))

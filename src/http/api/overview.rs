@@ -196,7 +196,7 @@ fn listener_row(api: &Api, listener: &Listener) -> Value {
         "ip_address": listener.address.ip().to_string(),
         "port": listener.address.port(),
         "socket_opts": {"backlog": 1024, "nodelay": true},
-        "tls": listener.protocol.ends_with("/ssl") || listener.protocol == "https",
+        "tls": listener.protocol.ends_with("ssl") || listener.protocol.starts_with("https"),
     })
 }
 

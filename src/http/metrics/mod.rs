@@ -23,11 +23,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use fancy_regex::Regex;
 use prometheus::TextEncoder;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use self::objects::Described;
 use self::text::Text;
+use super::web::WebListener;
 use crate::broker::{Node, alarm};
 
 pub(super) use self::node::{max_fds, open_fds};
@@ -77,7 +77,7 @@ impl MetricsState {
 }
 
 /// Serves until the node stops.
-pub async fn serve(state: Arc<MetricsState>, listener: TcpListener) {
+pub async fn serve(state: Arc<MetricsState>, listener: WebListener) {
     let supervisor = state.node.supervisor.clone();
     let app = router(state);
     let stopping = async move { supervisor.stopping().await };

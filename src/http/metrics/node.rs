@@ -133,12 +133,12 @@ fn limits(text: &mut Text, state: &MetricsState) {
         (
             "resident_memory_limit_bytes",
             "Memory high watermark in bytes",
-            limits.memory_bytes,
+            limits.memory_bytes(),
         ),
         (
             "disk_space_available_limit_bytes",
             "Free disk space low watermark in bytes",
-            limits.disk_free_bytes,
+            limits.disk_free_bytes(),
         ),
         ("erlang_processes_limit", "RabbitMQ's default", 1_048_576),
         ("erlang_scheduler_run_queue", "Runnable tasks", 0),
