@@ -41,17 +41,7 @@ pub async fn answer(context: &Context) -> Answer {
         (["auth"], _) => Ok(Reply::Json(json!({"oauth_enabled": false}))),
         (["version"], _) => Ok(Reply::Json(json!(context.api.names.version))),
         (["cluster-name"], "GET") => context.one(json!({"name": cluster_name(context)})),
-        (["cluster-name"], _) => {
-            let body = context.request.object()?;
-            body.need(&["name"])?;
-            let name = body.text("name")?.unwrap_or_default();
-            let set = SettingsCommand::PutGlobal {
-                name: Topology::CLUSTER_NAME.to_owned(),
-                value: AMQPValue::LongString(LongString::from(name)),
-            };
-            context.change(TopologyCommand::Settings(set)).await?;
-            Ok(Reply::Done)
-        }
+        (["cluster-name"], _) => rename(context).await,
         (["extensions"], _) => context.all(vec![json!({"javascript": "dispatcher.js"})]),
         (["feature-flags"], _) => context.all(features()),
         (["feature-flags", name, "enable"], _) => {
@@ -100,6 +90,18 @@ pub async fn answer(context: &Context) -> Answer {
         ) => context.all(Vec::new()),
         _ => Err(ApiError::not_found()),
     }
+}
+
+async fn rename(context: &Context) -> Answer {
+    let body = context.request.object()?;
+    body.need(&["name"])?;
+    let name = body.text("name")?.unwrap_or_default();
+    let set = SettingsCommand::PutGlobal {
+        name: Topology::CLUSTER_NAME.to_owned(),
+        value: AMQPValue::LongString(LongString::from(name)),
+    };
+    context.change(TopologyCommand::Settings(set)).await?;
+    Ok(Reply::Done)
 }
 
 fn attempts(context: &Context) -> [(&'static str, [&IntCounter; 3]); 2] {

@@ -34,81 +34,82 @@ fn replicas(state: &MetricsState) -> Vec<Replica> {
         .collect()
 }
 
+type Figure = fn(&Replica) -> f64;
+
+const FIGURES: [(&str, Kind, &str, Figure); 12] = [
+    (
+        "raft_term_total",
+        Kind::Counter,
+        "Current Raft term number",
+        term,
+    ),
+    ("raft_term", Kind::Gauge, "Current Raft term number", term),
+    (
+        "raft_commit_index",
+        Kind::Gauge,
+        "Raft commit index",
+        committed,
+    ),
+    (
+        "raft_log_commit_index",
+        Kind::Gauge,
+        "Raft log commit index",
+        committed,
+    ),
+    (
+        "raft_last_written_index",
+        Kind::Gauge,
+        "Raft last written index",
+        last,
+    ),
+    (
+        "raft_log_last_written_index",
+        Kind::Gauge,
+        "Raft log last written index",
+        last,
+    ),
+    (
+        "raft_snapshot_index",
+        Kind::Gauge,
+        "Raft snapshot index",
+        snapshot,
+    ),
+    (
+        "raft_log_snapshot_index",
+        Kind::Gauge,
+        "Raft log snapshot index",
+        snapshot,
+    ),
+    (
+        "raft_last_applied",
+        Kind::Gauge,
+        "Raft last applied index",
+        applied,
+    ),
+    (
+        "raft_log_last_applied_index",
+        Kind::Gauge,
+        "Raft log last applied index",
+        applied,
+    ),
+    (
+        "raft_commit_latency_seconds",
+        Kind::Gauge,
+        "From sending a batch of commands until it was applied here, the last one",
+        |replica| replica.latency,
+    ),
+    (
+        "raft_entry_commit_latency_seconds",
+        Kind::Gauge,
+        "Time taken for a log entry to be committed, the last one",
+        |replica| replica.latency,
+    ),
+];
+
 /// RabbitMQ's. With objects, terms are told as 4.2 does.
 pub fn figures(text: &mut Text, state: &MetricsState, objects: bool) {
     let replicas = replicas(state);
-    type Value = fn(&Replica) -> f64;
-    let term: Value = |replica| replica.metrics.term as f64;
-    let rows: [(&str, Kind, &str, Value); 12] = [
-        (
-            "raft_term_total",
-            Kind::Counter,
-            "Current Raft term number",
-            term,
-        ),
-        ("raft_term", Kind::Gauge, "Current Raft term number", term),
-        (
-            "raft_commit_index",
-            Kind::Gauge,
-            "Raft commit index",
-            committed,
-        ),
-        (
-            "raft_log_commit_index",
-            Kind::Gauge,
-            "Raft log commit index",
-            committed,
-        ),
-        (
-            "raft_last_written_index",
-            Kind::Gauge,
-            "Raft last written index",
-            last,
-        ),
-        (
-            "raft_log_last_written_index",
-            Kind::Gauge,
-            "Raft log last written index",
-            last,
-        ),
-        (
-            "raft_snapshot_index",
-            Kind::Gauge,
-            "Raft snapshot index",
-            snapshot,
-        ),
-        (
-            "raft_log_snapshot_index",
-            Kind::Gauge,
-            "Raft log snapshot index",
-            snapshot,
-        ),
-        (
-            "raft_last_applied",
-            Kind::Gauge,
-            "Raft last applied index",
-            applied,
-        ),
-        (
-            "raft_log_last_applied_index",
-            Kind::Gauge,
-            "Raft log last applied index",
-            applied,
-        ),
-        (
-            "raft_commit_latency_seconds",
-            Kind::Gauge,
-            "From sending a batch of commands until it was applied here, the last one",
-            |replica| replica.latency,
-        ),
-        (
-            "raft_entry_commit_latency_seconds",
-            Kind::Gauge,
-            "Time taken for a log entry to be committed, the last one",
-            |replica| replica.latency,
-        ),
-    ];
-    for (name, kind, help, value) in rows {
+    for (name, kind, help, value) in FIGURES {
         text.family(name, kind, help);
         for replica in &replicas {
             let queue = match replica.set.as_str() {
@@ -130,6 +131,10 @@ pub fn figures(text: &mut Text, state: &MetricsState, objects: bool) {
     }
 }
 
+fn term(replica: &Replica) -> f64 {
+    replica.metrics.term as f64
+}
+
 fn committed(replica: &Replica) -> f64 {
     replica.metrics.committed.unwrap_or(0) as f64
 }
@@ -146,82 +151,84 @@ fn applied(replica: &Replica) -> f64 {
     replica.metrics.applied.unwrap_or(0) as f64
 }
 
+type Count = fn(&Replica) -> u64;
+
+const OWN: [(&str, Kind, &str, Count); 12] = [
+    (
+        "set_leading",
+        Kind::Gauge,
+        "Whether this node leads the set",
+        |r| u64::from(r.group.is_leader()),
+    ),
+    (
+        "set_leader",
+        Kind::Gauge,
+        "Id of the node that leads the set",
+        |r| r.metrics.leader.map_or(0, |node| node.0),
+    ),
+    ("set_term", Kind::Gauge, "Raft term of the replica", |r| {
+        r.metrics.term
+    }),
+    (
+        "set_applied",
+        Kind::Gauge,
+        "Last entry the replica has applied",
+        |r| r.metrics.applied.unwrap_or(0),
+    ),
+    (
+        "set_proposals",
+        Kind::Gauge,
+        "Proposals not yet applied",
+        |r| r.metrics.proposals_in_flight as u64,
+    ),
+    (
+        "log_writes_total",
+        Kind::Counter,
+        "Writes to the set's log",
+        |r| r.metrics.log.writes,
+    ),
+    (
+        "log_written_bytes_total",
+        Kind::Counter,
+        "Bytes of these writes",
+        |r| r.metrics.log.bytes_written,
+    ),
+    (
+        "log_tail_hits_total",
+        Kind::Counter,
+        "Entries read from the tail cache",
+        |r| r.metrics.log.tail_hits,
+    ),
+    (
+        "log_read_hits_total",
+        Kind::Counter,
+        "Entries read from the read cache",
+        |r| r.metrics.log.read_hits,
+    ),
+    (
+        "log_disk_reads_total",
+        Kind::Counter,
+        "Entries read from the disk",
+        |r| r.metrics.log.disk_reads,
+    ),
+    (
+        "log_queued_bytes",
+        Kind::Gauge,
+        "Bytes waiting for the log's writer",
+        |r| r.metrics.log.queued_bytes,
+    ),
+    (
+        "log_purged_index",
+        Kind::Gauge,
+        "Entries up to here are purged",
+        |r| r.metrics.purged.unwrap_or(0),
+    ),
+];
+
 /// Our own.
 pub fn own(text: &mut Text, state: &MetricsState) {
     let replicas = replicas(state);
-    type Value = fn(&Replica) -> u64;
-    let rows: [(&str, Kind, &str, Value); 12] = [
-        (
-            "set_leading",
-            Kind::Gauge,
-            "Whether this node leads the set",
-            |r| u64::from(r.group.is_leader()),
-        ),
-        (
-            "set_leader",
-            Kind::Gauge,
-            "Id of the node that leads the set",
-            |r| r.metrics.leader.map_or(0, |node| node.0),
-        ),
-        ("set_term", Kind::Gauge, "Raft term of the replica", |r| {
-            r.metrics.term
-        }),
-        (
-            "set_applied",
-            Kind::Gauge,
-            "Last entry the replica has applied",
-            |r| r.metrics.applied.unwrap_or(0),
-        ),
-        (
-            "set_proposals",
-            Kind::Gauge,
-            "Proposals not yet applied",
-            |r| r.metrics.proposals_in_flight as u64,
-        ),
-        (
-            "log_writes_total",
-            Kind::Counter,
-            "Writes to the set's log",
-            |r| r.metrics.log.writes,
-        ),
-        (
-            "log_written_bytes_total",
-            Kind::Counter,
-            "Bytes of these writes",
-            |r| r.metrics.log.bytes_written,
-        ),
-        (
-            "log_tail_hits_total",
-            Kind::Counter,
-            "Entries read from the tail cache",
-            |r| r.metrics.log.tail_hits,
-        ),
-        (
-            "log_read_hits_total",
-            Kind::Counter,
-            "Entries read from the read cache",
-            |r| r.metrics.log.read_hits,
-        ),
-        (
-            "log_disk_reads_total",
-            Kind::Counter,
-            "Entries read from the disk",
-            |r| r.metrics.log.disk_reads,
-        ),
-        (
-            "log_queued_bytes",
-            Kind::Gauge,
-            "Bytes waiting for the log's writer",
-            |r| r.metrics.log.queued_bytes,
-        ),
-        (
-            "log_purged_index",
-            Kind::Gauge,
-            "Entries up to here are purged",
-            |r| r.metrics.purged.unwrap_or(0),
-        ),
-    ];
-    for (name, kind, help, value) in rows {
+    for (name, kind, help, value) in OWN {
         text.raw_family(&format!("leveret_{name}"), kind, help);
         for replica in &replicas {
             text.sample(&labels(&[("set", &replica.set)]), value(replica));
