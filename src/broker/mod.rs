@@ -45,7 +45,5 @@ pub use direct::{Direct, Got, Refused, Settled};
 pub use failures::Failures;
 pub use meters::{COUNTS, ChannelMeter, Count, Counts, Meters, VhostMeter};
 pub use node::{Access, Node, NodeOptions};
-pub use node::{Node, NodeOptions};
-pub use stats::Stats;
 pub use stats::{QueueType, Stats, Typed};
 pub use wire::TlsView;
