@@ -8,6 +8,7 @@ use leveret::base::SetId;
 use leveret::broker::tls;
 use leveret::cluster::peer::control::Ask;
 use leveret::config::{Config, Loaded, LogLevel, Problems, Sources, load, value};
+use leveret::http::api::definition_files;
 
 /// A replicated message broker that RabbitMQ clients use unchanged.
 #[derive(Debug, Parser)]
@@ -195,7 +196,7 @@ pub fn check(options: &Options, file: PathBuf) -> (String, bool) {
     (out, unserved.is_empty())
 }
 
-/// Certificates and keys that are named and cannot be served.
+/// Files that are named and of no use: certificates, keys, definitions.
 fn unserved(config: &Config) -> Vec<String> {
     let served = [
         ("ssl_options", !config.tls_listeners.is_empty(), &config.tls),
@@ -212,9 +213,15 @@ fn unserved(config: &Config) -> Vec<String> {
     ];
     let wrong = served.iter().filter(|(_, served, _)| *served);
     let wrong = wrong.filter_map(|(what, _, options)| Some((what, tls::build(options).err()?)));
-    wrong
+    let mut all: Vec<String> = wrong
         .map(|(what, error)| format!("{what}: {error}"))
-        .collect()
+        .collect();
+    if let Some(path) = &config.definitions
+        && let Err(error) = definition_files(path)
+    {
+        all.push(format!("definitions in {}: {error}", path.display()));
+    }
+    all
 }
 
 #[cfg(test)]
@@ -259,6 +266,11 @@ mod tests {
                 "listeners.ssl.1 = 1\nssl_options.certfile = /nowhere/c\nssl_options.keyfile = /nowhere/k",
                 false,
                 "ssl_options: /nowhere/c",
+            ),
+            (
+                "load_definitions = /nowhere/d.json",
+                false,
+                "definitions in /nowhere/d.json",
             ),
             ("hartbeat = 1", false, "did you mean `heartbeat`?"),
         ] {

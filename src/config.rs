@@ -126,6 +126,8 @@ pub struct Config {
     pub heartbeat_s: u16,
     /// Largest frame, bytes, 0 (no limit) or from 4096. Default 131072.
     pub frame_max: u32,
+    /// Largest frame before connection.tune, bytes, from 4096. Default 8192.
+    pub frame_max_initial: u32,
     /// Channels of a connection, 0 (no limit) to 65535. Default 2047.
     pub channel_max: u16,
     /// Consumers of a channel. Default none.
@@ -211,6 +213,7 @@ impl Default for Config {
             name_from: NameFrom::default(),
             heartbeat_s: 60,
             frame_max: 131_072,
+            frame_max_initial: 8192,
             channel_max: 2047,
             consumer_max_per_channel: None,
             max_connections: None,

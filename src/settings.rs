@@ -100,6 +100,7 @@ fn session(config: &Config) -> SessionConfig {
         mechanisms: config.auth_mechanisms.join(" "),
         channel_max: config.channel_max,
         frame_max: config.frame_max,
+        frame_max_initial: config.frame_max_initial,
         heartbeat_s: config.heartbeat_s,
         max_message_size: config.max_message_size,
         consumer_max_per_channel: config.consumer_max_per_channel,

@@ -16,9 +16,6 @@ use super::{Request, SessionConfig};
 use crate::amqp::{AMQPClass, FieldTable, Frame, FrameDecoder, Method, ReplyCode};
 use crate::base::{ChannelId, Millis};
 
-/// Largest frame before tune-ok, bytes (§3.4).
-const FRAME_MAX_INITIAL: u32 = 8192;
-
 const ZERO: ChannelId = ChannelId(0);
 
 /// Where the connection is in its life (§3.8).
@@ -103,9 +100,9 @@ impl Connection {
     pub fn new(config: Arc<SessionConfig>, now: Millis) -> Self {
         Self {
             timers: Timers::new(now.plus(config.handshake_timeout)),
+            decoder: FrameDecoder::new(config.frame_max_initial),
             core: Core::new(config),
             channels: Channels::default(),
-            decoder: FrameDecoder::new(FRAME_MAX_INITIAL),
             state: State::Header,
             asked: VecDeque::new(),
             client: Client::default(),
