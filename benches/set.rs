@@ -39,6 +39,7 @@ impl Load {
             priority: 0,
             credit: Credit::Prefetch(1024),
             visibility: None,
+            overdue: None,
         };
         let queue = QueueId(1);
         load.begin();

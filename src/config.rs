@@ -8,6 +8,7 @@
 //! Invariants: a [`Config`] that was handed out has only values within the ranges said at its fields.
 //! Not here: applying anything. Nothing here opens a socket or creates a folder.
 
+pub mod bounds;
 pub mod cluster;
 pub mod file;
 pub mod keys;
@@ -121,6 +122,8 @@ pub struct Config {
     pub total_memory_bytes: Option<u64>,
     /// Free disk below which publishers are blocked. Default 50 MB.
     pub disk_free_limit: Threshold,
+    /// What queues and exchanges there may be.
+    pub bounds: bounds::Bounds,
     /// Type of queues declared without `x-queue-type`: `classic`, `quorum` or `stream`. Default `classic`.
     pub default_queue_type: String,
     /// This node's name. Default `rabbit@` and the host's name.
@@ -180,6 +183,7 @@ impl Default for Config {
             memory_high_watermark: Threshold::Relative(0.6),
             total_memory_bytes: None,
             disk_free_limit: Threshold::Absolute(50_000_000),
+            bounds: bounds::Bounds::default(),
             default_queue_type: "classic".to_owned(),
             node_name: "rabbit@localhost".to_owned(),
             cluster_name: "rabbit@localhost".to_owned(),

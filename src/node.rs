@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::base::{NodeId, SetId};
-use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
+use crate::broker::{self, Node, NodeOptions, ObjectLimits, Stats, alarm, listener};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
     Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
@@ -59,6 +59,8 @@ pub struct Settings {
     pub loopback_users: Vec<String>,
     /// Connections the node takes.
     pub connections_max: Option<u32>,
+    /// What there may be of channels, queues and exchanges.
+    pub objects: ObjectLimits,
     /// Protocol limits and what the server says of itself.
     pub session: SessionConfig,
     /// What the configuration says about queues.
@@ -152,6 +154,7 @@ impl Running {
                 session: Arc::new(settings.session),
                 loopback_users: settings.loopback_users,
                 connections_max: settings.connections_max,
+                objects: settings.objects,
                 queue_defaults: settings.queue_defaults,
             },
             Arc::new(Stats::default()),

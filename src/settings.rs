@@ -2,6 +2,7 @@
 
 use crate::amqp::{AMQPValue, FieldTable, LongString};
 use crate::base::Millis;
+use crate::broker::ObjectLimits;
 use crate::broker::alarm::total_memory_bytes;
 use std::time::Duration;
 
@@ -40,9 +41,16 @@ impl From<&Config> for Settings {
             default_queue_type: config.default_queue_type.clone(),
             loopback_users: config.loopback_users.clone(),
             connections_max: config.max_connections,
+            objects: ObjectLimits {
+                channels: config.bounds.channels_per_node,
+                queues: config.bounds.queues,
+                exchanges: config.bounds.exchanges,
+                relaxed_redeclaration: config.bounds.relaxed_redeclaration,
+            },
             queue_defaults: QueueDefaults {
                 consumer_timeout: Millis(config.consumer_timeout_ms),
                 quorum_delivery_limit: Some(QUORUM_DELIVERY_LIMIT),
+                count_every_return: config.bounds.count_every_return,
             },
             memory_limit_bytes: config.memory_high_watermark.bytes(memory),
             disk_free_limit_bytes: config.disk_free_limit.bytes(memory),

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 
+use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ChannelId, ConsumerId, QueueId, SetId};
-use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome};
+use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome, TimedOut};
 use crate::session::{SettleOutcome, Settlement};
 
 use super::connection::Connection;
@@ -178,6 +179,40 @@ impl Connection {
             self.forget_consumer(main);
         }
         self.forget_consumer(consumer);
+    }
+
+    /// A consumer was too slow: it is cancelled if its client can take that, otherwise its channel closes.
+    pub(super) fn timed_out(&mut self, late: TimedOut) {
+        let Some(entry) = self.consumers.get(&late.consumer) else {
+            return;
+        };
+        let (channel, main) = (entry.channel, entry.main);
+        tracing::info!(%channel, timeout_ms = late.timeout.0, close = late.close, "consumer timed out");
+        if !late.close && self.session.takes_cancel() {
+            return self.stop_consumer(main);
+        }
+        let text = format!(
+            "delivery acknowledgement on channel {channel} timed out. Timeout value used: {} ms. This timeout value can \
+             be configured, see consumers doc guide to learn more",
+            late.timeout.0
+        );
+        let error = ProtocolError::new(ReplyCode::PreconditionFailed, text);
+        self.session.fail_channel(channel, error, (0, 0));
+    }
+
+    /// Ends a consumer by the broker's wish, in every part of its queue; what it holds may still be settled.
+    pub(super) fn stop_consumer(&mut self, main: ConsumerId) {
+        let Some(entry) = self.consumers.get(&main) else {
+            return;
+        };
+        let channel = entry.channel;
+        for (set, consumer) in entry.parts.clone() {
+            self.push(set, &Command::Unsubscribe { consumer });
+        }
+        self.session.cancel_consumer(channel, main);
+        for one in self.attached(main) {
+            self.detached(one);
+        }
     }
 
     /// Nothing of this consumer is left.

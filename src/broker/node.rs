@@ -17,6 +17,19 @@ use super::clients::Clients;
 use super::replies::Replies;
 use super::stats::Stats;
 
+/// What there may be of channels, queues and exchanges; `None` = no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ObjectLimits {
+    /// Channels of the node.
+    pub channels: Option<u32>,
+    /// Queues of the cluster.
+    pub queues: Option<u32>,
+    /// Exchanges of the cluster.
+    pub exchanges: Option<u32>,
+    /// A quorum queue that is there may be declared as a classic one with the same limits.
+    pub relaxed_redeclaration: bool,
+}
+
 /// What the configuration says about connections.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -26,6 +39,8 @@ pub struct NodeOptions {
     pub loopback_users: Vec<String>,
     /// Connections the node takes; `None` = no limit.
     pub connections_max: Option<u32>,
+    /// What there may be of channels, queues and exchanges.
+    pub objects: ObjectLimits,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
 }
@@ -47,6 +62,8 @@ pub struct Node {
     /// Tasks.
     pub supervisor: Supervisor,
     connections: AtomicU32,
+    /// Whoever reads an exchange's history holds all of it for a moment.
+    pub(super) histories: tokio::sync::Mutex<()>,
 }
 
 impl Node {
@@ -68,6 +85,7 @@ impl Node {
             alarm,
             supervisor,
             connections: AtomicU32::new(0),
+            histories: tokio::sync::Mutex::new(()),
         })
     }
 

@@ -74,14 +74,14 @@ impl Connection {
         let route = self.route(publish)?;
         // After the check of the right to publish, which replies need too.
         let replied = publish.exchange.is_empty() && self.reply_to_requester(publish);
+        if route.nowhere && !replied {
+            self.unroutable(channel, publish);
+        }
         if route.sets.is_empty() && route.spread.is_empty() {
-            if !replied {
-                self.unroutable(channel, publish);
-            }
             self.accepted(channel, number, tx);
             return Ok(());
         }
-        self.tally.routed += 1;
+        self.tally.routed += u64::from(!route.nowhere);
         let parts = MessageParts {
             flags: MessageFlags::default(),
             exchange: &publish.exchange,

@@ -135,7 +135,17 @@ impl Asker {
         };
         self.node.cluster.topology.read(|topology| {
             let resource = Resource::Queue(&name);
-            topology.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
+            topology.check_permission(&self.user, &self.vhost, resource, Permission::Configure)?;
+            let limit = self.node.options.objects.queues;
+            match limit.filter(|limit| topology.queue_count() >= u64::from(*limit)) {
+                Some(limit) if topology.queue(&self.vhost, &name).is_none() => {
+                    let text = format!(
+                        "cannot declare queue '{name}': queue limit in cluster ({limit}) is reached"
+                    );
+                    Err(soft(ReplyCode::PreconditionFailed, text))
+                }
+                _ => Ok(()),
+            }
         })?;
         let cluster = &self.node.cluster;
         let transient = request.exclusive || !request.durable;
@@ -147,6 +157,7 @@ impl Asker {
         let command = TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: self.vhost.to_string(),
             name,
+            relaxed: self.node.options.objects.relaxed_redeclaration,
             server_named,
             durable: request.durable,
             exclusive: request.exclusive,
@@ -355,6 +366,7 @@ impl Connection {
                 Credit::Prefetch(share(request.prefetch, record.active_sets().count()))
             },
             visibility: arguments.visibility,
+            overdue: arguments.overdue,
         };
         if let Some(entry) = self.consumers.get_mut(&consumer) {
             entry.config = Some(config);

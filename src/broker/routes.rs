@@ -24,6 +24,8 @@ pub(super) struct Route {
     pub spread: Vec<(QueueId, Vec<SetId>)>,
     /// Whether the message's `x-delay` counts.
     pub delays: bool,
+    /// No queue takes it but such as keep the history of an exchange.
+    pub nowhere: bool,
 }
 
 /// See the module's head.
@@ -131,6 +133,7 @@ impl Routes {
         self.targets.clear();
         self.dice = rand::random();
         let mut spread = Vec::new();
+        let mut found = 0;
         let result = topology.read(|topology| {
             if !allowed {
                 topology.check_permission(
@@ -156,6 +159,7 @@ impl Routes {
                 dice: self.dice,
             };
             let routed = topology.route(&input, &mut self.targets);
+            found = self.targets.len();
             self.targets.retain(|target| {
                 let parts = topology.spread(target.queue);
                 spread.extend(parts.map(|parts| (target.queue, parts.to_vec())));
@@ -167,6 +171,7 @@ impl Routes {
             sets: by_set(&self.targets),
             spread,
             delays: result.delays,
+            nowhere: found <= result.histories,
         });
         // Names must not keep a socket's read buffer alive.
         let exchange = Bytes::copy_from_slice(publish.exchange);

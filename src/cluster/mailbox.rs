@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::{ConsumerId, SetId};
-use crate::model::set::Delivery;
+use crate::model::set::{Delivery, TimedOut};
 
 /// One thing for a connection, in the order its replica produced it.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub enum Event {
     Lost(SetId),
     /// A set ended this consumer.
     Cancelled(ConsumerId),
+    /// A set ended this consumer, which was too slow.
+    TimedOut(TimedOut),
 }
 
 /// See the module's head.

@@ -184,6 +184,12 @@ impl SetReplica {
         !self.mute && pipe == self.outbox.pipe()
     }
 
+    /// Whether the set's effects are this node's to see to.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leading
+    }
+
     /// The machine.
     #[must_use]
     pub fn machine(&self) -> &SetMachine {
@@ -376,6 +382,14 @@ impl SetReplica {
                         mailbox.post(Event::Cancelled(consumer));
                     } else {
                         self.keep(node_of(consumer), index, PipeEvent::Cancelled(consumer));
+                    }
+                }
+                Effect::TimedOut(late) => {
+                    if let Some(mailbox) = self.mailbox(late.consumer) {
+                        mailbox.post(Event::TimedOut(late));
+                    } else {
+                        let node = node_of(late.consumer);
+                        self.keep(node, index, PipeEvent::TimedOut(late));
                     }
                 }
                 Effect::DeadLetter(letter) if self.leading => {

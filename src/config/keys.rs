@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::cluster;
 use super::value::{self, Expected};
 use super::{ANY, Config, LogFormat, MANAGEMENT_PORT, PROMETHEUS_PORT, Threshold};
+use super::{bounds, cluster};
 
 /// A configuration while its sources are read.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ const LATER: &str = "not served yet";
 
 /// Every key.
 pub fn all() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().chain(cluster::KEYS)
+    bounds::KEYS.iter().chain(KEYS).chain(cluster::KEYS)
 }
 
 /// Every key but those about peers.
@@ -225,7 +225,6 @@ static KEYS: &[Key] = &[
     ),
     set("channel_max", "count", "2047", channel_max),
     set("max_channels_per_connection", "count", "2047", channel_max),
-    ignored("channel_max_per_node", LATER),
     ignored("session_max_per_connection", NO_PROTOCOL),
     ignored("link_max_per_session", NO_PROTOCOL),
     set(
@@ -250,8 +249,6 @@ static KEYS: &[Key] = &[
         max_connections,
     ),
     ignored("vhost_max", LATER),
-    ignored("cluster_queue_limit", LATER),
-    ignored("cluster_exchange_limit", LATER),
     set("max_message_size", "bytes", "16777216", |d, _, v| {
         let most = crate::base::limits::BODY_SIZE_CEILING_BYTES;
         d.config.max_message_size = value::bytes_within(v, 1, most)?;

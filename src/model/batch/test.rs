@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use crate::base::{ConsumerId, Millis, NodeId, PipeId, QueueId, SessionId};
-use crate::model::set::{Command, ConsumerConfig, Credit, Outcome, QueueConfig};
+use crate::model::set::{Command, ConsumerConfig, Credit, Outcome, Overdue, QueueConfig};
 
 use super::*;
 
@@ -133,6 +133,7 @@ fn every_command_comes_back() {
         priority: -5,
         credit: Credit::Window(4096),
         visibility: Some(Millis(0)),
+        overdue: Some(Overdue::Nothing),
     };
     let queue_config = QueueConfig {
         message_ttl: Some(Millis(0)),
@@ -140,6 +141,9 @@ fn every_command_comes_back() {
         dead_letters: true,
         max_priority: Some(255),
         visibility: Millis(1_800_000),
+        overdue: Overdue::Close,
+        at_least_once: true,
+        active_by_priority: true,
         ..QueueConfig::default()
     };
     let commands = [

@@ -52,7 +52,11 @@ impl SetMachine {
             queue
                 .outbox
                 .values()
-                .for_each(|(position, _)| add(*position, 1));
+                .for_each(|(position, ..)| add(*position, 1));
+            assert_eq!(
+                queue.outbox_bytes,
+                queue.outbox.values().map(|o| u64::from(o.2)).sum::<u64>()
+            );
             let leased: Vec<Piece> = self.leased(*id);
             leased.iter().for_each(|p| add(p.run.first, p.run.count));
             let unsettled = leased.iter().map(|p| u64::from(p.run.count)).sum::<u64>();
@@ -127,7 +131,8 @@ impl SetMachine {
                 continue;
             };
             let limited = consumer.limited && !consumer.no_ack;
-            let turn = !queue.config.single_active || queue.active == Some(*id);
+            let heir = queue.heir.is_none_or(|heir| heir == *id);
+            let turn = !queue.config.single_active || (queue.active == Some(*id) && heir);
             let waiting = queue.ready > 0 && turn && !limited;
             assert!(
                 !waiting || consumer.room() == 0,

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::command::Credit;
+use super::command::{Credit, Overdue};
 use super::pages::Run;
 use crate::base::{ConsumerId, Millis, PipeId, QueueId, SessionId, limits};
 
@@ -207,6 +207,7 @@ pub(super) struct Consumer {
     pub priority: i32,
     pub credit: Credit,
     pub visibility: Option<Millis>,
+    pub overdue: Option<Overdue>,
     /// Out of its queue's rotation because it had no capacity when its turn came.
     pub parked: bool,
     /// Its channel has a limit.

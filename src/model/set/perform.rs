@@ -37,10 +37,8 @@ impl SetMachine {
                 return;
             }
             Command::DeadLettered { queue, id } => {
-                if let Some(queue) = self.queues.get_mut(&queue)
-                    && let Some((position, _)) = queue.outbox.remove(&id)
-                {
-                    self.ground.live.remove(position, 1);
+                if let Some(queue) = self.queues.get_mut(&queue) {
+                    queue.forget_dead(id, &mut self.ground);
                 }
                 return;
             }
@@ -70,7 +68,12 @@ impl SetMachine {
             } => self.delete_if(queue, if_unused, if_empty, effects),
             Command::Retire { queue } => self.retire_part(queue, effects),
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
-                Some(queue) => Reply::Count(queue.purge(&mut self.ground)),
+                Some(queue) => {
+                    if queue.config.at_least_once {
+                        queue.forget_all_dead(&mut self.ground);
+                    }
+                    Reply::Count(queue.purge(&mut self.ground))
+                }
                 None => Reply::NoQueue,
             },
             Command::Inspect { queue, touch } => self.inspect(queue, touch),
@@ -139,9 +142,7 @@ impl SetMachine {
             return Reply::NoQueue;
         };
         queue.config = config;
-        if queue.config.single_active && queue.active.is_none() {
-            queue.active = queue.attached.first().copied();
-        }
+        queue.elect(&self.ground);
         queue.touch(&mut self.ground);
         queue.settle_down(&mut self.ground, effects);
         Reply::Done
@@ -205,9 +206,7 @@ impl SetMachine {
                 .live
                 .remove(piece.run.first, u64::from(piece.run.count));
         }
-        for (position, _) in queue.outbox.values() {
-            ground.live.remove(*position, 1);
-        }
+        queue.forget_all_dead(ground);
         let timers = [
             (queue.heads_armed, Timer::Heads(id)),
             (queue.delayed_armed, Timer::Delayed(id)),
@@ -286,6 +285,7 @@ impl SetMachine {
                 priority: 0,
                 credit: Credit::Prefetch(0),
                 visibility: None,
+                overdue: None,
                 parked: false,
                 limited,
                 next_no: 1,

@@ -50,6 +50,7 @@ impl SetMachine {
             priority: config.priority,
             credit: config.credit,
             visibility: config.visibility,
+            overdue: config.overdue,
             parked: false,
             limited,
             next_no: 1,
@@ -69,9 +70,7 @@ impl SetMachine {
         if config.exclusive {
             queue.exclusive = Some(id);
         }
-        if queue.active.is_none() {
-            queue.active = Some(id);
-        }
+        queue.elect(&self.ground);
         self.members.insert((config.session, config.channel, id));
         self.opened.insert((source.pipe, config.session));
         effects.push(reply(Reply::Subscribed));
