@@ -164,6 +164,10 @@ impl Running {
         front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
+        core.spawn(
+            "replies",
+            broker::run_relay(Arc::clone(&node), core.clone()),
+        );
         if let Some(listener) = management {
             let (names, limits) = (settings.names.clone(), limits.clone());
             let api = Api::new(Arc::clone(&node), names, limits, places);

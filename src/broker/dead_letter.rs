@@ -402,9 +402,13 @@ impl Worker {
         if exchange.is_empty() && routing_key.starts_with(ADDRESS_PREFIX) {
             let properties = &obituary.properties.0;
             let body = std::slice::from_ref(&message.body);
-            self.node
-                .replies
-                .send(&record.vhost, &routing_key, properties, body);
+            let (vhost, mailbox) = (&record.vhost, &self.mailbox);
+            let (_, set) = self
+                .node
+                .send_reply(mailbox, vhost, &routing_key, properties, body);
+            if let Some(handle) = set.and_then(|set| self.node.cluster.set(set)) {
+                handle.kick();
+            }
             return Prepared::Over;
         }
         if sets.is_empty() {

@@ -14,6 +14,7 @@ use crate::session::SessionConfig;
 
 use super::alarm::Alarm;
 use super::clients::Clients;
+use super::relay::Relay;
 use super::replies::Replies;
 use super::stats::Stats;
 
@@ -57,6 +58,8 @@ pub struct Node {
     pub clients: Clients,
     /// Direct reply-to consumers of this node.
     pub replies: Replies,
+    /// Replies from other nodes.
+    pub(super) relay: Relay,
     /// Resource alarms.
     pub alarm: watch::Receiver<Alarm>,
     /// Tasks.
@@ -82,6 +85,7 @@ impl Node {
             stats,
             clients: Clients::default(),
             replies: Replies::default(),
+            relay: Relay::default(),
             alarm,
             supervisor,
             connections: AtomicU32::new(0),

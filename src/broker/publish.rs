@@ -170,7 +170,13 @@ impl Connection {
         for key in keys.filter(|key| key.starts_with(ADDRESS_PREFIX)) {
             let properties = &publish.properties.0;
             let parts = &publish.body.parts;
-            replied |= self.node.replies.send(&self.vhost, key, properties, parts);
+            let node = Arc::clone(&self.node);
+            let (address, set) =
+                node.send_reply(&self.mailbox, &self.vhost, key, properties, parts);
+            replied |= address;
+            if let Some(set) = set {
+                self.touch(set);
+            }
         }
         replied
     }

@@ -18,6 +18,7 @@ use super::connection::{Connection, Posted};
 use super::consume::{Consumer, Kind};
 use super::node::{Node, random_name};
 use super::parts::share;
+use super::replies::Replies;
 use super::requests::stopping;
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -178,7 +179,10 @@ impl Asker {
 
     /// The pseudo-queue of direct reply-to only answers whether somebody waits.
     fn declare_reply_to(&self, queue: String) -> Result<ChannelAnswer, ProtocolError> {
-        let alive = queue == REPLY_TO || self.node.replies.is_open(&self.vhost, queue.as_bytes());
+        // Of a requester elsewhere only its node is known.
+        let elsewhere = Replies::node_of(queue.as_bytes()).is_some_and(|at| self.node.is_other(at));
+        let here = || self.node.replies.is_open(&self.vhost, queue.as_bytes());
+        let alive = queue == REPLY_TO || elsewhere || here();
         if alive {
             Ok(ChannelAnswer::QueueDeclared {
                 queue,
@@ -429,7 +433,9 @@ impl Connection {
         };
         self.consumers.insert(consumer, entry);
         self.node.stats.consumers.inc();
+        self.node.expect_replies();
         let token = self.node.replies.open(
+            self.node.cluster.node(),
             &self.vhost,
             channel,
             consumer,

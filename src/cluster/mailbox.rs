@@ -16,7 +16,8 @@ use crate::model::set::{Delivery, TimedOut};
 /// One thing for a connection, in the order its replica produced it.
 #[derive(Debug)]
 pub enum Event {
-    /// Messages leased to one of its consumers; with the part of their entry that holds them, if the set is elsewhere.
+    /// Messages leased to one of its consumers; with the part of their entry that holds them, if the set is elsewhere or keeps
+    /// its entries in memory.
     Deliver(SetId, Delivery, Option<Bytes>),
     /// The publish at this sequence number of the pipe to the set was refused.
     Refused(SetId, u64),
