@@ -35,6 +35,7 @@ impl Load {
             session: SessionId(1),
             channel: 1,
             no_ack: false,
+            until_sent: false,
             exclusive: false,
             priority: 0,
             credit: Credit::Prefetch(1024),

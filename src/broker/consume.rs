@@ -10,6 +10,9 @@ use crate::session::{SettleOutcome, Settlement};
 
 use super::connection::Connection;
 
+/// Bytes that may have been sent to a consumer without acks before its set is told.
+const SENT_BYTES_MAX: usize = 1024 * 1024;
+
 /// What kind of holder of leases it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -45,8 +48,10 @@ pub(super) struct Consumer {
     pub counts: bool,
     /// Lives by a window renewed as messages are sent, not by a prefetch.
     pub window: bool,
-    /// Sent since the window was last renewed.
+    /// Sent since the window was last renewed, messages and bytes.
     pub sent: u32,
+    /// See `sent`.
+    pub sent_bytes: usize,
     /// As basic.qos said; 0 = unlimited.
     pub prefetch: u32,
     /// Arguments of basic.consume.
@@ -122,8 +127,8 @@ impl Connection {
         );
     }
 
-    /// Counts a sent message against the window, and renews it by quarters.
-    pub(super) fn sent(&mut self, consumer: ConsumerId) {
+    /// Counts a sent message against the window, and renews that by quarters.
+    pub(super) fn sent(&mut self, consumer: ConsumerId, bytes: usize) {
         let Some(entry) = self.consumers.get_mut(&consumer) else {
             return;
         };
@@ -134,7 +139,11 @@ impl Connection {
             return;
         }
         entry.sent += 1;
-        if entry.sent >= WINDOW_MESSAGES / 4 {
+        entry.sent_bytes += bytes;
+        // What was sent without acks is kept until this is said, so it is said by bytes too.
+        let large = entry.no_ack && entry.sent_bytes >= SENT_BYTES_MAX;
+        if large || entry.sent >= WINDOW_MESSAGES / 4 {
+            entry.sent_bytes = 0;
             let add = std::mem::take(&mut entry.sent);
             let set = entry.set;
             self.push(set, &Command::Grant { consumer, add });

@@ -133,7 +133,7 @@ impl Connection {
                     return None;
                 }
                 self.tally.delivered(no_ack, delivery.redelivered);
-                self.sent(delivery.consumer);
+                self.sent(delivery.consumer, message.body.len());
             }
             delivery.count -= 1;
             delivery.first_no += 1;

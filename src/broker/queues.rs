@@ -320,6 +320,7 @@ impl Connection {
             counts: record.kind == QueueKind::Quorum,
             window: false,
             sent: 0,
+            sent_bytes: 0,
             prefetch: 0,
             arguments: FieldTable::default(),
             unsettled: 0,
@@ -362,6 +363,8 @@ impl Connection {
             session: self.id,
             channel: channel.0,
             no_ack: request.no_ack,
+            // A set in memory gives its entries along with deliveries.
+            until_sent: request.no_ack && !record.set().is_local(),
             exclusive: request.exclusive && record.kind == QueueKind::Classic,
             priority: arguments.priority,
             credit: if window {
@@ -426,6 +429,7 @@ impl Connection {
             counts: false,
             window: false,
             sent: 0,
+            sent_bytes: 0,
             prefetch: 0,
             arguments: FieldTable::default(),
             unsettled: 0,

@@ -57,6 +57,7 @@ impl Node {
             session: self.cluster.registry.session(),
             channel: 1,
             no_ack: true,
+            until_sent: false,
             exclusive: true,
             priority: 0,
             credit: Credit::Window(WINDOW_MESSAGES),

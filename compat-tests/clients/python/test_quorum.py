@@ -250,3 +250,24 @@ def test_a_retained_dead_letter_waits_for_an_exchange_to_come(channel, make, quo
     _, properties, body = take(channel, target, deadline=20, auto_ack=True)
     assert (body, properties.headers["x-death"][0]["reason"]) == (b"1", "rejected")
     channel.exchange_delete(name)
+
+
+def test_a_vhosts_default_type_is_for_the_queues_that_can_be_of_it(name):
+    management.done("PUT", f"vhosts/{name}", 201, body={"default_queue_type": "quorum"})
+    c = connect(virtual_host=name)
+    try:
+        kinds = {}
+        for suffix, flags in (("-durable", {"durable": True}), ("-transient", {}), ("-own", {"exclusive": True}),
+                              ("-going", {"durable": True, "auto_delete": True})):
+            c.channel().queue_declare(name + suffix, **flags)
+            kinds[suffix] = management.get(f"queues/{name}/{name}{suffix}")["arguments"]["x-queue-type"]
+        assert kinds == {"-durable": "quorum", "-transient": "classic", "-own": "classic", "-going": "classic"}
+        # Whether the type is named or not, it is the same queue.
+        c.channel().queue_declare(name + "-durable", durable=True, arguments={"x-queue-type": "quorum"})
+        error = channel_error(lambda: c.channel().queue_declare(
+            name + "-durable", durable=True, arguments={"x-queue-type": "classic"}))
+        assert error == (406, f"PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue '{name}-durable' in vhost "
+                              f"'{name}': received 'classic' but current is 'quorum'")
+    finally:
+        c.close()
+        management.done("DELETE", f"vhosts/{name}", 204)

@@ -88,7 +88,7 @@ def test_integers_of_any_width_and_unknown_arguments_are_equivalent(channel, nam
 
 
 TAKEN_AWAY = [
-    {"x-queue-mode": "lazy"}, {"x-queue-mode": "default"}, {"x-ha-policy": "all"}, {"x-queue-version": 2},
+    {"x-queue-mode": "lazy"}, {"x-queue-mode": "default"}, {"x-ha-policy": "all"}, {"x-queue-version": 2}, {"x-queue-version": 1},
     {"x-queue-master-locator": "min-masters"}, {"x-cancel-on-ha-failover": True},
 ]
 

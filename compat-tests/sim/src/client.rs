@@ -152,10 +152,12 @@ pub async fn consume(
                 session,
                 channel: 1,
                 no_ack: false,
+                until_sent: false,
                 exclusive: false,
                 priority: 0,
                 credit: Credit::Prefetch(16),
-                visibility: None, overdue: None,
+                visibility: None,
+                overdue: None,
             },
         };
         match handle.ask(&subscribe).await {

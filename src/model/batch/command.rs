@@ -361,7 +361,8 @@ fn encode_consumer(out: &mut Vec<u8>, config: &ConsumerConfig) {
         Credit::Prefetch(credit) => (0, credit),
         Credit::Window(credit) => (1, credit),
     };
-    out.put_u8(u8::from(config.no_ack) | u8::from(config.exclusive) << 1 | window << 2);
+    let (no_ack, exclusive) = (u8::from(config.no_ack), u8::from(config.exclusive));
+    out.put_u8(no_ack | exclusive << 1 | window << 2 | u8::from(config.until_sent) << 3);
     out.put_varint(u64::from(credit));
     out.put_i64_le(i64::from(config.priority));
     put_option(out, config.visibility.map(|visibility| visibility.0));
@@ -378,6 +379,7 @@ fn decode_consumer(reader: &mut Reader<'_>) -> Result<ConsumerConfig, Truncated>
         channel,
         no_ack: flags & 1 != 0,
         exclusive: flags & 2 != 0,
+        until_sent: flags & 8 != 0,
         credit: if flags & 4 == 0 {
             Credit::Prefetch(credit)
         } else {

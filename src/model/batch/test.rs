@@ -129,6 +129,7 @@ fn every_command_comes_back() {
         session: SessionId(9),
         channel: 65_535,
         no_ack: true,
+        until_sent: true,
         exclusive: true,
         priority: -5,
         credit: Credit::Window(4096),

@@ -214,6 +214,8 @@ pub struct ConsumerConfig {
     pub channel: u16,
     /// Delivered means consumed: no lease.
     pub no_ack: bool,
+    /// With `no_ack` and [`Credit::Window`]: what was delivered is kept until [`Command::Grant`] says that it was sent.
+    pub until_sent: bool,
     /// No other consumer on the queue.
     pub exclusive: bool,
     /// `x-priority`, higher first.

@@ -183,7 +183,11 @@ impl Queue {
             *window = window.saturating_sub(piece.run.count);
         }
         if consumer.no_ack {
-            ground.live.remove(piece.run.first, count);
+            if consumer.until_sent && matches!(consumer.credit, Credit::Window(_)) {
+                consumer.send(piece.run.first, piece.run.count);
+            } else {
+                ground.live.remove(piece.run.first, count);
+            }
             return delivery;
         }
         let visibility = consumer.visibility.unwrap_or(self.config.visibility);

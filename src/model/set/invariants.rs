@@ -88,6 +88,8 @@ impl SetMachine {
                 totals.queues
             ]
         );
+        let on_way = self.ground.consumers.values().flat_map(|c| &c.on_way);
+        live += on_way.map(|(_, count)| u64::from(*count)).sum::<u64>();
         assert_eq!(self.live().total(), live);
         self.check_consumers();
     }

@@ -284,6 +284,8 @@ impl SetMachine {
                 .leases
                 .all()
                 .for_each(|(_, l)| add(l.piece.run.first, l.piece.run.count));
+            let on_way = consumer.on_way.iter();
+            on_way.for_each(|(first, count)| add(*first, *count));
         }
         found.sort_unstable();
         let mut merged: Vec<(Position, u32)> = Vec::with_capacity(found.len());

@@ -2,6 +2,8 @@
 //!
 //! Every command ends with `settle_down` of the queues it touched, which keeps the machine's main invariant.
 
+use std::collections::VecDeque;
+
 use super::command::QueueConfig;
 use super::effect::{Effect, Effects, Reply};
 use super::lease::{Consumer, Leases, Timer};
@@ -113,6 +115,13 @@ impl SetMachine {
         };
         if let Credit::Window(window) = &mut consumer.credit {
             *window = window.saturating_add(add);
+        }
+        let mut left = add;
+        while left > 0
+            && let Some((first, count)) = consumer.take_sent(left)
+        {
+            left -= count;
+            self.ground.live.remove(first, u64::from(count));
         }
         let mut touched = Vec::new();
         self.unpark(id, &mut touched);
@@ -282,6 +291,7 @@ impl SetMachine {
                 attached: false,
                 getter: true,
                 no_ack,
+                until_sent: false,
                 priority: 0,
                 credit: Credit::Prefetch(0),
                 visibility: None,
@@ -291,6 +301,7 @@ impl SetMachine {
                 next_no: 1,
                 unsettled: 0,
                 leases: Leases::default(),
+                on_way: VecDeque::new(),
                 armed: None,
             });
         // An id that is a consumer's is not a holder's; the node never mints it twice.

@@ -236,6 +236,9 @@ impl SetMachine {
         if let Some(at) = consumer.armed {
             self.ground.timers.remove(&(at, Timer::Leases(id)));
         }
+        for (first, count) in consumer.on_way {
+            self.ground.live.remove(first, u64::from(count));
+        }
         self.members
             .remove(&(consumer.session, consumer.channel, id));
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {

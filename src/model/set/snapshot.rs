@@ -335,6 +335,7 @@ fields!(Consumer {
     attached,
     getter,
     no_ack,
+    until_sent,
     priority,
     credit,
     visibility,
@@ -344,6 +345,7 @@ fields!(Consumer {
     next_no,
     unsettled,
     leases,
+    on_way,
     armed
 });
 fields!(Queue {

@@ -169,3 +169,30 @@ fn dead_letters_that_are_retained_count_until_they_have_gone() {
     set.run(Command::Purge { queue: Q });
     assert_eq!(set.machine.live().total(), 0, "a purge takes them too");
 }
+
+#[test]
+fn what_is_on_its_way_to_a_consumer_without_acks_is_kept_until_it_was_sent() {
+    let mut set = Set::new(plain());
+    set.consume_as(1, 0, |c| {
+        (c.no_ack, c.until_sent, c.credit) = (true, true, Credit::Window(5));
+    });
+    assert_eq!(delivered(&set.publish(3)).len(), 1);
+    set.publish(3);
+    assert_eq!(
+        (set.machine.live().total(), set.machine.totals().ready),
+        (6, 1)
+    );
+    let grant = |add| Command::Grant {
+        consumer: ConsumerId(1),
+        add,
+    };
+    assert_eq!(delivered(&set.run(grant(4))).len(), 1);
+    assert_eq!(set.machine.live_positions(0, 9), [(Position::new(5, 1), 2)]);
+    let bytes = set.machine.snapshot();
+    set.machine = SetMachine::restore(&bytes, Box::new(MemoryPages::default())).unwrap();
+    set.run(Command::CloseSession {
+        session: SessionId(1),
+        channel: None,
+    });
+    assert_eq!(set.machine.live().total(), 0, "nobody takes it any more");
+}

@@ -95,6 +95,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
                 session: SessionId(session),
                 channel,
                 no_ack,
+                until_sent: exclusive % 2 == 0,
                 exclusive: exclusive == 0,
                 priority,
                 credit,

@@ -93,6 +93,7 @@ impl Set {
             session: SessionId(id),
             channel: 1,
             no_ack: false,
+            until_sent: false,
             exclusive: false,
             priority: 0,
             credit: Credit::Prefetch(prefetch),

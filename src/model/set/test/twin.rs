@@ -683,6 +683,7 @@ impl Twin {
             session,
             channel,
             no_ack,
+            until_sent: false,
             exclusive: false,
             priority: 0,
             credit: Credit::Prefetch(0),
