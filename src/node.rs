@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::base::{NodeId, SetId};
 use crate::broker::listener::{Entry, SocketOptions};
 use crate::broker::tls::TlsError;
-use crate::broker::{self, Access, Node, NodeOptions, Stats, alarm};
+use crate::broker::{self, Access, Node, NodeOptions, ObjectLimits, Stats, alarm};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
     Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
@@ -67,6 +67,8 @@ pub struct Settings {
     pub default_queue_type: String,
     /// What may change while the node runs.
     pub access: Access,
+    /// What there may be of channels, queues and exchanges.
+    pub objects: ObjectLimits,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
     /// Memory watermark, bytes.
@@ -166,6 +168,7 @@ impl Running {
         let node = Node::new(
             Arc::clone(&cluster),
             NodeOptions {
+                objects: settings.objects,
                 queue_defaults: settings.queue_defaults,
             },
             settings.access.clone(),
@@ -176,6 +179,10 @@ impl Running {
         front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
+        core.spawn(
+            "replies",
+            broker::run_relay(Arc::clone(&node), core.clone()),
+        );
         let api = Api::new(
             Arc::clone(&node),
             settings.names.clone(),

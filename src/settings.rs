@@ -2,9 +2,9 @@
 
 use crate::amqp::{AMQPValue, FieldTable, LongString};
 use crate::base::Millis;
-use crate::broker::Access;
 use crate::broker::alarm::total_memory_bytes;
 use crate::broker::listener::Entry;
+use crate::broker::{Access, ObjectLimits};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,9 +57,16 @@ impl From<&Config> for Settings {
             default_vhost: config.default_vhost.clone(),
             default_queue_type: config.default_queue_type.clone(),
             access: access(config, session),
+            objects: ObjectLimits {
+                channels: config.objects.channels_per_node,
+                queues: config.objects.queues,
+                exchanges: config.objects.exchanges,
+                relaxed_redeclaration: config.objects.relaxed_redeclaration,
+            },
             queue_defaults: QueueDefaults {
                 consumer_timeout: Millis(config.consumer_timeout_ms),
                 quorum_delivery_limit: Some(QUORUM_DELIVERY_LIMIT),
+                count_every_return: config.objects.count_every_return,
             },
             memory_limit_bytes: config.memory_high_watermark.bytes(memory),
             disk_free_limit_bytes: config.disk_free_limit.bytes(memory),

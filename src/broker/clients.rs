@@ -329,19 +329,27 @@ impl Connection {
         client.channels.fetch_add(1, Ordering::Relaxed);
         let meter = self.tally.open(channel);
         client.meters.lock().push(meter);
+        let refused = |text: String| Err(ProtocolError::new(ReplyCode::NotAllowed, text));
         let topology = &self.node.cluster.topology;
         let limit = topology.read(|topology| topology.user(&self.user)?.max_channels);
-        let Some(limit) = limit.filter(|limit| *limit >= 0) else {
-            return Ok(());
-        };
-        if self.node.clients.channels_of(&self.user) <= limit {
-            return Ok(());
+        if let Some(limit) = limit.filter(|limit| *limit >= 0)
+            && self.node.clients.channels_of(&self.user) > limit
+        {
+            return refused(format!(
+                "number of channels opened for user '{}' has reached the maximum allowed user limit of ({limit})",
+                self.user
+            ));
         }
-        let text = format!(
-            "number of channels opened for user '{}' has reached the maximum allowed user limit of ({limit})",
-            self.user
-        );
-        Err(ProtocolError::new(ReplyCode::NotAllowed, text))
+        let limit = self.node.options.objects.channels;
+        if let Some(limit) = limit
+            && self.node.stats.channels.get() > i64::from(limit)
+        {
+            let node = self.node.cluster.node_name();
+            return refused(format!(
+                "number of channels opened on node '{node}' has reached the maximum allowed limit of ({limit})"
+            ));
+        }
+        Ok(())
     }
 
     pub(super) fn forget_channel(&mut self, channel: ChannelId) {

@@ -343,6 +343,7 @@ impl Connection {
                 Event::Refused(set, seq) => self.confirms.refused(set, seq),
                 Event::Applied(set, seq) => self.applied(set, seq),
                 Event::Cancelled(consumer) => self.cancelled(consumer),
+                Event::TimedOut(late) => self.timed_out(late),
             }
         }
         self.events = events;

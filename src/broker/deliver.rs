@@ -148,7 +148,7 @@ impl Connection {
                 }
                 self.tally
                     .delivered(channel, kind, no_ack, delivery.redelivered);
-                self.sent(delivery.consumer);
+                self.sent(delivery.consumer, message.body.len());
             }
             delivery.count -= 1;
             delivery.first_no += 1;

@@ -199,11 +199,7 @@ impl Direct {
         };
         let topology = &self.0.node.cluster.topology;
         topology.read(|topology| topology.check_bind(&self.0.user, &command))?;
-        let command = match bind {
-            true => TopologyCommand::Bind(command),
-            false => TopologyCommand::Unbind(command),
-        };
-        self.0.change(command).await.map(drop)
+        self.0.change_binding(command, bind).await
     }
 
     /// Makes a queue without asking for rights.
@@ -225,6 +221,7 @@ impl Direct {
         let command = TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: self.0.vhost.to_string(),
             name,
+            relaxed: false,
             server_named: false,
             durable,
             exclusive: false,
@@ -257,6 +254,7 @@ impl Direct {
         arguments: FieldTable,
     ) -> Result<(), ProtocolError> {
         let [durable, auto_delete, internal] = flags;
+        let history = name.clone();
         let pipe = self.0.node.cluster.pipe;
         let command = TopologyCommand::DeclareExchange(DeclareExchange {
             vhost: self.0.vhost.to_string(),
@@ -270,7 +268,8 @@ impl Direct {
             node: pipe.node,
             incarnation: pipe.incarnation,
         });
-        self.0.change(command).await.map(drop)
+        self.0.change(command).await?;
+        self.0.keep_history(&history).await
     }
 
     /// Makes a binding without asking for rights.
@@ -333,6 +332,7 @@ impl Direct {
         if sets.is_empty() {
             return Ok(false);
         }
+        let routed = !route.nowhere;
         let expiration = properties.expiration();
         let ttl = expiration.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
         let options = PublishOptions {
@@ -358,7 +358,7 @@ impl Direct {
         }
         let confirmed = confirmed(&mailbox, waiting);
         match tokio::time::timeout(CONFIRM_WAIT, confirmed).await {
-            Ok(true) => Ok(true),
+            Ok(true) => Ok(routed),
             Ok(false) => Err(Refused::Nack),
             Err(_) => Err(Refused::Timeout),
         }
@@ -397,6 +397,24 @@ impl Direct {
         let result = taken.await.map(|taken| messages = taken);
         self.settle(held, settled).await;
         result.map(|()| messages)
+    }
+
+    /// What is at the head of a queue, which stays there; nobody's rights are asked for.
+    ///
+    /// # Errors
+    /// If its set gives no answer.
+    pub(super) async fn look(
+        &self,
+        record: &QueueRecord,
+        count: usize,
+    ) -> Result<Vec<Got>, ProtocolError> {
+        let mut held = Held::new();
+        let mailbox: Arc<Mailbox> = Arc::default();
+        let how = Settled::Requeued;
+        let taken = self.take(record, (count, usize::MAX), how, &mailbox, &mut held);
+        let taken = taken.await;
+        self.settle(held, how).await;
+        taken
     }
 
     async fn take(

@@ -17,13 +17,29 @@ use super::alarm::Alarm;
 use super::clients::Clients;
 use super::failures::Failures;
 use super::meters::Meters;
+use super::relay::Relay;
 use super::replies::Replies;
 use super::stats::Stats;
 use super::tls::NameFrom;
 
+/// What there may be of channels, queues and exchanges; `None` = no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ObjectLimits {
+    /// Channels of the node.
+    pub channels: Option<u32>,
+    /// Queues of the cluster.
+    pub queues: Option<u32>,
+    /// Exchanges of the cluster.
+    pub exchanges: Option<u32>,
+    /// A quorum queue that is there may be declared as a classic one with the same limits.
+    pub relaxed_redeclaration: bool,
+}
+
 /// What the configuration says once and for all.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    /// What there may be of channels, queues and exchanges.
+    pub objects: ObjectLimits,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
 }
@@ -64,11 +80,15 @@ pub struct Node {
     pub failures: Failures,
     /// Direct reply-to consumers of this node.
     pub replies: Replies,
+    /// Replies from other nodes.
+    pub(super) relay: Relay,
     /// Resource alarms.
     pub alarm: watch::Receiver<Alarm>,
     /// Tasks.
     pub supervisor: Supervisor,
     connections: AtomicU32,
+    /// Whoever reads an exchange's history holds all of it for a moment.
+    pub(super) histories: tokio::sync::Mutex<()>,
 }
 
 impl Node {
@@ -91,9 +111,11 @@ impl Node {
             clients: Clients::default(),
             failures: Failures::default(),
             replies: Replies::default(),
+            relay: Relay::default(),
             alarm,
             supervisor,
             connections: AtomicU32::new(0),
+            histories: tokio::sync::Mutex::new(()),
         })
     }
 

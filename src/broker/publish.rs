@@ -77,10 +77,10 @@ impl Connection {
         self.tally.through(&route.meter, route.queues);
         // After the check of the right to publish, which replies need too.
         let replied = publish.exchange.is_empty() && self.reply_to_requester(publish);
+        if route.nowhere && !replied {
+            self.unroutable(channel, publish);
+        }
         if route.sets.is_empty() && route.spread.is_empty() {
-            if !replied {
-                self.unroutable(channel, publish);
-            }
             self.accepted(channel, number, tx);
             return Ok(());
         }
@@ -171,7 +171,13 @@ impl Connection {
         for key in keys.filter(|key| key.starts_with(ADDRESS_PREFIX)) {
             let properties = &publish.properties.0;
             let parts = &publish.body.parts;
-            replied |= self.node.replies.send(&self.vhost, key, properties, parts);
+            let node = Arc::clone(&self.node);
+            let (address, set) =
+                node.send_reply(&self.mailbox, &self.vhost, key, properties, parts);
+            replied |= address;
+            if let Some(set) = set {
+                self.touch(set);
+            }
         }
         replied
     }

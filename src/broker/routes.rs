@@ -30,6 +30,8 @@ pub(super) struct Route {
     pub queues: u64,
     /// What the exchange saw.
     pub meter: Arc<ExchangeMeter>,
+    /// No queue takes it but such as keep the history of an exchange.
+    pub nowhere: bool,
 }
 
 /// See the module's head.
@@ -138,6 +140,7 @@ impl Routes {
         self.targets.clear();
         self.dice = rand::random();
         let mut spread = Vec::new();
+        let mut found = 0;
         let result = topology.read(|topology| {
             if !allowed {
                 topology.check_permission(
@@ -163,6 +166,7 @@ impl Routes {
                 dice: self.dice,
             };
             let routed = topology.route(&input, &mut self.targets);
+            found = self.targets.len();
             self.targets.retain(|target| {
                 let parts = topology.spread(target.queue);
                 spread.extend(parts.map(|parts| (target.queue, parts.to_vec())));
@@ -172,10 +176,11 @@ impl Routes {
         })?;
         let route = Arc::new(Route {
             sets: by_set(&self.targets),
-            queues: (self.targets.len() + spread.len()) as u64,
+            queues: found.saturating_sub(result.histories) as u64,
             spread,
             delays: result.delays,
             meter: publish.meters.exchange(publish.vhost, publish.exchange),
+            nowhere: found <= result.histories,
         });
         // Names must not keep a socket's read buffer alive.
         let exchange = Bytes::copy_from_slice(publish.exchange);

@@ -118,6 +118,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// This node's name.
+    #[must_use]
+    pub fn node_name(&self) -> &str {
+        &self.options.name
+    }
+
     /// Starts the topology, the sets and the local set, and opens this incarnation's pipes.
     ///
     /// # Errors

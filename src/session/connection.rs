@@ -34,8 +34,9 @@ pub(super) enum State {
     /// The broker opens the vhost.
     Opening,
     Running,
-    /// The client has asked to close: what its channels were told before comes to its end first.
-    Finishing,
+    /// The client has asked to close (`None`), or an error ends the connection: what its channels were told before comes to
+    /// its end first.
+    Finishing(Option<Failure>),
     /// The broker tidies up; then close goes out (`Some`), or close-ok to the client's close (`None`).
     Closing(Option<Failure>),
     /// connection.close is out.
@@ -166,7 +167,7 @@ impl Connection {
             State::Running => !self.blocked && self.asked.is_empty() && self.core.has_room(),
             State::LoggingIn
             | State::Opening
-            | State::Finishing
+            | State::Finishing(_)
             | State::Closing(_)
             | State::Closed => false,
         }
@@ -320,7 +321,13 @@ impl Connection {
                 }
                 Ok(())
             }
-            other => other,
+            Err(hard) => {
+                if let Some(channel) = self.channels.get(id) {
+                    channel.give_up(&mut self.core);
+                }
+                Err(hard)
+            }
+            Ok(()) => Ok(()),
         }
     }
 

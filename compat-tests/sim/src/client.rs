@@ -124,7 +124,7 @@ fn hear(world: &World, mailbox: &Mailbox, pending: &mut Pending) {
                     }
                 }
             }
-            Event::Deliver(..) | Event::Lost(_) | Event::Cancelled(_) => {}
+            Event::Deliver(..) | Event::Lost(_) | Event::Cancelled(_) | Event::TimedOut(_) => {}
         }
     }
 }
@@ -152,10 +152,12 @@ pub async fn consume(
                 session,
                 channel: 1,
                 no_ack: false,
+                until_sent: false,
                 exclusive: false,
                 priority: 0,
                 credit: Credit::Prefetch(16),
                 visibility: None,
+                overdue: None,
             },
         };
         match handle.ask(&subscribe).await {
@@ -180,6 +182,7 @@ pub async fn consume(
                         take(&world, handle, consumer, delivery, &mut dice).await;
                     }
                     Event::Cancelled(which) if which == consumer => going = false,
+                    Event::TimedOut(late) if late.consumer == consumer => going = false,
                     Event::Lost(_) => {
                         // The set may still know them: what was leased and never told goes back.
                         handle.push(&Command::CloseSession {

@@ -186,6 +186,7 @@ async fn declare(cluster: &Arc<Cluster>) -> Option<Vec<QueueRecord>> {
         let declare = TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: "/".into(),
             name: format!("q{number}"),
+            relaxed: false,
             server_named: false,
             durable: true,
             exclusive: false,

@@ -188,10 +188,7 @@ pub(super) static KEYS: &[Key] = &[
             Ok(None)
         },
     ),
-    ignored("channel_max_per_node", LATER),
     ignored("vhost_max", LATER),
-    ignored("cluster_queue_limit", LATER),
-    ignored("cluster_exchange_limit", LATER),
     ignored("session_max_per_connection", NO_PROTOCOL),
     ignored("link_max_per_session", NO_PROTOCOL),
     ignored(

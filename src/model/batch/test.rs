@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use crate::base::{ConsumerId, Millis, NodeId, PipeId, QueueId, SessionId};
-use crate::model::set::{Command, ConsumerConfig, Credit, Outcome, QueueConfig};
+use crate::model::set::{Command, ConsumerConfig, Credit, Outcome, Overdue, QueueConfig};
 
 use super::*;
 
@@ -129,10 +129,12 @@ fn every_command_comes_back() {
         session: SessionId(9),
         channel: 65_535,
         no_ack: true,
+        until_sent: true,
         exclusive: true,
         priority: -5,
         credit: Credit::Window(4096),
         visibility: Some(Millis(0)),
+        overdue: Some(Overdue::Nothing),
     };
     let queue_config = QueueConfig {
         message_ttl: Some(Millis(0)),
@@ -140,6 +142,9 @@ fn every_command_comes_back() {
         dead_letters: true,
         max_priority: Some(255),
         visibility: Millis(1_800_000),
+        overdue: Overdue::Close,
+        at_least_once: true,
+        active_by_priority: true,
         ..QueueConfig::default()
     };
     let commands = [

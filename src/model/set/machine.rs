@@ -215,20 +215,26 @@ impl SetMachine {
         self.ground.timers.first().map(|(at, _)| *at)
     }
 
-    /// Dead letters not published yet, for a new leader. O(queues + dead letters).
+    /// Dead letters not published yet, for a new leader; of a queue that retains them only as many as are tried at once.
+    /// O(queues + dead letters).
     #[must_use]
     pub fn pending_dead_letters(&self) -> Vec<DeadLetter> {
         let of = |queue: &Queue| {
-            let id_of = queue.id;
-            let letter = move |(&id, &(position, reason)): (&u64, &(Position, _))| DeadLetter {
-                queue: id_of,
-                id,
-                position,
-                reason,
+            let max = if queue.config.at_least_once {
+                limits::RETAINED_IN_FLIGHT_MAX
+            } else {
+                usize::MAX
             };
-            queue.outbox.iter().map(letter).collect::<Vec<_>>()
+            queue.letters_after(0, max)
         };
         self.queues.values().flat_map(of).collect()
+    }
+
+    /// The next dead letters of a queue after the one with this id, in order.
+    #[must_use]
+    pub fn dead_letters_after(&self, queue: QueueId, id: u64, max: usize) -> Vec<DeadLetter> {
+        let queue = self.queues.get(&queue);
+        queue.map_or_else(Vec::new, |queue| queue.letters_after(id, max))
     }
 
     /// Ids of the pages outside that the state names.
@@ -272,13 +278,15 @@ impl SetMachine {
             queue
                 .outbox
                 .values()
-                .for_each(|(position, _)| add(*position, 1));
+                .for_each(|(position, ..)| add(*position, 1));
         }
         for consumer in self.ground.consumers.values() {
             consumer
                 .leases
                 .all()
                 .for_each(|(_, l)| add(l.piece.run.first, l.piece.run.count));
+            let on_way = consumer.on_way.iter();
+            on_way.for_each(|(first, count)| add(*first, *count));
         }
         found.sort_unstable();
         let mut merged: Vec<(Position, u32)> = Vec::with_capacity(found.len());

@@ -13,6 +13,7 @@ use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, ProtocolError};
 use crate::base::Millis;
 use crate::base::limits::{TTL_MS_MAX, VISIBILITY_TIMEOUT_MS_MAX, VISIBILITY_TIMEOUT_MS_MIN};
+use crate::model::set::Overdue;
 
 #[derive(Clone, Copy)]
 enum Rule {
@@ -79,6 +80,7 @@ const TABLE: &[Known] = &[
     ("x-consumer-timeout", C | Q, Rule::AtLeast0),
     ("x-consumer-disconnected-timeout", Q, Rule::AtLeast0),
     ("x-visibility-timeout", C | Q, Rule::Visibility),
+    ("x-strict-lease", C | Q, Rule::Bool),
     ("x-parts", C | Q, Rule::Between1(PARTS_MAX)),
     ("x-delayed-retry-type", Q, Rule::Text),
     ("x-delayed-retry-min", Q, Rule::AtLeast1),
@@ -254,6 +256,27 @@ pub(super) fn check_equivalent(
     Ok(())
 }
 
+/// What a classic declaration of a quorum queue must agree in where checks are relaxed (RabbitMQ:
+/// rabbit_queue_type_util, relaxed checks on redeclaration).
+const SHARED: &[&str] = &[
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-single-active-consumer",
+    "x-message-ttl",
+];
+
+/// Whether a classic declaration asks for a queue like this one of another type.
+pub(super) fn check_like(queue: &QueueRecord, arguments: &FieldTable) -> Result<(), ProtocolError> {
+    for key in SHARED {
+        let current = lookup(&queue.arguments, key);
+        equivalent_value(key, &queue.title(), lookup(arguments, key), current)?;
+    }
+    Ok(())
+}
+
 /// Whether two optional values of an argument agree.
 pub(super) fn equivalent_value(
     key: &str,
@@ -293,10 +316,10 @@ pub(super) fn inequivalent(key: &str, title: &str, received: &str, current: &str
 pub struct ConsumerArguments {
     /// `x-priority`, higher first; clamped to 32 bits.
     pub priority: i32,
-    /// `x-visibility-timeout`, ms.
+    /// `x-visibility-timeout` or else `x-consumer-timeout`, ms.
     pub visibility: Option<Millis>,
-    /// `x-consumer-timeout`, ms.
-    pub consumer_timeout: Option<Millis>,
+    /// What it hears of a lease that ends by its deadline, if not what the queue says.
+    pub overdue: Option<Overdue>,
 }
 
 impl ConsumerArguments {
@@ -318,11 +341,27 @@ impl ConsumerArguments {
                 .map_err(|reason| invalid("x-visibility-timeout", &title, &reason))?;
             parsed.visibility = Some(span);
         }
+        parsed.overdue = parsed.visibility.map(|_| Overdue::Nothing);
         if let Some(value) = lookup(arguments, "x-consumer-timeout") {
             range(value, 0, u64::MAX, "value_too_large")
                 .map_err(|reason| invalid("x-consumer-timeout", &title, &reason))?;
             let span = integer(value).and_then(|span| u64::try_from(span).ok());
-            parsed.consumer_timeout = span.map(Millis);
+            if parsed.visibility.is_none() {
+                parsed.visibility = span.map(Millis);
+                parsed.overdue = Some(Overdue::Cancel);
+            }
+        }
+        let strict = match lookup(arguments, "x-strict-lease") {
+            Some(AMQPValue::Boolean(strict)) => Some(*strict),
+            Some(value) => {
+                return Err(invalid("x-strict-lease", &title, &unacceptable(value)));
+            }
+            None => queue.strict_lease(),
+        };
+        match strict {
+            Some(true) => parsed.overdue = Some(Overdue::Close),
+            Some(false) => parsed.overdue = Some(Overdue::Nothing),
+            None => {}
         }
         for key in [
             "x-stream-offset",

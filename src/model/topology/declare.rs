@@ -3,7 +3,7 @@
 //! Need: the declare algorithm of AMQP as RabbitMQ runs it, checks in its order. Invariant: a queue that goes takes its
 //! bindings with it, and auto-delete exchanges that lived from them. Not here: counts, and the messages.
 
-use super::arguments::{check_equivalent, inequivalent, unsupported_type, validate};
+use super::arguments::{check_equivalent, check_like, inequivalent, unsupported_type, validate};
 use super::command::{DeclareQueue, Removed, TopologyReply};
 use super::policy::Subject;
 use super::record::{Part, PartState, QueueKind, QueueRecord, queue_title};
@@ -41,7 +41,14 @@ impl Topology {
         }
         let arguments = with_type(&declare.arguments, &type_name);
         if let Some(queue) = self.queue(&declare.vhost, &declare.name) {
-            check_same(queue, &declare, &arguments)?;
+            if declare.relaxed
+                && queue.kind == QueueKind::Quorum
+                && kind == Some(QueueKind::Classic)
+            {
+                check_like(queue, &declare.arguments)?;
+            } else {
+                check_same(queue, &declare, &arguments)?;
+            }
             return Ok(TopologyReply::Queue {
                 record: Box::new(queue.clone()),
                 created: false,

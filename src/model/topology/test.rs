@@ -48,6 +48,7 @@ pub(super) fn queue(name: &str, arguments: FieldTable) -> DeclareQueue {
     DeclareQueue {
         vhost: "/".into(),
         name: name.into(),
+        relaxed: false,
         server_named: false,
         durable: true,
         exclusive: false,

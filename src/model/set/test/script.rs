@@ -6,15 +6,15 @@ use crate::model::set::*;
 
 const Q: QueueId = QueueId(1);
 
-struct Set {
-    machine: SetMachine,
+pub(super) struct Set {
+    pub machine: SetMachine,
     seq: u64,
     index: u64,
     now: u64,
 }
 
 impl Set {
-    fn new(config: QueueConfig) -> Self {
+    pub fn new(config: QueueConfig) -> Self {
         let machine = SetMachine::new(Box::new(MemoryPages::default()));
         let mut set = Self {
             machine,
@@ -30,7 +30,7 @@ impl Set {
         set
     }
 
-    fn run(&mut self, command: Command) -> Vec<Effect> {
+    pub fn run(&mut self, command: Command) -> Vec<Effect> {
         self.index += 1;
         let mut effects = Vec::new();
         self.machine.begin(
@@ -62,7 +62,7 @@ impl Set {
         effects
     }
 
-    fn publish(&mut self, count: u32) -> Vec<Effect> {
+    pub fn publish(&mut self, count: u32) -> Vec<Effect> {
         self.publish_as(count, None)
     }
 
@@ -79,11 +79,11 @@ impl Set {
         }))
     }
 
-    fn consume(&mut self, id: u64, prefetch: u32) -> Vec<Effect> {
+    pub fn consume(&mut self, id: u64, prefetch: u32) -> Vec<Effect> {
         self.consume_as(id, prefetch, |_| {})
     }
 
-    fn consume_as(
+    pub fn consume_as(
         &mut self,
         id: u64,
         prefetch: u32,
@@ -93,10 +93,12 @@ impl Set {
             session: SessionId(id),
             channel: 1,
             no_ack: false,
+            until_sent: false,
             exclusive: false,
             priority: 0,
             credit: Credit::Prefetch(prefetch),
             visibility: None,
+            overdue: None,
         };
         change(&mut config);
         self.run(Command::Subscribe {
@@ -106,7 +108,7 @@ impl Set {
         })
     }
 
-    fn settle(&mut self, id: u64, first: u64, last: u64, outcome: Outcome) -> Vec<Effect> {
+    pub fn settle(&mut self, id: u64, first: u64, last: u64, outcome: Outcome) -> Vec<Effect> {
         self.run(Command::Settle {
             consumer: ConsumerId(id),
             first,
@@ -115,13 +117,13 @@ impl Set {
         })
     }
 
-    fn tick(&mut self, wait: u64) -> Vec<Effect> {
+    pub fn tick(&mut self, wait: u64) -> Vec<Effect> {
         self.now += wait;
         self.run(Command::Tick)
     }
 }
 
-fn plain() -> QueueConfig {
+pub(super) fn plain() -> QueueConfig {
     QueueConfig {
         visibility: Millis(100),
         dead_letters: true,
@@ -129,10 +131,10 @@ fn plain() -> QueueConfig {
     }
 }
 
-type Handed = (u64, u64, (u64, u32), u32, bool);
+pub(super) type Handed = (u64, u64, (u64, u32), u32, bool);
 
 /// (consumer, first number, entry/slot, count, redelivered) of the deliveries.
-fn delivered(effects: &[Effect]) -> Vec<Handed> {
+pub(super) fn delivered(effects: &[Effect]) -> Vec<Handed> {
     let one = |effect: &Effect| match effect {
         Effect::Deliver(d) => Some((
             d.consumer.0,
@@ -146,7 +148,7 @@ fn delivered(effects: &[Effect]) -> Vec<Handed> {
     effects.iter().filter_map(one).collect()
 }
 
-fn dead(effects: &[Effect]) -> Vec<((u64, u32), DeathReason)> {
+pub(super) fn dead(effects: &[Effect]) -> Vec<((u64, u32), DeathReason)> {
     let one = |effect: &Effect| match effect {
         Effect::DeadLetter(d) => Some(((d.position.index(), d.position.slot()), d.reason)),
         _ => None,
@@ -477,7 +479,7 @@ fn a_damaged_snapshot_is_an_error_and_an_unknown_version_is_named() {
     let good = set.machine.snapshot();
     let restore = |bytes: &[u8]| SetMachine::restore(bytes, Box::new(MemoryPages::default()));
     assert!(restore(&good).is_ok());
-    assert_eq!((&good[..4], good[4]), (&b"LVQM"[..], 2));
+    assert_eq!((&good[..4], good[4]), (&b"LVQM"[..], 3));
     for at in 0..good.len() {
         assert!(restore(&good[..at]).is_err(), "cut at {at}");
         let mut bytes = good.clone();
