@@ -13,6 +13,7 @@ mod broker;
 mod build;
 mod certs;
 pub mod cluster;
+pub mod differential;
 mod disk;
 pub mod history;
 mod stage;
