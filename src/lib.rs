@@ -23,3 +23,5 @@ mod settings;
 pub mod telemetry;
 #[cfg(test)]
 mod tidy;
+
+pub use settings::about;

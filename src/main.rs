@@ -1,20 +1,25 @@
 //! The broker's binary: read the command line, start the node, wait for a signal.
 
 mod cli;
+mod process;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use leveret::config::Loaded;
-use leveret::node::{Running, Settings};
 use leveret::{operator, probe, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{Cli, Command, ConfigCommand};
+use cli::{Cli, Command, ConfigCommand, Options, ctl};
 
 fn main() -> ExitCode {
+    if let Some(code) = as_tool() {
+        return code;
+    }
     let cli = Cli::parse();
+    if let Some((tool, args)) = cli.command.as_ref().and_then(Command::tool) {
+        return run_tool(tool, args, &cli.options);
+    }
     match cli.command {
         Some(Command::Config {
             command: ConfigCommand::Check { file },
@@ -45,10 +50,46 @@ fn main() -> ExitCode {
             },
             Err(problems) => fail(&problems),
         },
-        None | Some(Command::Serve) => match cli.options.load() {
+        Some(Command::Completions { shell, tool }) => shown(&cli::completions(shell, &tool)),
+        Some(Command::Man { folder }) => match cli::manuals(&folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => fail(&why),
+        },
+        _ => match cli.options.load() {
             Ok(loaded) => start(loaded),
             Err(problems) => fail(&problems),
         },
+    }
+}
+
+/// The program under one of RabbitMQ's names.
+fn as_tool() -> Option<ExitCode> {
+    let args: Vec<String> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let name = args.first()?.rsplit('/').next()?;
+    if name == "rabbitmq-server" {
+        // Its one option, -detached, is for those who start it by hand.
+        return Some(match Options::default().load() {
+            Ok(loaded) => start(loaded),
+            Err(problems) => fail(&problems),
+        });
+    }
+    let tool = ctl::Tool::named(name)?;
+    Some(run_tool(tool, args, &Options::default()))
+}
+
+fn run_tool(tool: ctl::Tool, args: Vec<String>, options: &Options) -> ExitCode {
+    ctl::run(tool, args, || {
+        let loaded = options.load().map_err(|problems| problems.to_string())?;
+        Ok(loaded.config)
+    })
+}
+
+fn shown(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -65,58 +106,7 @@ fn start(loaded: Loaded) -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(loaded)),
+        Ok(runtime) => runtime.block_on(process::serve(loaded)),
         Err(error) => fail(&error),
-    }
-}
-
-/// Whatever had begun is as after a crash: nothing was acknowledged that is not on disk.
-fn stopped_early() -> ExitCode {
-    tracing::info!("asked to stop before the start was complete");
-    ExitCode::SUCCESS
-}
-
-async fn serve(loaded: Loaded) -> ExitCode {
-    for file in &loaded.files {
-        tracing::info!(file = %file.display(), "configuration read");
-    }
-    for note in &loaded.notes {
-        tracing::info!(key = %note.key, at = %note.place, "{}", note.why);
-    }
-    let signals = signal(SignalKind::terminate())
-        .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
-    let (mut terminate, mut interrupt) = match signals {
-        Ok(signals) => signals,
-        Err(error) => return fail(&error),
-    };
-    // A node may wait for its peers for long.
-    let started = tokio::select! {
-        started = Running::start(Settings::from(&loaded.config)) => started,
-        _ = terminate.recv() => return stopped_early(),
-        _ = interrupt.recv() => return stopped_early(),
-    };
-    let running = match started {
-        Ok(running) => running,
-        Err(error) => {
-            tracing::error!(%error, "the node cannot start");
-            return fail(&error);
-        }
-    };
-    tracing::info!("Server startup complete");
-    let removed = tokio::select! {
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
-        () = running.removed() => true,
-    };
-    if removed {
-        tracing::error!("the node can serve no longer as a member");
-    } else {
-        tracing::info!("the node is asked to stop");
-    }
-    running.stop().await;
-    tracing::info!("successfully stopped");
-    match removed {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
     }
 }

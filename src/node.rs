@@ -16,6 +16,7 @@ use crate::cluster::{
 };
 use crate::config;
 use crate::http::api::{self, Api, Listener};
+use crate::http::control::{Control, SOCKET};
 use crate::http::{MetricsState, Names, serve};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
@@ -124,8 +125,12 @@ impl Running {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn start(settings: Settings) -> Result<Self, NodeError> {
+    pub async fn start(settings: Settings, control: Control) -> Result<Self, NodeError> {
         let mut identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
+        control.listen().map_err(|error| {
+            let path = settings.data_dir.join(SOCKET);
+            NodeError::Identity(IdentityError::Io { path, error })
+        })?;
         let mut sockets = Vec::new();
         for address in &settings.listeners {
             sockets.push((*address, bind(*address)?));
@@ -161,9 +166,10 @@ impl Running {
         front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
+        let (names, watched) = (settings.names.clone(), limits.clone());
+        let api = Api::new(Arc::clone(&node), names, watched, places);
         if let Some(listener) = management {
-            let (names, limits) = (settings.names.clone(), limits.clone());
-            let api = Api::new(Arc::clone(&node), names, limits, places);
+            let api = Arc::clone(&api);
             front.spawn("management", api::serve(api, listener));
         }
         if let Some(listener) = metrics {
@@ -174,12 +180,20 @@ impl Running {
             tracing::info!(%address, "started TCP listener");
             front.spawn("listener", listener::accept(Arc::clone(&node), socket));
         }
+        control.serves(api);
         Ok(Self {
             front,
             core,
             cluster,
             _identity: identity,
         })
+    }
+
+    /// Whether this node is the only one of its cluster.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        let topology = &self.cluster.topology;
+        topology.read(|topology| topology.nodes().count() < 2)
     }
 
     /// Completes when the cluster has taken this node out.

@@ -4,6 +4,7 @@
 //! lines repeats the prefix on each, so every line can be read alone. Not here: metrics.
 
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -13,7 +14,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Config, LogFormat, LogLevel};
+use crate::config::{Config, LogFormat, LogLevel, value};
 
 /// Why lines cannot be logged.
 #[derive(Debug, thiserror::Error)]
@@ -31,14 +32,48 @@ pub enum TelemetryError {
 /// # Errors
 /// See [`TelemetryError`].
 pub fn start(config: &Config) -> Result<(), TelemetryError> {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(config)?)
-        .with_writer(std::io::stdout);
-    let set = match config.log_format {
-        LogFormat::Plain => builder.event_format(Lines).try_init(),
-        LogFormat::Json => builder.event_format(Json).try_init(),
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stdout);
+    let (own, first) = (config.clone(), filter(config)?);
+    let changer: Changer = match config.log_format {
+        LogFormat::Plain => {
+            let builder = builder.event_format(Lines).with_env_filter(first);
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(|_| TelemetryError::AlreadySet)?;
+            Box::new(move |filter| handle.reload(filter).is_ok())
+        }
+        LogFormat::Json => {
+            let builder = builder.event_format(Json).with_env_filter(first);
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(|_| TelemetryError::AlreadySet)?;
+            Box::new(move |filter| handle.reload(filter).is_ok())
+        }
     };
-    set.map_err(|_| TelemetryError::AlreadySet)
+    CHANGE
+        .set((own, changer))
+        .map_err(|_| TelemetryError::AlreadySet)
+}
+
+type Changer = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+/// What was configured, and what puts another filter in the place of the one that is in force.
+static CHANGE: OnceLock<(Config, Changer)> = OnceLock::new();
+
+/// Logs from another level on, by RabbitMQ's name of it; levels of categories stay.
+///
+/// # Errors
+/// There is no such level, or nothing is logged.
+pub fn set_level(level: &str) -> Result<(), TelemetryError> {
+    let wrong = || TelemetryError::Category(level.to_owned());
+    let Some((config, change)) = CHANGE.get() else {
+        return Err(wrong());
+    };
+    let mut config = config.clone();
+    config.log_level = value::level(level).map_err(|_| wrong())?;
+    match change(filter(&config)?) {
+        true => Ok(()),
+        false => Err(wrong()),
+    }
 }
 
 fn word(level: LogLevel) -> &'static str {

@@ -36,6 +36,7 @@ const WORDS: &[(&str, &[&str])] = &[
             "node.rs",
             "operator.rs",
             "main.rs",
+            "process.rs",
         ],
     ),
     ("SystemTime::", &["base/clock.rs", "telemetry.rs"]),
@@ -50,6 +51,7 @@ const WORDS: &[(&str, &[&str])] = &[
             "node.rs",
             "operator.rs",
             "main.rs",
+            "process.rs",
         ],
     ),
     // A replica owns its two tasks and joins them at shutdown.

@@ -16,7 +16,7 @@ pub mod history;
 mod wait;
 
 pub use broker::{Broker, Refused, Settings};
-pub use build::{suite_dir, workspace_dir};
+pub use build::{binary, suite_dir, workspace_dir};
 pub use disk::SmallDisk;
 pub use tempfile::TempDir;
 pub use wait::{eventually, eventually_async};

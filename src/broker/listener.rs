@@ -34,11 +34,22 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until the node stops.
-pub async fn accept(node: Arc<Node>, listener: TcpListener) {
+/// Accepts until the node stops. While it takes no clients, nothing listens there: they are refused, and go elsewhere.
+pub async fn accept(node: Arc<Node>, mut listener: TcpListener) {
+    let Ok(address) = listener.local_addr() else {
+        return;
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = node.suspended(true) => {
+                drop(listener);
+                let Some(again) = resumed(&node, address).await else {
+                    return;
+                };
+                listener = again;
+                continue;
+            }
             () = node.supervisor.stopping() => return,
         };
         match accepted {
@@ -57,6 +68,26 @@ pub async fn accept(node: Arc<Node>, listener: TcpListener) {
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The listener of an address once clients are taken again; `None` if the node stops before.
+async fn resumed(node: &Node, address: SocketAddr) -> Option<TcpListener> {
+    loop {
+        tokio::select! {
+            () = node.suspended(false) => {}
+            () = node.supervisor.stopping() => return None,
+        }
+        match bind(address) {
+            Ok(listener) => return Some(listener),
+            Err(error) => {
+                tracing::error!(%address, %error, "cannot listen again yet");
+                tokio::select! {
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    () = node.supervisor.stopping() => return None,
+                }
             }
         }
     }

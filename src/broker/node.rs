@@ -47,6 +47,8 @@ pub struct Node {
     /// Tasks.
     pub supervisor: Supervisor,
     connections: AtomicU32,
+    /// No client is taken for now.
+    suspended: watch::Sender<bool>,
 }
 
 impl Node {
@@ -68,7 +70,26 @@ impl Node {
             alarm,
             supervisor,
             connections: AtomicU32::new(0),
+            suspended: watch::Sender::new(false),
         })
+    }
+
+    /// Takes no clients from now on, or takes them again. Those that are there stay.
+    pub fn suspend(&self, suspended: bool) {
+        self.suspended.send_replace(suspended);
+    }
+
+    /// Whether no clients are taken for now.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        *self.suspended.borrow()
+    }
+
+    /// Completes when clients are taken again, or (true) when none are any more.
+    pub(super) async fn suspended(&self, suspended: bool) {
+        let mut watch = self.suspended.subscribe();
+        // The sender lives as long as the node.
+        drop(watch.wait_for(|now| *now == suspended).await);
     }
 
     pub(super) fn connection_opened(&self) {

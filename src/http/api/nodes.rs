@@ -72,7 +72,8 @@ async fn members(context: &Context) -> Vec<Member> {
         .read(|topology| topology.nodes().cloned().collect());
     let member = |record: crate::model::topology::NodeRecord| Member {
         answers: answering.contains(&record.id),
-        draining: record.state != NodeState::Active,
+        draining: record.state != NodeState::Active
+            || (record.id == cluster.node() && context.node().is_suspended()),
         id: record.id,
         name: record.name,
     };
