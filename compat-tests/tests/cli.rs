@@ -179,7 +179,7 @@ fn users_tags_passwords_and_permissions_as_with_rabbitmqctl() {
     tools.says(
         "rabbitmqctl -q list_vhosts name description tags default_queue_type tracing",
         "name\tdescription\ttags\tdefault_queue_type\ttracing\n\
-         /\tDefault virtual host\t[]\tclassic\tfalse\nv1\td1\t[t1, t2]\tquorum\tfalse\n",
+         /\t\t[]\tclassic\tfalse\nv1\td1\t[t1, t2]\tquorum\tfalse\n",
     );
     tools.fails(
         "rabbitmqctl list_vhosts bogus",
@@ -363,11 +363,13 @@ async fn queues_bindings_connections_and_consumers_are_listed_and_acted_on() {
     });
     tools.says(
         "rabbitmqctl -s list_queues name arguments policy durable state",
-        "q1\t[{\"x-max-length\",10}]\t\ttrue\trunning\nq2\t[]\t\ttrue\trunning\n",
+        "q1\t[{\"x-max-length\",10},{\"x-queue-type\",\"classic\"}]\t\ttrue\trunning\n\
+         q2\t[{\"x-queue-type\",\"classic\"}]\t\ttrue\trunning\n",
     );
     tools.says(
         "rabbitmqctl list_queues name arguments --formatter json",
-        "[\n{\"name\":\"q1\",\"arguments\":{\"x-max-length\":10}}\n,{\"name\":\"q2\",\"arguments\":[]}\n]\n",
+        "[\n{\"name\":\"q1\",\"arguments\":{\"x-max-length\":10,\"x-queue-type\":\"classic\"}}\n\
+         ,{\"name\":\"q2\",\"arguments\":{\"x-queue-type\":\"classic\"}}\n]\n",
     );
     tools.says(
         "rabbitmqctl list_queues name messages consumers --formatter csv",
@@ -568,10 +570,16 @@ fn probes_ask_for_health_and_get_exit_codes() {
     let answer = tools.run("rabbitmqctl bogus");
     assert_eq!(answer.code, 64, "{answer:?}");
     tools.fails(
-        "rabbitmqctl -n nope@localhost list_users_",
+        "rabbitmqctl list_user",
         64,
-        "list_users",
+        "Command 'list_user' not found. \nDid you mean 'list_users'? \n",
     );
+    tools.fails(
+        "rabbitmqctl -n nope@localhost list_users",
+        69,
+        "nope@localhost",
+    );
+    tools.ok(&format!("rabbitmqctl -n {node} list_users"));
     tools.fails(
         "rabbitmqctl -n nope@localhost status",
         69,

@@ -45,6 +45,8 @@ pub struct Call {
     pub matches: ArgMatches,
     /// What the node says of itself.
     pub about: OnceCell<Value>,
+    /// The node it is about is known to be a member.
+    pub member: OnceCell<()>,
 }
 
 /// Seconds a command waits when it is not told.
@@ -119,6 +121,7 @@ impl Call {
     /// # Errors
     /// There is none.
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Reply, Failure> {
+        self.check_member()?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let reply = self.raw(method, path, body.as_bytes())?;
         let phase = reply.value["error"].as_str().unwrap_or_default();
@@ -204,6 +207,23 @@ impl Call {
         }
         let nobody = std::io::Error::other(format!("the node here is {own}, not {wanted}"));
         Err(self.silence(&Silence::Nobody(nobody)))
+    }
+
+    /// Refuses what is asked of a node that is no member of the cluster of the one here; once.
+    fn check_member(&self) -> Result<(), Failure> {
+        let Some(wanted) = &self.global.node else {
+            return Ok(());
+        };
+        if self.member.get().is_some() || self.check_node().is_ok() {
+            return Ok(());
+        }
+        let reply = self.raw("GET", "/api/nodes?columns=name", b"")?;
+        let mut nodes = reply.value.as_array().into_iter().flatten();
+        if nodes.any(|row| row["name"] == **wanted) {
+            self.member.get_or_init(|| ());
+            return Ok(());
+        }
+        self.check_node()
     }
 
     /// What is there.

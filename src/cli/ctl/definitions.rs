@@ -12,7 +12,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "export_definitions",
-        "file?",
+        "path?",
         "format=",
         "Writes everything that is set or declared to a file, or with - to standard output",
         export_definitions,
@@ -20,7 +20,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "import_definitions",
-        "file?",
+        "path?",
         "format= skip-if-unchanged",
         "Takes definitions from a file, or standard input",
         import_definitions,
@@ -41,7 +41,7 @@ fn check_format(call: &Call) -> Result<(), Failure> {
 
 fn export_definitions(call: &Call) -> Result<Output, Failure> {
     check_format(call)?;
-    let path = call.maybe("file").unwrap_or("-");
+    let path = call.maybe("path").unwrap_or("-");
     let failed = |error: std::io::Error| Failure::error(exit::SOFTWARE, format!("{path}: {error}"));
     if path == "-" {
         let document = call.get("/api/definitions")?;
@@ -60,7 +60,7 @@ fn export_definitions(call: &Call) -> Result<Output, Failure> {
 
 fn import_definitions(call: &Call) -> Result<Output, Failure> {
     check_format(call)?;
-    let path = call.maybe("file").unwrap_or("-");
+    let path = call.maybe("path").unwrap_or("-");
     let mut text = String::new();
     let read = match path {
         "-" => {

@@ -47,7 +47,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "join_cluster",
-        "node",
+        "member",
         "disc ram",
         "Joins this node's cluster at the next start_app; after stop_app and reset",
         join_cluster,
@@ -55,7 +55,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "forget_cluster_node",
-        "node",
+        "member",
         "offline",
         "Takes a node out of the cluster",
         forget_cluster_node,
@@ -283,7 +283,7 @@ fn reset(call: &Call) -> Result<Output, Failure> {
 }
 
 fn join_cluster(call: &Call) -> Result<Output, Failure> {
-    let (node, target) = (call.node(), call.arg("node"));
+    let (node, target) = (call.node(), call.arg("member"));
     call.banner(format!("Clustering node {node} with {target}"));
     call.check_node()?;
     call.wish("join", target)?;
@@ -291,7 +291,7 @@ fn join_cluster(call: &Call) -> Result<Output, Failure> {
 }
 
 fn forget_cluster_node(call: &Call) -> Result<Output, Failure> {
-    let gone = call.arg("node");
+    let gone = call.arg("member");
     if call.is_set("offline") {
         return Err(Failure::error(
             exit::SOFTWARE,

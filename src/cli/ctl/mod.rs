@@ -123,7 +123,25 @@ pub fn run(
 
 /// Help goes to standard output and is success; everything else is wrong usage.
 fn misused(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
+    use clap::error::ContextKind::{InvalidSubcommand as Given, SuggestedSubcommand};
+    use clap::error::ContextValue::{String as One, Strings as Many};
+    use clap::error::ErrorKind::{DisplayHelp, DisplayVersion, InvalidSubcommand};
+    if error.kind() == InvalidSubcommand {
+        if let Some(One(name)) = error.get(Given) {
+            eprintln!("\nCommand '{name}' not found. ");
+        }
+        let nearest = match error.get(SuggestedSubcommand) {
+            Some(One(name)) => Some(name),
+            // The nearest comes last.
+            Some(Many(names)) => names.last(),
+            _ => None,
+        };
+        match nearest {
+            Some(name) => eprintln!("Did you mean '{name}'? "),
+            None => eprintln!("`help` lists the commands."),
+        }
+        return ExitCode::from(exit::USAGE);
+    }
     // If nobody reads it there is nobody to tell.
     drop(error.print());
     match error.kind() {
@@ -154,6 +172,7 @@ fn perform(
         global,
         matches: own.clone(),
         about: OnceCell::new(),
+        member: OnceCell::new(),
     };
     if call.global.dry_run {
         return Ok(String::new());

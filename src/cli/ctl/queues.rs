@@ -69,7 +69,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         QUEUES,
         "grow",
-        "node selector",
+        "member selector",
         "vhost-pattern= queue-pattern= errors-only membership=",
         "Refused: replicas are placed by broker set",
         placed,
@@ -77,7 +77,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         QUEUES,
         "shrink",
-        "node",
+        "member",
         "errors-only",
         "Refused: see `leveret cluster forget`",
         placed,
@@ -85,7 +85,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         QUEUES,
         "add_member",
-        "queue node",
+        "queue member",
         "membership=",
         "Refused: replicas are placed by broker set",
         placed,
@@ -93,7 +93,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         QUEUES,
         "delete_member",
-        "queue node",
+        "queue member",
         "",
         "Refused: replicas are placed by broker set",
         placed,
@@ -117,7 +117,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         STREAMS,
         "add_replica",
-        "stream node",
+        "stream member",
         "",
         "Refused: replicas are placed by broker set",
         placed,
@@ -125,7 +125,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         STREAMS,
         "delete_replica",
-        "stream node",
+        "stream member",
         "",
         "Refused: replicas are placed by broker set",
         placed,

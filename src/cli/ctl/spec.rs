@@ -81,7 +81,7 @@ pub struct Spec {
     pub name: &'static str,
     /// The tools that have it.
     pub tools: u8,
-    /// What it takes: `a` must be there, `a?` may be, `a*` any number, `a+` at least one.
+    /// What it takes, under names that no option of every command has: `a` must be there, `a?` may be, `a*` any number, `a+` at least one.
     pub args: &'static str,
     /// Its options: `name` is a switch, `name=` takes a value, both separated by spaces.
     pub options: &'static str,

@@ -19,6 +19,21 @@ fn every_tool_is_sound_and_has_commands() {
 }
 
 #[test]
+fn no_argument_hides_an_option_of_every_command() {
+    let common: Vec<String> = command(Tool::Ctl)
+        .get_arguments()
+        .map(|arg| arg.get_id().to_string())
+        .collect();
+    assert!(common.contains(&"vhost".to_owned()));
+    for spec in table::all() {
+        for arg in spec.command().get_arguments() {
+            let id = arg.get_id().to_string();
+            assert!(!common.contains(&id), "{}: {id}", spec.name);
+        }
+    }
+}
+
+#[test]
 fn no_tool_has_two_commands_of_one_name() {
     for tool in Tool::ALL {
         let mut names: Vec<&str> = table::all()

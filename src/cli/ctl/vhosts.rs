@@ -15,7 +15,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "add_vhost",
-        "vhost",
+        "vhost_name",
         OPTIONS,
         "Creates a vhost",
         add_vhost,
@@ -23,7 +23,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "delete_vhost",
-        "vhost",
+        "vhost_name",
         "",
         "Deletes a vhost with all that is in it",
         delete_vhost,
@@ -31,7 +31,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "update_vhost_metadata",
-        "vhost",
+        "vhost_name",
         OPTIONS,
         "Changes what is said of a vhost",
         update_vhost_metadata,
@@ -39,7 +39,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "set_vhost_tags",
-        "vhost tag*",
+        "vhost_name tag*",
         "",
         "Sets a vhost's tags",
         set_vhost_tags,
@@ -47,7 +47,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "enable_vhost_deletion_protection",
-        "vhost",
+        "vhost_name",
         "",
         "Lets nobody delete a vhost",
         protect,
@@ -55,7 +55,7 @@ pub static COMMANDS: &[Spec] = &[
     spec(
         CTL,
         "disable_vhost_deletion_protection",
-        "vhost",
+        "vhost_name",
         "",
         "Lets a vhost be deleted again",
         unprotect,
@@ -126,7 +126,7 @@ fn metadata(call: &Call) -> Value {
 }
 
 fn add_vhost(call: &Call) -> Result<Output, Failure> {
-    let name = call.arg("vhost");
+    let name = call.arg("vhost_name");
     call.banner(format!("Adding vhost \"{name}\" ..."));
     // One that is there stays as it is, as in RabbitMQ.
     if call.find(&at(&["vhosts", name]))?.is_none() {
@@ -136,7 +136,7 @@ fn add_vhost(call: &Call) -> Result<Output, Failure> {
 }
 
 fn delete_vhost(call: &Call) -> Result<Output, Failure> {
-    let name = call.arg("vhost");
+    let name = call.arg("vhost_name");
     call.banner(format!("Deleting vhost \"{name}\" ..."));
     let reply = call.ask("DELETE", &at(&["vhosts", name]), None)?;
     match reply.status {
@@ -153,7 +153,7 @@ fn update(call: &Call, name: &str, body: &Value) -> Result<Output, Failure> {
 }
 
 fn update_vhost_metadata(call: &Call) -> Result<Output, Failure> {
-    let name = call.arg("vhost");
+    let name = call.arg("vhost_name");
     let body = metadata(call);
     if body.as_object().is_none_or(serde_json::Map::is_empty) {
         return Err(Failure::usage(
@@ -165,7 +165,7 @@ fn update_vhost_metadata(call: &Call) -> Result<Output, Failure> {
 }
 
 fn set_vhost_tags(call: &Call) -> Result<Output, Failure> {
-    let (name, tags) = (call.arg("vhost"), call.many("tag"));
+    let (name, tags) = (call.arg("vhost_name"), call.many("tag"));
     let shown = tags.join(", ");
     call.banner(format!(
         "Setting tags for virtual host \"{name}\" to [{shown}] ..."
@@ -174,7 +174,7 @@ fn set_vhost_tags(call: &Call) -> Result<Output, Failure> {
 }
 
 fn protection(call: &Call, method: &str) -> Result<Output, Failure> {
-    let name = call.arg("vhost");
+    let name = call.arg("vhost_name");
     check_vhost(call, name)?;
     let path = at(&["vhosts", name, "deletion", "protection"]);
     call.change(method, &path, None)?;
@@ -182,13 +182,13 @@ fn protection(call: &Call, method: &str) -> Result<Output, Failure> {
 }
 
 fn protect(call: &Call) -> Result<Output, Failure> {
-    let name = call.arg("vhost");
+    let name = call.arg("vhost_name");
     call.banner(format!("Protecting virtual host '{name}' from deletion..."));
     protection(call, "POST")
 }
 
 fn unprotect(call: &Call) -> Result<Output, Failure> {
-    let name = call.arg("vhost");
+    let name = call.arg("vhost_name");
     call.banner(format!(
         "Removing deletion protection from virtual host '{name}'..."
     ));
