@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use leveret::config::Loaded;
+use leveret::config::{Config, Loaded, document};
 use leveret::{operator, probe, telemetry};
 
 use cli::{Cli, Command, ConfigCommand, Options, ctl};
@@ -21,16 +21,15 @@ fn main() -> ExitCode {
         return run_tool(tool, args, &cli.options);
     }
     match cli.command {
-        Some(Command::Config {
-            command: ConfigCommand::Check { file },
-        }) => {
-            let mut out = String::new();
-            let usable = cli::check(&cli.options, file, &mut out).unwrap_or(false);
-            let shown = std::io::stdout().write_all(out.as_bytes()).is_ok();
-            if usable && shown {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
+        Some(Command::Config { command }) => {
+            let (text, good) = match command {
+                ConfigCommand::Check { file } => cli::check(&cli.options, file),
+                ConfigCommand::Docs => (document::markdown(), true),
+            };
+            let shown = std::io::stdout().write_all(text.as_bytes()).is_ok();
+            match good && shown {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
             }
         }
         Some(Command::Cluster { node, command }) => match cli.options.load() {
@@ -44,7 +43,7 @@ fn main() -> ExitCode {
             Err(problems) => fail(&problems),
         },
         Some(Command::Check) => match cli.options.load() {
-            Ok(loaded) => match probe::probe(&loaded.config.listeners) {
+            Ok(loaded) => match probe::probe(&doors(&loaded.config)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(why) => fail(&why),
             },
@@ -56,7 +55,7 @@ fn main() -> ExitCode {
             Err(why) => fail(&why),
         },
         _ => match cli.options.load() {
-            Ok(loaded) => start(loaded),
+            Ok(loaded) => start(&cli.options, loaded),
             Err(problems) => fail(&problems),
         },
     }
@@ -68,15 +67,16 @@ fn as_tool() -> Option<ExitCode> {
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
     let name = args.first()?.rsplit('/').next()?;
+    let options = Options::default();
     if name == "rabbitmq-server" {
         // Its one option, -detached, is for those who start it by hand.
-        return Some(match Options::default().load() {
-            Ok(loaded) => start(loaded),
+        return Some(match options.load() {
+            Ok(loaded) => start(&options, loaded),
             Err(problems) => fail(&problems),
         });
     }
     let tool = ctl::Tool::named(name)?;
-    Some(run_tool(tool, args, &Options::default()))
+    Some(run_tool(tool, args, &options))
 }
 
 fn run_tool(tool: ctl::Tool, args: Vec<String>, options: &Options) -> ExitCode {
@@ -93,12 +93,21 @@ fn shown(text: &str) -> ExitCode {
     }
 }
 
+/// Where the node of this configuration takes clients.
+fn doors(config: &Config) -> probe::Doors<'_> {
+    probe::Doors {
+        plain: &config.listeners,
+        tls: &config.tls_listeners,
+        proxy: config.proxy_protocol,
+    }
+}
+
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("{error}");
     ExitCode::FAILURE
 }
 
-fn start(loaded: Loaded) -> ExitCode {
+fn start(options: &Options, loaded: Loaded) -> ExitCode {
     if let Err(error) = telemetry::start(&loaded.config) {
         return fail(&error);
     }
@@ -106,7 +115,7 @@ fn start(loaded: Loaded) -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(process::serve(loaded)),
+        Ok(runtime) => runtime.block_on(process::serve(options, loaded)),
         Err(error) => fail(&error),
     }
 }

@@ -5,5 +5,7 @@
 pub mod api;
 pub mod control;
 mod metrics;
+mod web;
 
 pub use metrics::{MetricsState, Names, serve};
+pub use web::{Peer, WebListener};
