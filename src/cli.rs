@@ -1,5 +1,7 @@
 //! The command line. What it says wins over the environment and over files.
 
+pub mod ctl;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -55,11 +57,94 @@ pub enum Command {
     },
     /// Ask the node of this configuration, from its own machine, whether it takes clients; within 5 s, without an account
     Check,
+    /// The commands of rabbitmqctl; `leveret ctl help` lists them
+    #[command(disable_help_flag = true)]
+    Ctl(Words),
+    /// The commands of rabbitmq-diagnostics
+    #[command(disable_help_flag = true)]
+    Diagnostics(Words),
+    /// The commands of rabbitmq-queues
+    #[command(disable_help_flag = true)]
+    Queues(Words),
+    /// The commands of rabbitmq-streams
+    #[command(disable_help_flag = true)]
+    Streams(Words),
+    /// The commands of rabbitmq-plugins
+    #[command(disable_help_flag = true)]
+    Plugins(Words),
+    /// The commands of rabbitmq-upgrade
+    #[command(disable_help_flag = true)]
+    Upgrade(Words),
+    /// Print what a shell needs to complete commands
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+        /// The program: leveret, or one of RabbitMQ's names it is called by
+        #[arg(long, default_value = "leveret")]
+        tool: String,
+    },
+    /// Write manual pages, of this program and of RabbitMQ's names it is called by
+    Man {
+        /// Where
+        folder: PathBuf,
+    },
     /// Look at configuration
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+}
+
+/// What comes after the name of a tool.
+#[derive(Debug, Args)]
+pub struct Words {
+    /// The command, its arguments and options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+impl Command {
+    /// The tool that is called, and how.
+    pub fn tool(&self) -> Option<(ctl::Tool, Vec<String>)> {
+        let (tool, words) = match self {
+            Self::Ctl(words) => (ctl::Tool::Ctl, words),
+            Self::Diagnostics(words) => (ctl::Tool::Diagnostics, words),
+            Self::Queues(words) => (ctl::Tool::Queues, words),
+            Self::Streams(words) => (ctl::Tool::Streams, words),
+            Self::Plugins(words) => (ctl::Tool::Plugins, words),
+            Self::Upgrade(words) => (ctl::Tool::Upgrade, words),
+            _ => return None,
+        };
+        let name = std::iter::once(tool.name().to_owned());
+        Some((tool, name.chain(words.words.iter().cloned()).collect()))
+    }
+}
+
+/// A program's definition by its name; this one's if there is none of that name.
+fn definition(name: &str) -> clap::Command {
+    ctl::Tool::named(name).map_or_else(<Cli as clap::CommandFactory>::command, ctl::command)
+}
+
+/// What a shell needs to complete a program's commands.
+pub fn completions(shell: clap_complete::Shell, name: &str) -> String {
+    let mut command = definition(name);
+    let name = command.get_name().to_owned();
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Writes the manual pages of every program.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn manuals(folder: &std::path::Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let tools = ctl::Tool::ALL.into_iter().map(ctl::Tool::name);
+    for name in std::iter::once("leveret").chain(tools) {
+        clap_mangen::generate_to(definition(name), folder)?;
+    }
+    Ok(())
 }
 
 /// Subcommands of `cluster`.

@@ -19,6 +19,7 @@ use crate::cluster::{
 use crate::config;
 use crate::doors::{Doors, TlsFiles, TlsServers, bind, places};
 use crate::http::api::{self, Api};
+use crate::http::control::{Control, SOCKET};
 use crate::http::{MetricsState, Names};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
@@ -151,8 +152,12 @@ impl Running {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn start(settings: Settings) -> Result<Self, NodeError> {
+    pub async fn start(settings: Settings, control: Control) -> Result<Self, NodeError> {
         let mut identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
+        control.listen().map_err(|error| {
+            let path = settings.data_dir.join(SOCKET);
+            NodeError::Identity(IdentityError::Io { path, error })
+        })?;
         let doors = Doors::open(&settings)?;
         let tls = Arc::clone(&doors.tls);
         let (front, core) = (Supervisor::default(), Supervisor::default());
@@ -193,7 +198,9 @@ impl Running {
             definitions(&api, path).await?;
         }
         let metrics = MetricsState::new(Arc::clone(&node), settings.names, limits.clone());
+        let served = Arc::clone(&api);
         doors.serve(&node, &settings.entry, api, metrics, &front);
+        control.serves(served);
         Ok(Self {
             front,
             core,
@@ -203,6 +210,13 @@ impl Running {
             tls,
             _identity: identity,
         })
+    }
+
+    /// Whether this node is the only one of its cluster.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        let topology = &self.cluster.topology;
+        topology.read(|topology| topology.nodes().count() < 2)
     }
 
     /// Takes over what may change while the node runs: certificates, limits, watermarks, who may log in and how. What

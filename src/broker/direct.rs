@@ -88,7 +88,16 @@ impl Direct {
             session: node.cluster.registry.session(),
             user: Arc::from(user),
             vhost: Arc::from(vhost),
+            operator: false,
         })
+    }
+
+    /// Whoever runs the node, in `vhost`: deletes, purges and gets without permissions of its own.
+    #[must_use]
+    pub fn operator(node: &Arc<Node>, vhost: &str) -> Self {
+        let mut direct = Self::new(node, "", vhost);
+        direct.0.operator = true;
+        direct
     }
 
     /// queue.declare.

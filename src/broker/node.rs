@@ -89,6 +89,8 @@ pub struct Node {
     connections: AtomicU32,
     /// Whoever reads an exchange's history holds all of it for a moment.
     pub(super) histories: tokio::sync::Mutex<()>,
+    /// No client is taken for now.
+    suspended: watch::Sender<bool>,
 }
 
 impl Node {
@@ -116,7 +118,26 @@ impl Node {
             supervisor,
             connections: AtomicU32::new(0),
             histories: tokio::sync::Mutex::new(()),
+            suspended: watch::Sender::new(false),
         })
+    }
+
+    /// Takes no clients from now on, or takes them again. Those that are there stay.
+    pub fn suspend(&self, suspended: bool) {
+        self.suspended.send_replace(suspended);
+    }
+
+    /// Whether no clients are taken for now.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        *self.suspended.borrow()
+    }
+
+    /// Completes when clients are taken again, or (true) when none are any more.
+    pub(super) async fn suspended(&self, suspended: bool) {
+        let mut watch = self.suspended.subscribe();
+        // The sender lives as long as the node.
+        drop(watch.wait_for(|now| *now == suspended).await);
     }
 
     pub(super) fn connection_opened(&self) {

@@ -37,7 +37,8 @@ impl Cluster {
             }));
     }
 
-    async fn told(&self, ask: Ask) -> Told {
+    /// The answer to a question of a peer or an operator.
+    pub async fn told(&self, ask: Ask) -> Told {
         let answered = match ask {
             Ask::Hello => Ok(Told::Hello {
                 name: self.options.name.clone(),

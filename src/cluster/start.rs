@@ -420,6 +420,14 @@ impl Cluster {
         self.removed.cancelled().await;
     }
 
+    /// Gives every leadership to another member that is there.
+    pub async fn yield_leaderships(&self) {
+        let groups = self.sets().filter_map(|(_, handle)| handle.group());
+        let yields = groups.chain([&self.topology_group]);
+        let yields = yields.map(Group::yield_leadership);
+        futures_util::future::join_all(yields).await;
+    }
+
     /// Stops every replica: hands leaderships over, snapshot, close.
     pub async fn stop(&self) {
         let groups = self.sets().filter_map(|(_, handle)| handle.group());

@@ -194,6 +194,27 @@ fn with_port(host: &str, port: u16) -> String {
     }
 }
 
+impl Cluster {
+    /// Joins the cluster of a node at the next start: `rabbit@host`, or `host:port`.
+    ///
+    /// # Errors
+    /// There is no such name, or this node does not listen for peers.
+    pub fn join_node(&mut self, node: &str) -> Result<(), Expected> {
+        let Some(listener) = self.listener else {
+            return Err(
+                "this node does not listen for peers: set leveret.cluster.listener and a secret"
+                    .to_owned(),
+            );
+        };
+        let address = match node.contains('@') {
+            true => with_port(host(node)?, listener.port()),
+            false => node.to_owned(),
+        };
+        self.join = Some(address);
+        Ok(())
+    }
+}
+
 impl Written {
     /// The configuration of a node of this name, whose AMQP port is `node_port` and listens at `any`.
     pub(super) fn finish(

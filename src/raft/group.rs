@@ -258,7 +258,7 @@ impl Group {
     /// [`RaftError`] if the snapshot was not taken or the log not closed cleanly; all acknowledged entries are
     /// durable even then.
     pub async fn shutdown(&self) -> Result<(), RaftError> {
-        self.give_up_leadership().await;
+        self.yield_leadership().await;
         let snapshot = self.snapshot_now().await;
         self.inner.shared.stop();
         let joined = self.inner.raft.shutdown().await;
@@ -273,7 +273,8 @@ impl Group {
         snapshot
     }
 
-    async fn give_up_leadership(&self) {
+    /// Hands the leadership to another member, if this replica has it, and waits a moment until it is gone.
+    pub async fn yield_leadership(&self) {
         if !self.is_leader() {
             return;
         }

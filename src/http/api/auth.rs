@@ -24,9 +24,20 @@ pub struct Who {
     pub name: String,
     /// Tags.
     pub tags: Vec<String>,
+    /// Whoever runs the node, over its control socket: no user, and bound by no permission.
+    pub operator: bool,
 }
 
 impl Who {
+    /// Whoever runs the node, under the name RabbitMQ's tools act by.
+    pub fn operator() -> Self {
+        Self {
+            name: "rmq-cli".to_owned(),
+            tags: vec!["administrator".to_owned()],
+            operator: true,
+        }
+    }
+
     fn has(&self, tags: &[&str]) -> bool {
         self.tags.iter().any(|tag| tags.contains(&&**tag))
     }
@@ -116,7 +127,11 @@ pub fn login(
             "User can only log in via localhost",
         ));
     }
-    let who = Who { name: user, tags };
+    let who = Who {
+        name: user,
+        tags,
+        operator: false,
+    };
     match who.is_management() {
         true => Ok(who),
         false => Err(ApiError::not_authorised("Not management user")),

@@ -77,13 +77,13 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
         }
         ["node-is-quorum-critical"] => quorum_critical(context),
         ["quorum-queues-without-elected-leaders", ..] => leaderless(context),
-        ["is-in-service"] => match context.node().supervisor.is_stopping() {
+        ["is-in-service"] => match is_away(context) {
             false => ok(json!({})),
             true => failed("this rabbit node is not in service", json!({})),
         },
         ["below-node-connection-limit"] => below_limit(context),
         ["ready-to-serve-clients"] => {
-            if context.node().supervisor.is_stopping() {
+            if is_away(context) {
                 return failed("this rabbit node is not in service", json!({}));
             }
             if !api
@@ -107,6 +107,12 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
         }
         _ => Err(ApiError::not_found()),
     }
+}
+
+/// The node stops, or takes no clients for now.
+fn is_away(context: &Context) -> bool {
+    let node = context.node();
+    node.supervisor.is_stopping() || node.is_suspended()
 }
 
 /// This node's alarms.

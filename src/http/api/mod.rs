@@ -36,7 +36,7 @@ mod users;
 mod vhosts;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -60,6 +60,7 @@ use self::samples::Samples;
 use super::Names;
 use super::web::{Peer, WebListener};
 use crate::broker::{Direct, Failures, Node, alarm};
+use crate::cluster::peer::control::{Ask, Told};
 use crate::model::topology::TopologyCommand;
 
 /// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
@@ -164,14 +165,56 @@ async fn handle(
 ) -> Response<Body> {
     // A client that leaves must not take a half-done request with it.
     let supervisor = api.node.supervisor.clone();
-    let answer = supervisor.spawn("api request", answer(api, peer, request));
+    let answer = supervisor.spawn("api request", answer(api, Some(peer), request));
     match answer.await {
         Ok(response) => response,
         Err(_) => written(StatusCode::INTERNAL_SERVER_ERROR, Vec::new(), &[]),
     }
 }
 
-async fn answer(api: Arc<Api>, peer: SocketAddr, request: HttpRequest<Body>) -> Response<Body> {
+/// Answers whoever runs the node: no credentials, every right.
+pub(super) async fn answer_operator(api: Arc<Api>, request: HttpRequest<Body>) -> Response<Body> {
+    answer(api, None, request).await
+}
+
+/// Whether these credentials are a user's.
+pub(super) fn authenticates(api: &Api, user: &str, password: &str) -> bool {
+    let topology = &api.node.cluster.topology;
+    topology.read(|topology| topology.authenticate(user, password).is_some())
+}
+
+/// Tells the cluster something on behalf of whoever runs the node.
+pub(super) async fn tell_cluster(api: &Api, ask: Ask) -> Result<(), String> {
+    match api.node.cluster.told(ask).await {
+        Told::Refused(why) => Err(why),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the node out of service for its operator, or puts it back: `drain`, `suspend`, `revive`.
+pub(super) async fn maintain(api: &Api, word: &str) -> Result<(), String> {
+    match word {
+        "drain" => {
+            api.node.suspend(true);
+            tracing::warn!("the node goes into maintenance: its clients are sent away");
+            for client in api.node.clients.all() {
+                client.close("Node was put into maintenance mode");
+            }
+            api.node.cluster.yield_leaderships().await;
+        }
+        "suspend" => api.node.suspend(true),
+        "revive" => api.node.suspend(false),
+        _ => return Err("no such verb".to_owned()),
+    }
+    Ok(())
+}
+
+/// Without a `peer` it is the operator who asks.
+async fn answer(
+    api: Arc<Api>,
+    peer: Option<SocketAddr>,
+    request: HttpRequest<Body>,
+) -> Response<Body> {
     let head = request.method() == Method::HEAD;
     let encoding = Encoding::of(request.headers());
     let mut silent = BTreeSet::new();
@@ -227,7 +270,7 @@ async fn taken(request: HttpRequest<Body>) -> Result<Request, ApiError> {
 
 async fn perform(
     api: Arc<Api>,
-    peer: SocketAddr,
+    peer: Option<SocketAddr>,
     request: Request,
     silent: &mut BTreeSet<String>,
 ) -> Answer {
@@ -246,16 +289,17 @@ async fn perform(
         return Err(error);
     }
     let open = route.read == routes::Tag::Nobody;
-    let who = match open {
-        true => Who::default(),
-        false => auth::who(&api.node, &api.brake, &request, peer.ip())?,
+    let who = match peer {
+        None => Who::operator(),
+        Some(_) if open => Who::default(),
+        Some(peer) => auth::who(&api.node, &api.brake, &request, peer.ip())?,
     };
     let ranges = Ranges::of(&request)?;
     let context = Context {
         api,
         request,
         who,
-        peer: peer.ip(),
+        peer: peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip()),
         ranges,
         silent: Mutex::default(),
     };
@@ -300,7 +344,10 @@ impl Context {
 
     /// The user who asks, in a vhost.
     fn direct(&self, vhost: &str) -> Direct {
-        Direct::new(self.node(), &self.who.name, vhost)
+        match self.who.operator {
+            true => Direct::operator(self.node(), vhost),
+            false => Direct::new(self.node(), &self.who.name, vhost),
+        }
     }
 
     /// Changes the topology; whoever asks was checked before.
@@ -316,6 +363,9 @@ impl Context {
     }
 
     fn may_use(&self, vhost: &str) -> bool {
+        if self.who.operator {
+            return self.has_vhost(vhost);
+        }
         let topology = &self.node().cluster.topology;
         topology.read(|topology| topology.vhost_access(&self.who.name, vhost))
     }

@@ -121,7 +121,8 @@ async fn rows(context: &Context, records: &[NodeRecord], memory: bool) -> Vec<Va
             "name": record.name,
             "type": "disc",
             "running": running,
-            "being_drained": record.state != NodeState::Active,
+            "being_drained": record.state != NodeState::Active
+                || (record.id == own && context.node().is_suspended()),
         });
         match (row.as_object_mut(), known) {
             (Some(row), Some(Value::Object(more))) => row.extend(more),

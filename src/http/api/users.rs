@@ -178,7 +178,7 @@ fn check_protected(context: &Context, name: &str) -> Result<(), ApiError> {
         let user = topology.user(name);
         user.is_some_and(|user| user.has_tag("protected"))
     });
-    match protected {
+    match protected && !context.who.operator {
         true => Err(ApiError::bad_request(format!("user '{name}' is protected"))),
         false => Ok(()),
     }

@@ -188,7 +188,7 @@ async fn write(context: &Context, name: &str) -> Answer {
         protected,
     };
     context.change(TopologyCommand::Settings(command)).await?;
-    if !existed {
+    if !existed && !context.who.operator {
         give_rights(context, name).await?;
     }
     put(existed)
