@@ -337,6 +337,15 @@ impl<R> Outbox<R> {
         }
     }
 
+    /// This node's replica was given the pipe's commands up to `sent`, and has applied them up to `applied`. If that is
+    /// less, an earlier batch is missing: all in flight goes again, behind it.
+    pub fn settled(&self, applied: u64, sent: u64) {
+        self.applied(applied.min(sent));
+        if applied < sent {
+            self.resend();
+        }
+    }
+
     /// Nothing will be heard of commands up to `seq`: publishes count as refused, answers never come. What was sent later
     /// goes again. `u64::MAX`: nothing of all that was appended so far will ever be applied.
     pub fn give_up(&self, seq: u64) {
