@@ -52,6 +52,7 @@ impl Cluster {
             } => self.take_node(name, address, token).await,
             Ask::Status => Ok(Told::Text(self.status().await)),
             Ask::Report => Ok(Told::Text(self.report())),
+            Ask::Here { node } => Ok(self.note_presence(node)),
             Ask::Drain { node, drain } => {
                 let state = match drain {
                     true => NodeState::Draining,

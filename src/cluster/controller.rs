@@ -209,6 +209,7 @@ impl Cluster {
         for node in &nodes {
             let age = ages.get(&node.id).copied().flatten();
             let at = age.and_then(|age| now.checked_sub(age));
+            let at = at.max(self.presence.noted(node.id));
             let known = heard.entry(node.id).or_insert(now);
             let at = if node.id == self.pipe.node {
                 Some(now)

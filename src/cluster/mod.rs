@@ -22,6 +22,7 @@ mod outbox;
 mod pages;
 pub mod peer;
 mod policies;
+mod presence;
 mod proposer;
 mod reconcile;
 mod registry;

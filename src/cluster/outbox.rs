@@ -48,6 +48,9 @@ pub struct Outbox<R> {
     applied: AtomicU64,
     in_flight: AtomicUsize,
     resend: AtomicBool,
+    /// See [`super::presence`]: lapses the set has been asked about, and those a question is under way about.
+    lapses: AtomicU64,
+    lapses_asked: AtomicU64,
     /// Something waits, or a batch was applied, or leadership changed.
     pub(super) kick: Notify,
     /// A batch was applied and none is left in flight.
@@ -125,10 +128,35 @@ impl<R> Outbox<R> {
             applied: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             resend: AtomicBool::new(false),
+            lapses: AtomicU64::new(0),
+            lapses_asked: AtomicU64::new(0),
             kick: Notify::new(),
             quiet: Notify::new(),
             room: Notify::new(),
         }
+    }
+
+    /// Lapses of the node's presence after which the set has been asked.
+    #[must_use]
+    pub fn known_lapses(&self) -> u64 {
+        self.lapses.load(Ordering::Acquire)
+    }
+
+    /// The set has been asked after this many lapses, or its pipe began after them.
+    pub fn knows_lapses(&self, lapses: u64) {
+        self.lapses.fetch_max(lapses, Ordering::AcqRel);
+        self.lapses_asked.fetch_max(lapses, Ordering::AcqRel);
+    }
+
+    /// Whether a question after this many lapses is not under way yet; it is from now on.
+    pub(super) fn ask_begins(&self, lapses: u64) -> bool {
+        self.lapses_asked.swap(lapses, Ordering::AcqRel) != lapses
+    }
+
+    /// The question under way got no answer.
+    pub(super) fn ask_failed(&self) {
+        let known = self.lapses.load(Ordering::Acquire);
+        self.lapses_asked.store(known, Ordering::Release);
     }
 
     /// The set at its end.

@@ -15,7 +15,7 @@ use crate::base::limits::SET_EFFECTS_MAX;
 use crate::base::{NodeId, PipeId, QueueId, SetId};
 use crate::log::LogError;
 use crate::model::batch::BufferPool;
-use crate::model::set::{Command, MemoryPages, SetMachine};
+use crate::model::set::{Command, MemoryPages, Reply, SetMachine};
 use crate::model::topology::{
     MembersCommand, QueueDefaults, QueueRecord, Seed, SetRecord, TopologyCommand, TopologyReply,
 };
@@ -28,6 +28,7 @@ use super::local_set::LocalSet;
 use super::outbox::{Outbox, Refusal};
 use super::peer::{Hosted, Hub, Links};
 use super::policies;
+use super::presence::{self, Presence};
 use super::proposer::Proposer;
 use super::reconcile;
 use super::registry::Registry;
@@ -106,6 +107,7 @@ pub struct Cluster {
     pub topology: Arc<SharedTopology>,
     /// What the node's worker must do.
     pub effects: SetEffects,
+    pub(super) presence: Presence,
     pub(super) options: ClusterOptions,
     pub(super) topology_outbox: Arc<Outbox<TopologyReply>>,
     pub(super) topology_group: Group,
@@ -139,6 +141,7 @@ impl Cluster {
             registry,
             topology,
             effects,
+            presence: Presence::new(options.patience.leases),
             options,
             topology_outbox,
             topology_group,
@@ -167,6 +170,8 @@ impl Cluster {
         let patience = cluster.options.patience;
         let run = controller::run(Arc::clone(&cluster), patience, supervisor.clone());
         supervisor.spawn("controller", run);
+        let run = presence::run(Arc::clone(&cluster), supervisor.clone());
+        supervisor.spawn("presence", run);
         Ok((cluster, receiver))
     }
 
@@ -229,13 +234,18 @@ impl Cluster {
             Some(_) => return Ok(()),
             None => {}
         }
-        let outbox = Outbox::new(record.id, self.pipe, self.options.pool.clone());
-        let outbox = Arc::new(outbox);
+        let outbox = self.pipe_to(record.id);
         // The first command of the pipe, before anybody else can send one.
         outbox.push(&Command::OpenPipe);
         let handle = replicas::start_set(self, record, outbox, false).await?;
         self.table.insert(record.id, handle);
         Ok(())
+    }
+
+    fn pipe_to(&self, set: SetId) -> Arc<Outbox<Reply>> {
+        let outbox = Outbox::new(set, self.pipe, self.options.pool.clone());
+        outbox.knows_lapses(self.presence.lapses());
+        Arc::new(outbox)
     }
 
     /// Waits until the set knows this incarnation of the node.
@@ -318,8 +328,7 @@ impl Cluster {
             return None;
         }
         self.table.insert_with(set, || {
-            let outbox = Outbox::new(set, self.pipe, self.options.pool.clone());
-            let outbox = Arc::new(outbox);
+            let outbox = self.pipe_to(set);
             outbox.push(&Command::OpenPipe);
             let registry = Arc::clone(&self.registry);
             let links = self.options.links.clone();
@@ -437,6 +446,7 @@ async fn start_topology(
         .take(TOPOLOGY_VOTERS_MAX)
         .map(|node| (node.id, node.address.clone()))
         .collect();
+    group_options.peers.clone_from(&group_options.voters);
     group_options.transport = Arc::new(options.links.clone());
     let started = Group::start(group_options, Arc::clone(&machine)).await;
     let group = started.map_err(|error| StartError::Replica { set, error })?;

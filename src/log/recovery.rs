@@ -144,6 +144,11 @@ fn next_frame(bytes: &[u8], salt: u32, at: usize) -> Option<usize> {
 }
 
 impl Scan {
+    /// Where each damage begins.
+    pub(super) fn damage_offsets(&self) -> impl Iterator<Item = u64> {
+        self.damages.iter().map(|lost| lost.offset)
+    }
+
     fn next(&self) -> u64 {
         self.first + self.offsets.len() as u64
     }

@@ -19,6 +19,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
 use super::codec;
+use super::mend::mend;
 use super::shared::Shared;
 use super::snapshot::blocking;
 use super::types::{Entry, LogId, Types, Vote};
@@ -40,20 +41,24 @@ impl Store {
 
     /// Entries from `from` on, before `end`, at most [`READ_BYTES_MAX`] of them and at least one.
     async fn chunk(&self, from: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let shared = Arc::clone(&self.0);
-        let records = match cached(&shared, from, end) {
-            Some(records) => records,
-            None => {
-                blocking(move || {
-                    shared
-                        .log
-                        .read(from, end, READ_BYTES_MAX)
-                        .map_err(io::Error::other)
-                })
-                .await?
+        if let Some(records) = cached(&self.0, from, end) {
+            return entries(from, records);
+        }
+        let records = match self.read(from, end).await? {
+            // The core stops at a log it cannot read, and would at every start: a peer's record is as good.
+            Err(LogError::Damaged { first, .. }) => {
+                let mended = mend(&self.0, first).await;
+                mended.map_err(|error| io::Error::other(error.to_string()))?;
+                self.read(from, end).await?
             }
+            read => read,
         };
-        entries(from, records)
+        entries(from, records.map_err(io::Error::other)?)
+    }
+
+    async fn read(&self, from: u64, end: u64) -> io::Result<Result<Vec<Record>, LogError>> {
+        let shared = Arc::clone(&self.0);
+        blocking(move || Ok(shared.log.read(from, end, READ_BYTES_MAX))).await
     }
 }
 

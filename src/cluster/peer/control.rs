@@ -26,6 +26,11 @@ pub enum Ask {
     Status,
     /// What this node holds: its part of `Status`.
     Report,
+    /// To the controller: this node is there, see `cluster::presence`.
+    Here {
+        /// Who asks.
+        node: NodeId,
+    },
     /// Give a node's replicas and leaderships to others, or (false) let it take its share again.
     Drain {
         /// The node's name.
@@ -67,6 +72,8 @@ pub enum Told {
     },
     /// To `Join`: the id, and the cluster's members.
     Joined(NodeId, Formation),
+    /// To `Here`: the controller has noted it.
+    Noted,
     /// Text for people.
     Text(String),
     /// Why not.
@@ -106,6 +113,10 @@ impl Ask {
             }
             Self::Status => out.put_u8(3),
             Self::Report => out.put_u8(7),
+            Self::Here { node } => {
+                out.put_u8(8);
+                out.put_varint(node.0);
+            }
             Self::Drain { node, drain } => {
                 out.put_u8(4);
                 put_text(&mut out, node);
@@ -152,6 +163,9 @@ impl Ask {
             },
             3 => Self::Status,
             7 => Self::Report,
+            8 => Self::Here {
+                node: NodeId(reader.varint()?),
+            },
             4 => Self::Drain {
                 node: reader.text()?,
                 drain: reader.flag()?,
@@ -206,6 +220,7 @@ impl Told {
                 out.put_varint(node.0);
                 put_formation(&mut out, formation);
             }
+            Self::Noted => out.put_u8(5),
             Self::Text(text) => {
                 out.put_u8(3);
                 put_text(&mut out, text);
@@ -248,6 +263,7 @@ impl Told {
             2 => Self::Joined(NodeId(reader.varint()?), get_formation(&mut reader)?),
             3 => Self::Text(reader.text()?),
             4 => Self::Refused(reader.text()?),
+            5 => Self::Noted,
             _ => return Err(Truncated),
         })
     }
@@ -281,6 +297,7 @@ mod test {
             },
             Ask::Status,
             Ask::Report,
+            Ask::Here { node: NodeId(3) },
             Ask::Drain {
                 node: "rabbit@a".into(),
                 drain: true,
@@ -308,6 +325,7 @@ mod test {
                 formed: Some(formation.clone()),
             },
             Told::Joined(NodeId(4), formation),
+            Told::Noted,
             Told::Text("{}".into()),
             Told::Refused("no".into()),
         ];
