@@ -6,6 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use leveret::cluster::Leaving;
 use leveret::config::Loaded;
 use leveret::node::{Running, Settings};
 use leveret::{operator, probe, telemetry};
@@ -29,13 +30,16 @@ fn main() -> ExitCode {
             }
         }
         Some(Command::Cluster { node, command }) => match cli.options.load() {
-            Ok(loaded) => match operator::ask(&loaded.config, node, &command.ask()) {
-                Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(_) => ExitCode::FAILURE,
-                },
-                Err(why) => fail(&why),
-            },
+            Ok(loaded) => {
+                let json = command.json();
+                match operator::ask(&loaded.config, node, &command.ask(), json) {
+                    Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+                        Ok(()) => ExitCode::SUCCESS,
+                        Err(_) => ExitCode::FAILURE,
+                    },
+                    Err(why) => fail(&why),
+                }
+            }
             Err(problems) => fail(&problems),
         },
         Some(Command::Check) => match cli.options.load() {
@@ -89,34 +93,39 @@ async fn serve(loaded: Loaded) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&error),
     };
-    // A node may wait for its peers for long.
-    let started = tokio::select! {
-        started = Running::start(Settings::from(&loaded.config)) => started,
-        _ = terminate.recv() => return stopped_early(),
-        _ = interrupt.recv() => return stopped_early(),
-    };
-    let running = match started {
-        Ok(running) => running,
-        Err(error) => {
-            tracing::error!(%error, "the node cannot start");
-            return fail(&error);
+    loop {
+        // A node may wait for its peers for long.
+        let started = tokio::select! {
+            started = Running::start(Settings::from(&loaded.config)) => started,
+            _ = terminate.recv() => return stopped_early(),
+            _ = interrupt.recv() => return stopped_early(),
+        };
+        let running = match started {
+            Ok(running) => running,
+            Err(error) => {
+                tracing::error!(%error, "the node cannot start");
+                return fail(&error);
+            }
+        };
+        tracing::info!("Server startup complete");
+        let leaving = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            leaving = running.leaving() => Some(leaving),
+        };
+        match leaving {
+            None => tracing::info!("the node is asked to stop"),
+            Some(Leaving::Joins) => tracing::info!("the node leaves its cluster to join another"),
+            Some(Leaving::Removed) => {
+                tracing::error!("the node can serve no longer as a member");
+            }
         }
-    };
-    tracing::info!("Server startup complete");
-    let removed = tokio::select! {
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
-        () = running.removed() => true,
-    };
-    if removed {
-        tracing::error!("the node can serve no longer as a member");
-    } else {
-        tracing::info!("the node is asked to stop");
-    }
-    running.stop().await;
-    tracing::info!("successfully stopped");
-    match removed {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
+        running.stop().await;
+        tracing::info!("successfully stopped");
+        match leaving {
+            None => return ExitCode::SUCCESS,
+            Some(Leaving::Removed) => return ExitCode::FAILURE,
+            Some(Leaving::Joins) => {}
+        }
     }
 }

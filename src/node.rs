@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::base::{NodeId, SetId};
 use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
-    Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
+    Candidate, Cluster, ClusterOptions, FormationError, Leaving, Patience, Rejoin, StartError,
+    alone, find,
 };
 use crate::config;
 use crate::http::api::{self, Api, Listener};
@@ -124,8 +125,9 @@ impl Running {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn start(settings: Settings) -> Result<Self, NodeError> {
+    pub async fn start(mut settings: Settings) -> Result<Self, NodeError> {
         let mut identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
+        rejoin(&mut settings, &mut identity)?;
         let mut sockets = Vec::new();
         for address in &settings.listeners {
             sockets.push((*address, bind(*address)?));
@@ -182,9 +184,9 @@ impl Running {
         })
     }
 
-    /// Completes when the cluster has taken this node out.
-    pub async fn removed(&self) {
-        self.cluster.removed().await;
+    /// Completes when the node cannot go on as the member it is.
+    pub async fn leaving(&self) -> Leaving {
+        self.cluster.leaving().await
     }
 
     /// Closes every connection (320), then the sets.
@@ -197,6 +199,29 @@ impl Running {
         }
         self.cluster.stop().await;
     }
+}
+
+/// A node that was told to join another cluster leaves its own behind.
+fn rejoin(settings: &mut Settings, identity: &mut Identity) -> Result<(), NodeError> {
+    let dir = &settings.data_dir;
+    let Some(wish) = Rejoin::find(dir).map_err(|error| unread(dir, error))? else {
+        return Ok(());
+    };
+    let member = identity.membership.as_ref();
+    match member.map(|member| member.formation.cluster) {
+        Some(cluster) if cluster != wish.leaves => return Ok(()),
+        _ => {}
+    }
+    wish.clear(dir).map_err(|error| unread(dir, error))?;
+    identity.forget()?;
+    tracing::info!(member = wish.member, "joins another cluster");
+    settings.cluster.join = Some(wish.member);
+    Ok(())
+}
+
+fn unread(dir: &Path, error: io::Error) -> NodeError {
+    let path = dir.to_owned();
+    IdentityError::Io { path, error }.into()
 }
 
 /// Where the node listens, as the management API shows it.
@@ -246,17 +271,24 @@ async fn enter(
         name: settings.names.node.clone(),
         address: settings.cluster.address.clone().unwrap_or_default(),
         token: identity.token,
-        peers: peers(&settings.cluster).await,
+        peers: peers(&settings.cluster),
+        dns: settings
+            .cluster
+            .dns
+            .clone()
+            .filter(|_| settings.cluster.join.is_none()),
     };
+    let alone_for_good = candidate.peers.is_empty() && candidate.dns.is_none();
     let membership = match identity.membership.clone() {
         Some(membership) => membership,
-        None if settings.cluster.listener.is_none() || candidate.peers.is_empty() => {
+        None if settings.cluster.listener.is_none() || alone_for_good => {
             alone(&candidate, rand::random::<u64>().max(1))
         }
         None => find(candidate.clone(), &links, &hub, core).await?,
     };
     own.set(&membership, identity.incarnation);
     let pipe = identity.join(membership.clone())?;
+    Rejoin::done(&settings.data_dir).map_err(|error| unread(&settings.data_dir, error))?;
     let node = pipe.node;
     tracing::info!(%node, cluster = format_args!("{:016x}", membership.formation.cluster), "member of a cluster");
     Ok(ClusterOptions {
@@ -279,24 +311,16 @@ async fn enter(
         },
         queue_defaults: settings.queue_defaults,
         patience: settings.patience,
+        sets_per_node: settings.cluster.sets_per_node,
         pool,
     })
 }
 
-/// Whom to ask for a cluster. A name that cannot be resolved is told and asked as it is.
-async fn peers(cluster: &config::cluster::Cluster) -> Vec<String> {
-    if let Some(join) = &cluster.join {
-        return vec![join.clone()];
-    }
-    let Some(name) = &cluster.dns else {
-        return cluster.peers.clone();
-    };
-    match tokio::net::lookup_host(name).await {
-        Ok(found) => found.map(|address| address.to_string()).collect(),
-        Err(error) => {
-            tracing::warn!(name, %error, "peers cannot be looked up");
-            vec![name.clone()]
-        }
+/// Whom to ask for a cluster, if it is not found by a name.
+fn peers(cluster: &config::cluster::Cluster) -> Vec<String> {
+    match &cluster.join {
+        Some(join) => vec![join.clone()],
+        None => cluster.peers.clone(),
     }
 }
 

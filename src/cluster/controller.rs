@@ -4,6 +4,7 @@
 //! Shape: [`plan`] is pure: records in, changes out. The task around it runs on every node and acts only where the
 //! topology is led, so there is one controller at a time; its changes are commands like any other, so a change of
 //! controller half-way loses nothing.
+//! At most one set at a time is changed only to spread what there is evenly, and only when nothing else is to be done.
 //! Invariants: a set keeps as many members as before or more, except that nobody is kept who was told to leave; a member
 //! is replaced only where a node is there to take its place.
 //! Not here: carrying it out ([`super::reconcile`]).
@@ -41,12 +42,14 @@ impl Default for Patience {
     }
 }
 
-/// The changes that are due. `lost`: nodes that were silent for too long.
+/// The changes that are due. `lost`: nodes that were silent for too long; `sets_per_node`: broker sets for each node that
+/// takes its share.
 #[must_use]
 pub fn plan(
     nodes: &[NodeRecord],
     sets: &[SetRecord],
     lost: &BTreeSet<NodeId>,
+    sets_per_node: usize,
 ) -> Vec<MembersCommand> {
     let mut load = Load::new(nodes, sets, lost);
     let mut changes = Vec::new();
@@ -63,7 +66,8 @@ pub fn plan(
             changes.push(MembersCommand::PutSet(set.clone()));
         }
     }
-    for _ in sets.len()..load.active.len() {
+    let wanted = (load.active.len() * sets_per_node).min(SetRecord::ID_MAX as usize);
+    for _ in sets.len()..wanted {
         let mut set = SetRecord {
             id: SetId::TOPOLOGY,
             members: Vec::new(),
@@ -74,7 +78,13 @@ pub fn plan(
         load.choose_leader(&mut set);
         changes.push(MembersCommand::PutSet(set));
     }
-    changes.extend(load.level_leaders(&sets).map(MembersCommand::PutSet));
+    // Members first: a replica may go to a node that then can lead.
+    let levelled = match changes.is_empty() {
+        true => load.level_replicas(&sets),
+        false => None,
+    };
+    let levelled = levelled.or_else(|| load.level_leaders(&sets));
+    changes.extend(levelled.map(MembersCommand::PutSet));
     for node in nodes.iter().filter(|node| node.state == NodeState::Leaving) {
         if !sets.iter().any(|set| set.members.contains(&node.id)) {
             changes.push(MembersCommand::RemoveNode { node: node.id });
@@ -161,6 +171,32 @@ impl Load {
         }
     }
 
+    /// One set of which a replica goes from the node with the most to one with at least two fewer.
+    fn level_replicas(&self, sets: &[SetRecord]) -> Option<SetRecord> {
+        let holds = |node: &NodeId| self.replicas.get(node).copied().unwrap_or(0);
+        let most = self.active.iter().copied().max_by_key(holds)?;
+        let fewest = self.least(&self.replicas, |_| true)?;
+        if holds(&most) < holds(&fewest) + 2 {
+            return None;
+        }
+        let fits = |set: &&SetRecord| set.members.contains(&most) && !set.members.contains(&fewest);
+        // Best one that is led elsewhere.
+        let fit = sets.iter().filter(fits);
+        let set = fit.min_by_key(|set| set.leader == most)?;
+        let kept = set.members.iter().copied().filter(|node| *node != most);
+        let mut members: Vec<NodeId> = kept.chain([fewest]).collect();
+        members.sort_unstable();
+        let leader = match set.leader == most {
+            true => fewest,
+            false => set.leader,
+        };
+        Some(SetRecord {
+            members,
+            leader,
+            ..set.clone()
+        })
+    }
+
     /// One set whose leader has two more than another member.
     fn level_leaders(&self, sets: &[SetRecord]) -> Option<SetRecord> {
         let leads = |node: &NodeId| self.leads.get(node).copied().unwrap_or(0);
@@ -230,7 +266,7 @@ impl Cluster {
         closed.retain(|(id, _)| silent(id) >= patience.leases);
         let lost = nodes.iter().map(|node| node.id);
         let lost = lost.filter(|id| silent(id) >= patience.replicas).collect();
-        for change in plan(&nodes, &sets, &lost) {
+        for change in plan(&nodes, &sets, &lost, self.options.sets_per_node) {
             tracing::info!(?change, "the controller changes the cluster");
             if self
                 .ask_topology(&TopologyCommand::Members(change))
@@ -298,7 +334,7 @@ mod test {
         let lost = lost.iter().map(|id| NodeId(*id)).collect();
         let mut sets = sets.to_vec();
         for _ in 0..20 {
-            let changes = plan(nodes, &sets, &lost);
+            let changes = plan(nodes, &sets, &lost, 1);
             let mut changed = false;
             for change in changes {
                 let MembersCommand::PutSet(mut new) = change else {
@@ -327,7 +363,7 @@ mod test {
             set(2, &[1, 2, 3], 2),
             set(3, &[1, 2, 3], 3),
         ];
-        assert_eq!(plan(&active(3), &sets, &BTreeSet::new()), []);
+        assert_eq!(plan(&active(3), &sets, &BTreeSet::new(), 1), []);
     }
 
     #[test]
@@ -344,8 +380,36 @@ mod test {
         let sets = settle(&active(5), &[set(1, &[1], 1)], &[]);
         for id in 1..=5 {
             let holds = sets.iter().filter(|set| set.members.contains(&NodeId(id)));
-            assert!((2..=4).contains(&holds.count()), "{sets:?}");
+            assert_eq!(holds.count(), 3, "{sets:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_no_longer_drained_gets_replicas_and_leaderships_back() {
+        let mut nodes = active(4);
+        let all = settle(&nodes, &[set(1, &[1], 1)], &[]);
+        nodes[3].state = NodeState::Draining;
+        let without = settle(&nodes, &all, &[]);
+        assert!(without.iter().all(|set| !set.members.contains(&NodeId(4))));
+        nodes[3].state = NodeState::Active;
+        let back = settle(&nodes, &without, &[]);
+        let holds = back.iter().filter(|set| set.members.contains(&NodeId(4)));
+        assert_eq!(holds.count(), 3, "{back:?}");
+        assert!(back.iter().any(|set| set.leader == NodeId(4)), "{back:?}");
+        assert!(back.iter().all(|set| set.members.len() == 3), "{back:?}");
+    }
+
+    #[test]
+    fn there_are_as_many_sets_for_each_node_as_are_wanted() {
+        let wanted = |per_node| plan(&active(3), &[], &BTreeSet::new(), per_node);
+        assert_eq!(wanted(4).len(), 12);
+        let leads = |node: u64| {
+            let of = wanted(4).into_iter().filter(|change| {
+                matches!(change, MembersCommand::PutSet(set) if set.leader == NodeId(node))
+            });
+            of.count()
+        };
+        assert_eq!([leads(1), leads(2), leads(3)], [4, 4, 4]);
     }
 
     #[test]
@@ -382,7 +446,7 @@ mod test {
             sets.iter()
                 .all(|set| set.members.len() == 3 && set.leader != NodeId(1))
         );
-        let last = plan(&nodes, &sets, &BTreeSet::new());
+        let last = plan(&nodes, &sets, &BTreeSet::new(), 1);
         assert_eq!(last, [MembersCommand::RemoveNode { node: NodeId(1) }]);
     }
 

@@ -64,9 +64,17 @@ impl Presence {
     /// Whether what a set gave to this node's consumers is still theirs.
     #[must_use]
     pub fn is_sure<R>(&self, of: &Outbox<R>) -> bool {
+        self.is_sure_at(Instant::now(), of)
+    }
+
+    fn is_sure_at<R>(&self, now: Instant, of: &Outbox<R>) -> bool {
         of.set().is_local()
-            || (millis(self.begin.elapsed()) < self.sure_until.load(Ordering::Acquire)
+            || (self.since_begin(now) < self.sure_until.load(Ordering::Acquire)
                 && of.known_lapses() == self.lapses.load(Ordering::Acquire))
+    }
+
+    fn since_begin(&self, now: Instant) -> u64 {
+        millis(now.saturating_duration_since(self.begin))
     }
 
     /// How often this node was not sure: a pipe that begins now has nothing from before.
@@ -87,14 +95,17 @@ impl Presence {
     }
 
     /// A controller was known to be there at `at`, and had noted this node. Whether the node was not sure until now.
-    fn heard(&self, at: Instant) -> bool {
-        let waited = self.sure_until.load(Ordering::Acquire) <= millis(self.begin.elapsed());
-        let until = millis((at + self.holds).saturating_duration_since(self.begin));
-        let sure_at = millis(at.saturating_duration_since(self.begin));
+    fn heard(&self, at: Instant, now: Instant) -> bool {
+        let waited = self.sure_until.load(Ordering::Acquire) <= self.since_begin(now);
+        let until = self.since_begin(at + self.holds);
+        let sure_at = self.since_begin(at);
         if self.sure_until.load(Ordering::Acquire) < sure_at {
             // Before the node is sure again, so that no set counts as asked meanwhile.
             let lapses = self.lapses.fetch_add(1, Ordering::AcqRel) + 1;
-            tracing::warn!(lapses, "this node was silent: deliveries wait until its sets have been asked");
+            tracing::warn!(
+                lapses,
+                "this node was silent: deliveries wait until its sets have been asked"
+            );
         }
         self.sure_until.fetch_max(until, Ordering::AcqRel);
         waited
@@ -111,7 +122,7 @@ pub async fn run(cluster: Arc<Cluster>, supervisor: Supervisor) {
     let every = every.clamp(ASK_EVERY_MIN, ASK_EVERY_MAX);
     loop {
         if let Some(at) = cluster.ask_controller(every * 2).await
-            && cluster.presence.heard(at)
+            && cluster.presence.heard(at, Instant::now())
         {
             // An answer that came late may have left no lapse, and deliveries that wait all the same.
             for mailbox in cluster.registry.mailboxes() {
@@ -206,30 +217,48 @@ mod test {
         Outbox::new(set, pipe, BufferPool::default())
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_node_that_was_silent_is_sure_again_only_of_sets_it_asked_since() {
+    #[test]
+    fn a_node_that_was_silent_is_sure_again_only_of_sets_it_asked_since() {
         let presence = Presence::new(Duration::from_secs(2));
+        let after = |millis| presence.begin + Duration::from_millis(millis);
         let (one, other) = (outbox(SetId(1)), outbox(SetId(2)));
         let local = outbox(SetId::local(NodeId(1)));
-        assert!(presence.is_sure(&one) && presence.is_sure(&other));
-        tokio::time::advance(Duration::from_millis(900)).await;
-        presence.heard(Instant::now());
-        tokio::time::advance(Duration::from_millis(900)).await;
-        assert!(presence.is_sure(&one), "an answer holds for half the time");
-        tokio::time::advance(Duration::from_millis(200)).await;
-        assert!(!presence.is_sure(&one) && !presence.is_sure(&other));
-        assert!(presence.is_sure(&local), "its owner ends with the node");
-        presence.heard(Instant::now());
-        assert!(!presence.is_sure(&one), "it has not been asked");
+        let sure = |at, of: &Outbox<()>| presence.is_sure_at(after(at), of);
+        assert!(sure(900, &one) && sure(900, &other));
+        assert!(!presence.heard(after(900), after(901)));
+        assert!(sure(1_800, &one), "an answer holds for half the time");
+        assert!(!sure(1_900, &one) && !sure(1_900, &other));
+        assert!(sure(1_900, &local), "its owner ends with the node");
+        assert!(presence.heard(after(2_000), after(2_001)));
+        assert!(!sure(2_001, &one), "it has not been asked");
         one.knows_lapses(presence.lapses());
-        assert!(presence.is_sure(&one) && !presence.is_sure(&other));
-        // An answer to a question from long ago says nothing of now.
-        let before = Instant::now();
-        tokio::time::advance(Duration::from_secs(3)).await;
-        presence.heard(before);
-        assert!(!presence.is_sure(&one));
-        // The set was asked in another silence than the last.
-        presence.heard(Instant::now());
-        assert!(!presence.is_sure(&one));
+        assert!(sure(2_001, &one) && !sure(2_001, &other));
+        // An answer to a question from long ago says nothing of now, and what waits is still to wait.
+        assert!(presence.heard(after(2_500), after(5_000)));
+        assert!(!sure(5_000, &one));
+        assert!(presence.heard(after(5_001), after(5_002)));
+        assert!(!sure(5_002, &one), "the set was asked in another silence");
+    }
+
+    #[test]
+    fn an_answer_that_came_late_leaves_no_lapse() {
+        let presence = Presence::new(Duration::from_secs(2));
+        let after = |millis| presence.begin + Duration::from_millis(millis);
+        let one = outbox(SetId(1));
+        assert!(!presence.is_sure_at(after(1_050), &one));
+        // Asked while the node was sure: the controller has counted it as there all the time.
+        assert!(presence.heard(after(950), after(1_100)));
+        assert!(presence.is_sure_at(after(1_100), &one));
+    }
+
+    #[test]
+    fn a_question_that_got_no_answer_is_asked_again() {
+        let one = outbox(SetId(1));
+        assert!(one.ask_begins(1));
+        assert!(!one.ask_begins(1), "it is under way");
+        one.ask_failed();
+        assert!(one.ask_begins(1));
+        one.knows_lapses(1);
+        assert_eq!(one.known_lapses(), 1);
     }
 }

@@ -90,6 +90,8 @@ pub struct ClusterOptions {
     pub queue_defaults: QueueDefaults,
     /// How long silent nodes keep what they have.
     pub patience: Patience,
+    /// Broker sets for each node.
+    pub sets_per_node: usize,
     /// Recycled buffers.
     pub pool: BufferPool,
 }
@@ -114,6 +116,7 @@ pub struct Cluster {
     pub(super) table: SetTable,
     pub(super) supervisor: Supervisor,
     pub(super) removed: CancellationToken,
+    pub(super) joins: CancellationToken,
 }
 
 impl Cluster {
@@ -148,6 +151,7 @@ impl Cluster {
             table: SetTable::default(),
             supervisor: supervisor.clone(),
             removed: CancellationToken::new(),
+            joins: CancellationToken::new(),
         });
         cluster.answer_control();
         cluster.enter().await?;
@@ -412,11 +416,6 @@ impl Cluster {
     #[must_use]
     pub fn topology_group(&self) -> &Group {
         &self.topology_group
-    }
-
-    /// Completes when this node is no member of the cluster any more.
-    pub async fn removed(&self) {
-        self.removed.cancelled().await;
     }
 
     /// Stops every replica: hands leaderships over, snapshot, close.

@@ -30,6 +30,8 @@ pub struct Cluster {
     pub tls: [Option<PathBuf>; 3],
     /// Silence of a node after which another takes its replicas, if there is one to spare, seconds. Default 600.
     pub replace_after_s: u64,
+    /// Broker sets for each node; the controller makes what lacks and removes none. Default 1.
+    pub sets_per_node: usize,
 }
 
 impl Default for Cluster {
@@ -43,9 +45,13 @@ impl Default for Cluster {
             secret: String::new(),
             tls: [None, None, None],
             replace_after_s: 600,
+            sets_per_node: 1,
         }
     }
 }
+
+/// Each set costs every member a heartbeat and a log of its own.
+const SETS_PER_NODE_MAX: u64 = 64;
 
 const PEERS: &str = "peers are found by a list (classic_config) or by DNS only";
 
@@ -100,6 +106,11 @@ pub(super) static KEYS: &[Key] = &[
             Ok(None)
         },
     ),
+    set("leveret.cluster.sets_per_node", "count", "1", |d, _, v| {
+        let count = value::number(v, 1, SETS_PER_NODE_MAX)?;
+        d.cluster.config.sets_per_node = usize::try_from(count).unwrap_or(1);
+        Ok(None)
+    }),
     set("leveret.cluster.address", "host:port", "", |d, _, v| {
         d.cluster.config.address = Some(v.to_owned());
         Ok(None)

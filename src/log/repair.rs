@@ -44,8 +44,8 @@ pub struct Repair {
     head: SegmentHead,
     bytes: Bytes,
     range: Range<u64>,
-    /// Sound records: index and place.
-    sound: Vec<(u64, u32)>,
+    /// Where the sound records are.
+    sound: BTreeMap<u64, u32>,
     wanted: Vec<u64>,
     purged: Option<u64>,
 }
@@ -154,9 +154,14 @@ impl After {
                 return Ok(Self::default());
             }
             after.lowest = after.lowest.or(one.lowest());
-            if !one.head.compacted && one.scan.hard_state.is_some() {
-                after.hard_state = true;
+            after.hard_state |= !one.head.compacted && one.scan.hard_state.is_some();
+        }
+        // Whoever was written to begins with both marks; the last purge mark is the newest's.
+        for number in later.iter().rev() {
+            let one = Whole::read(disk, dir, *number, None)?;
+            if let Some(one) = one.filter(|one| one.scan.hard_state.is_some()) {
                 after.purged = one.scan.purged.map(|(index, _)| index);
+                break;
             }
         }
         Ok(after)
@@ -198,16 +203,33 @@ impl Repair {
         let Some(range) = range(&one, before.as_ref(), after.lowest) else {
             return Ok(None);
         };
-        let sound = one.sound();
-        let sound: Vec<_> = sound
-            .into_iter()
-            .filter(|(index, _)| range.contains(index))
-            .collect();
-        let wanted = wanted(&*disk, dir, &one, &range, &sound);
+        let side = side_index(&*disk, dir, &one.head);
+        let head = one.head;
+        // A compacted segment has one frame, so a scan ends at its first damage; the side index knows the rest.
+        let known = side.as_ref().map_or_else(Vec::new, |(side, offsets)| {
+            let known = (side.first..).zip(offsets.iter().copied());
+            known.filter(|(_, at)| *at > DAMAGED).collect()
+        });
+        let scanned = one.sound();
+        let bytes = Bytes::from(one.bytes);
+        let mut sound: BTreeMap<u64, u32> = scanned.into_iter().collect();
+        for (index, at) in known {
+            if parse(&bytes, at as usize, index, head.salt).is_ok() {
+                sound.entry(index).or_insert(at);
+            }
+        }
+        sound.retain(|index, _| range.contains(index));
+        let dropped = |index: &u64| {
+            let (side, offsets) = side.as_ref()?;
+            let at = usize::try_from(index.checked_sub(side.first)?).ok()?;
+            offsets.get(at).filter(|at| **at == GONE)
+        };
+        let missing = range.clone().filter(|index| !sound.contains_key(index));
+        let wanted = missing.filter(|index| dropped(index).is_none()).collect();
         Ok(Some(Self {
             dir: dir.to_owned(),
-            head: one.head,
-            bytes: one.bytes.into(),
+            head,
+            bytes,
             range,
             sound,
             wanted,
@@ -265,13 +287,11 @@ impl Repair {
             durable: START,
         };
         out.put(&frame.encode(head.salt, START)).map_err(failed)?;
-        let mut sound = self.sound.iter().peekable();
         let mut offsets = Vec::new();
         for index in self.range.clone() {
-            let own = sound.next_if(|(of, _)| *of == index);
-            let own = own.and_then(|(_, at)| {
-                parse(&self.bytes, *at as usize, index, self.head.salt).ok()
-            });
+            let own = self.sound.get(&index);
+            let own =
+                own.and_then(|at| parse(&self.bytes, *at as usize, index, self.head.salt).ok());
             let Some(record) = own.or_else(|| had.get(&index).cloned()) else {
                 if self.must_have(index) {
                     return Err(LogError::Missing { index });
@@ -327,33 +347,15 @@ fn range(one: &Whole, before: Option<&Whole>, after: Option<u64>) -> Option<Rang
     (start < end && end - start <= room).then_some(start..end)
 }
 
-/// The indexes of `range` without a sound record, but for those a compaction is known to have dropped.
-fn wanted(
-    disk: &dyn Disk,
-    dir: &Path,
-    one: &Whole,
-    range: &Range<u64>,
-    sound: &[(u64, u32)],
-) -> Vec<u64> {
-    let mut sound = sound.iter().map(|(index, _)| *index).peekable();
-    let missing = range
-        .clone()
-        .filter(|index| sound.next_if_eq(index).is_none());
-    if !one.head.compacted {
-        return missing.collect();
-    }
-    let path = index_path(dir, one.head.number);
-    let side = disk.open(&path, OpenMode::Read).ok().and_then(|file| {
-        let size = usize::try_from(file.size().ok()?).ok()?;
-        let bytes = read_exact(&*file, size, 0).ok()?;
-        let head = IndexHead::decode(&bytes).filter(|side| side.salt == one.head.salt)?;
-        head.offsets(&bytes)
-    });
-    let dropped = |index: &u64| match &side {
-        Some(offsets) => offsets.get((index - range.start) as usize) == Some(&GONE),
-        None => false,
-    };
-    missing.filter(|index| !dropped(index)).collect()
+/// The side index of the segment, if it is of this life of it.
+fn side_index(disk: &dyn Disk, dir: &Path, head: &SegmentHead) -> Option<(IndexHead, Vec<u32>)> {
+    let path = index_path(dir, head.number);
+    let file = disk.open(&path, OpenMode::Read).ok()?;
+    let size = usize::try_from(file.size().ok()?).ok()?;
+    let bytes = read_exact(&*file, size, 0).ok()?;
+    let side = IndexHead::decode(&bytes).filter(|side| side.salt == head.salt)?;
+    let offsets = side.offsets(&bytes)?;
+    Some((side, offsets))
 }
 
 impl Repaired {

@@ -235,7 +235,10 @@ impl Group {
         let applied = self.shared().applied_index().unwrap_or(0);
         let end = end.min(applied + 1);
         let log = self.shared().log.clone();
-        let read = move || log.survivors(first, end, ANSWER_BYTES).map_err(io::Error::other);
+        let read = move || {
+            log.survivors(first, end, ANSWER_BYTES)
+                .map_err(io::Error::other)
+        };
         let records = blocking(read).await.map_err(|error| error.to_string())?;
         let next = records.last().map_or(end, |last| last.index + 1);
         Ok(Given {

@@ -95,8 +95,8 @@ fn entries(from: u64, records: Vec<Record>) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The part of `range` that the log holds, as (first, end).
-fn held(shared: &Shared, range: &impl RangeBounds<u64>) -> (u64, u64) {
+/// `range` as (first, end).
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
         Bound::Included(first) => *first,
         Bound::Excluded(before) => before.saturating_add(1),
@@ -107,6 +107,12 @@ fn held(shared: &Shared, range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Excluded(end) => *end,
         Bound::Unbounded => u64::MAX,
     };
+    (start, end)
+}
+
+/// The part of `range` that the log holds, as (first, end).
+fn held(shared: &Shared, range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let (start, end) = bounds(range);
     let purged = shared.log.purged().map(|(index, _)| index + 1);
     let first = purged.or_else(|| shared.log.first_index()).unwrap_or(0);
     let next = shared.log.last().map_or(0, |(index, _)| index + 1);
@@ -171,7 +177,11 @@ impl RaftLogReader<Types> for Store {
     where
         R: RangeBounds<u64> + Clone + Debug + Send,
     {
-        let (next, end) = held(&self.0, &range);
+        // What is to be applied must all be there: the core may ask for entries whose append has failed.
+        let (next, end) = match bounds(&range) {
+            (_, u64::MAX) => held(&self.0, &range),
+            all => all,
+        };
         let walk = Walk {
             store: self.clone(),
             next,

@@ -22,6 +22,11 @@ pub enum Ask {
         /// Names its data folder.
         token: u64,
     },
+    /// From an operator: leave your own cluster and join the one of this member.
+    JoinOther {
+        /// Its address.
+        member: String,
+    },
     /// What there is and how it is: lines of fields apart by tabs, see `cluster::control`.
     Status,
     /// What this node holds: its part of `Status`.
@@ -111,6 +116,10 @@ impl Ask {
                 put_text(&mut out, address);
                 out.put_u64_le(*token);
             }
+            Self::JoinOther { member } => {
+                out.put_u8(9);
+                put_text(&mut out, member);
+            }
             Self::Status => out.put_u8(3),
             Self::Report => out.put_u8(7),
             Self::Here { node } => {
@@ -160,6 +169,9 @@ impl Ask {
                 name: reader.text()?,
                 address: reader.text()?,
                 token: reader.u64()?,
+            },
+            9 => Self::JoinOther {
+                member: reader.text()?,
             },
             3 => Self::Status,
             7 => Self::Report,
@@ -294,6 +306,9 @@ mod test {
                 name: "rabbit@a".into(),
                 address: "a:1".into(),
                 token: 5,
+            },
+            Ask::JoinOther {
+                member: "b:1".into(),
             },
             Ask::Status,
             Ask::Report,
