@@ -177,11 +177,11 @@ impl RaftLogReader<Types> for Store {
     where
         R: RangeBounds<u64> + Clone + Debug + Send,
     {
-        // What is to be applied must all be there: the core may ask for entries whose append has failed.
-        let (next, end) = match bounds(&range) {
-            (_, u64::MAX) => held(&self.0, &range),
-            all => all,
-        };
+        let (mut next, mut end) = held(&self.0, &range);
+        if self.0.log.poisoned() {
+            // The core may apply entries whose append has just failed: they are no end of the log but an error.
+            (next, end) = bounds(&range);
+        }
         let walk = Walk {
             store: self.clone(),
             next,
