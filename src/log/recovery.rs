@@ -9,7 +9,7 @@
 //! | older segment unsound before the end its successor notes | | damage | see below |
 //! | damage | the next sound record after it is at most one past the purge mark | nobody needs for Raft what it hides | noted |
 //! | damage | a later truncation cut its whole segment | nobody needs it | noted |
-//! | damage before the first sound record of the oldest segment | never purged, and that record's index is not 0 | the log's beginning is lost | refuse |
+//! | damage before the oldest segment's first sound record | never purged, its index is not 0 | the beginning is lost | refuse |
 //! | damage | otherwise | an acknowledged record is lost | refuse |
 //! | a record of an index the segment had, after damage | | the damage hid a truncation | records before it: damaged |
 //! | records past a later segment's truncation or first record | | the cut was not finished | cut again |
