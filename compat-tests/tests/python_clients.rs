@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use compat_tests::{Broker, foreign_url, suite_dir};
+use compat_tests::{Broker, Certificates, foreign_url, free_port, suite_dir};
 
 #[test]
 fn every_python_client_test_passes() {
@@ -14,13 +14,34 @@ fn every_python_client_test_passes() {
     }
     let tests = suite_dir().join("clients/python");
     let python = environment(&tests);
-    let broker = Broker::start_with(&[("max_message_size", "16777216")]);
+    let certificates = certificates();
+    let tls_port = free_port().to_string();
+    let mut settings = certificates.settings("ssl_options");
+    for (key, value) in [
+        ("max_message_size", "16777216"),
+        ("listeners.ssl.default", &tls_port),
+        ("ssl_options.verify", "verify_peer"),
+        ("ssl_options.fail_if_no_peer_cert", "false"),
+        ("ssl_cert_login_from", "common_name"),
+        ("auth_mechanisms.1", "PLAIN"),
+        ("auth_mechanisms.2", "AMQPLAIN"),
+        ("auth_mechanisms.3", "EXTERNAL"),
+        ("auth_mechanisms.4", "ANONYMOUS"),
+    ] {
+        settings.push((key.to_owned(), value.to_owned()));
+    }
+    let settings = settings
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()));
+    let broker = Broker::start_with(&settings.collect::<Vec<_>>());
     let mut pytest = Command::new(python);
     pytest
         .args(["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"])
         .current_dir(&tests)
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("BROKER_URL", broker.url())
+        .env("BROKER_TLS_PORT", tls_port)
+        .env("BROKER_CERTIFICATES", certificates.folder())
         .env(
             "BROKER_IS_OURS",
             if foreign_url().is_none() { "1" } else { "" },
@@ -32,6 +53,15 @@ fn every_python_client_test_passes() {
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "pytest found failures, see above");
     assert!(text.contains(" passed"), "pytest ran no test");
+}
+
+/// What the tests of TLS show and are shown.
+fn certificates() -> Certificates {
+    let made = Certificates::new();
+    made.client("client");
+    made.client("nobody");
+    made.stranger("stranger");
+    made
 }
 
 /// The suite's own virtual environment, made again whenever the locked requirements change.

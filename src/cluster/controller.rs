@@ -210,31 +210,57 @@ impl Load {
     }
 }
 
+/// What the controller has seen, for as long as it has looked without a break.
+#[derive(Default)]
+struct Seen {
+    /// When each node was last heard of, or first missed.
+    heard: BTreeMap<NodeId, Instant>,
+    /// Incarnations that were ended in the topology and in the sets.
+    closed: BTreeSet<(NodeId, u64, SetId)>,
+    looked: Option<Instant>,
+}
+
+impl Seen {
+    /// Whether what was seen still says who is silent: a controller that stood still, or was not heard by a majority,
+    /// knows of its own silence only.
+    fn goes_on(&mut self, now: Instant, majority: Option<Duration>) -> bool {
+        let before = self.looked.replace(now);
+        let awake = before.is_none_or(|before| now - before <= LOOK_EVERY * 2);
+        let heard = majority.is_some_and(|silence| silence <= LOOK_EVERY);
+        if !(awake && heard) {
+            self.heard.clear();
+            self.closed.clear();
+        }
+        awake && heard
+    }
+
+    fn silent(&self, node: NodeId, now: Instant) -> Duration {
+        let heard = self.heard.get(&node);
+        heard.map_or(Duration::ZERO, |at| now.saturating_duration_since(*at))
+    }
+}
+
 /// Runs until the node stops; acts while this node leads the topology.
 pub async fn run(cluster: Arc<Cluster>, patience: Patience, supervisor: Supervisor) {
-    let mut heard: BTreeMap<NodeId, Instant> = BTreeMap::new();
-    let mut closed: BTreeSet<(NodeId, u64)> = BTreeSet::new();
+    let mut seen = Seen::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = supervisor.stopping() => return,
         }
-        if !cluster.topology_group().is_leader() {
-            heard.clear();
-            closed.clear();
+        let group = cluster.topology_group();
+        if !group.is_leader() {
+            seen = Seen::default();
             continue;
         }
-        cluster.control(patience, &mut heard, &mut closed).await;
+        if seen.goes_on(Instant::now(), group.heard().majority) {
+            cluster.control(patience, &mut seen).await;
+        }
     }
 }
 
 impl Cluster {
-    async fn control(
-        &self,
-        patience: Patience,
-        heard: &mut BTreeMap<NodeId, Instant>,
-        closed: &mut BTreeSet<(NodeId, u64)>,
-    ) {
+    async fn control(&self, patience: Patience, seen: &mut Seen) {
         let (nodes, sets) = self.topology.read(|topology| {
             let nodes: Vec<NodeRecord> = topology.nodes().cloned().collect();
             let sets: Vec<SetRecord> = topology.sets().cloned().collect();
@@ -246,7 +272,7 @@ impl Cluster {
             let age = ages.get(&node.id).copied().flatten();
             let at = age.and_then(|age| now.checked_sub(age));
             let at = at.max(self.presence.noted(node.id));
-            let known = heard.entry(node.id).or_insert(now);
+            let known = seen.heard.entry(node.id).or_insert(now);
             let at = if node.id == self.pipe.node {
                 Some(now)
             } else {
@@ -254,18 +280,22 @@ impl Cluster {
             };
             *known = at.unwrap_or(*known).max(*known);
         }
-        let silent = |id: &NodeId| heard.get(id).map_or(Duration::ZERO, |at| now - *at);
-        for node in nodes
-            .iter()
-            .filter(|node| silent(&node.id) >= patience.leases)
-        {
-            if node.incarnation > 0 && closed.insert((node.id, node.incarnation)) {
-                self.close_node(node.id, node.incarnation).await;
+        for node in &nodes {
+            if node.incarnation > 0 && seen.silent(node.id, now) >= patience.leases {
+                self.close_node(node.id, node.incarnation, &sets, &mut seen.closed)
+                    .await;
             }
         }
-        closed.retain(|(id, _)| silent(id) >= patience.leases);
+        let silent: BTreeSet<NodeId> = nodes
+            .iter()
+            .map(|node| node.id)
+            .filter(|id| seen.silent(*id, now) >= patience.leases)
+            .collect();
+        seen.closed.retain(|(id, ..)| silent.contains(id));
         let lost = nodes.iter().map(|node| node.id);
-        let lost = lost.filter(|id| silent(id) >= patience.replicas).collect();
+        let lost = lost
+            .filter(|id| seen.silent(*id, now) >= patience.replicas)
+            .collect();
         for change in plan(&nodes, &sets, &lost, self.options.sets_per_node) {
             tracing::info!(?change, "the controller changes the cluster");
             if self
@@ -278,22 +308,29 @@ impl Cluster {
         }
     }
 
-    /// A node was silent for too long: what it held is given to others.
-    async fn close_node(&self, node: NodeId, incarnation: u64) {
-        tracing::warn!(%node, incarnation, "a node is silent; its leases end");
-        let close = MembersCommand::CloseNode { node, incarnation };
-        if self
-            .ask_topology(&TopologyCommand::Members(close))
-            .await
-            .is_err()
-        {
+    /// A node is silent for too long: what it held is given to others. First the topology is told, and each set at a later
+    /// look, if the node is still silent then and the set has a leader: a command that waits for one would end the leases
+    /// of a node that is back.
+    async fn close_node(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        sets: &[SetRecord],
+        closed: &mut BTreeSet<(NodeId, u64, SetId)>,
+    ) {
+        if closed.insert((node, incarnation, SetId::TOPOLOGY)) {
+            tracing::warn!(%node, incarnation, "a node is silent; its leases end");
+            let close = MembersCommand::CloseNode { node, incarnation };
+            // Refused only when the node stops.
+            drop(self.ask_topology(&TopologyCommand::Members(close)).await);
             return;
         }
-        let sets: Vec<SetId> = self
-            .topology
-            .read(|topology| topology.sets().map(|set| set.id).collect());
-        for set in sets {
-            if let Some(handle) = self.set(set) {
+        for set in sets.iter().map(|set| set.id) {
+            let Some(handle) = self.set(set) else {
+                continue;
+            };
+            let led = handle.group().is_none_or(|group| group.leader().is_some());
+            if led && closed.insert((node, incarnation, set)) {
                 handle.push(&Command::CloseNode { node, incarnation });
                 handle.kick();
             }
@@ -354,6 +391,31 @@ mod test {
             }
         }
         panic!("does not settle: {sets:?}");
+    }
+
+    #[test]
+    fn a_controller_that_stood_still_or_was_not_heard_blames_nobody_else() {
+        let begin = Instant::now();
+        let fresh = Some(Duration::from_millis(100));
+        let mut seen = Seen::default();
+        assert!(seen.goes_on(begin, fresh));
+        seen.heard.insert(NodeId(2), begin);
+        assert!(seen.goes_on(begin + LOOK_EVERY, fresh));
+        assert_eq!(seen.silent(NodeId(2), begin + LOOK_EVERY), LOOK_EVERY);
+        assert!(
+            !seen.goes_on(begin + LOOK_EVERY * 5, fresh),
+            "it stood still"
+        );
+        assert_eq!(
+            seen.silent(NodeId(2), begin + LOOK_EVERY * 5),
+            Duration::ZERO
+        );
+        assert!(seen.goes_on(begin + LOOK_EVERY * 6, fresh));
+        seen.heard.insert(NodeId(2), begin);
+        let cut_off = Some(LOOK_EVERY * 2);
+        assert!(!seen.goes_on(begin + LOOK_EVERY * 7, cut_off));
+        assert!(seen.heard.is_empty());
+        assert!(!seen.goes_on(begin + LOOK_EVERY * 8, None));
     }
 
     #[test]

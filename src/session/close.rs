@@ -34,7 +34,7 @@ impl Connection {
     /// An error of the connection. The first one counts.
     pub(super) fn fail(&mut self, failure: Failure) {
         match self.state {
-            State::Header | State::Starting | State::LoggingIn { .. } | State::Tuning => {
+            State::Header | State::Starting | State::LoggingIn | State::Tuning => {
                 self.close_reason = Some(failure.0.to_string());
                 self.state = State::Braking;
                 self.timers.close(Some(self.now.plus(BRAKE)));
@@ -98,7 +98,8 @@ impl Connection {
     }
 
     /// Told to clients that understand it; the others find out by themselves.
-    pub(super) fn refuse_login(&mut self, mechanism: &str) {
+    pub(super) fn refuse_login(&mut self) {
+        let mechanism = &self.mechanism;
         let refused = error(
             ReplyCode::AccessRefused,
             format!(

@@ -29,9 +29,7 @@ pub(super) enum State {
     /// connection.start is out.
     Starting,
     /// The broker checks the login.
-    LoggingIn {
-        mechanism: String,
-    },
+    LoggingIn,
     /// connection.tune is out.
     Tuning,
     /// Tuned; connection.open is expected.
@@ -80,6 +78,8 @@ pub struct Connection {
     pub(super) timers: Timers,
     pub(super) client: Client,
     pub(super) vhost: Option<String>,
+    /// By which SASL mechanism the client logs in.
+    pub(super) mechanism: String,
     /// Negotiated; 0 = no limit.
     pub(super) channel_max: u16,
     pub(super) heartbeat: Millis,
@@ -108,6 +108,7 @@ impl Connection {
             asked: VecDeque::new(),
             client: Client::default(),
             vhost: None,
+            mechanism: String::new(),
             channel_max: 0,
             heartbeat: Millis(0),
             now,
@@ -163,7 +164,7 @@ impl Connection {
             | State::AwaitingCloseOk
             | State::Braking => true,
             State::Running => !self.blocked && self.asked.is_empty() && self.core.has_room(),
-            State::LoggingIn { .. }
+            State::LoggingIn
             | State::Opening
             | State::Finishing
             | State::Closing(_)
@@ -352,6 +353,12 @@ impl Connection {
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         (!self.core.user.is_empty()).then_some(&self.core.user)
+    }
+
+    /// The SASL mechanism the client chose, once it did.
+    #[must_use]
+    pub fn mechanism(&self) -> &str {
+        &self.mechanism
     }
 
     /// The vhost, once open.
