@@ -286,7 +286,7 @@ impl Connection {
                 },
                 () = supervisor.stopping(), if !told_to_stop => {
                     told_to_stop = true;
-                    self.session.shutdown("broker forced connection closure with reason 'shutdown'");
+                    self.session.stop();
                 }
             }
         }

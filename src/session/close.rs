@@ -11,7 +11,8 @@ use crate::base::{ChannelId, Millis};
 
 const ZERO: ChannelId = ChannelId(0);
 
-/// How long a client is kept waiting after a failed handshake, and how long after framing was lost.
+/// How long a client is kept waiting after a failed handshake, how long after framing was lost, and how long a broker that
+/// stops waits for a client.
 const BRAKE: Millis = Millis(3_000);
 
 /// Longest wait for close-ok.
@@ -29,6 +30,13 @@ impl Connection {
         if matches!(self.state, State::Braking) {
             self.closed(None);
         }
+    }
+
+    /// [`Self::shutdown`] because the broker stops: it does not wait long for a client that does not answer.
+    // RabbitMQ: rabbit_reader.erl, handle_other 'EXIT' of the parent does not wait at all.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.shutdown("broker forced connection closure with reason 'shutdown'");
     }
 
     /// An error of the connection. The first one counts.
@@ -87,7 +95,7 @@ impl Connection {
             State::Closing(Some((error, ids))) => {
                 self.send_close(&error, ids);
                 let wait = match self.heartbeat {
-                    _ if self.deaf => BRAKE,
+                    _ if self.deaf || self.stopping => BRAKE,
                     Millis(0) => CLOSE_WAIT_MAX,
                     heartbeat => heartbeat.min(CLOSE_WAIT_MAX),
                 };

@@ -87,6 +87,8 @@ pub struct Connection {
     pub(super) now: Millis,
     /// Frames cannot be told apart any more: input is read and dropped.
     pub(super) deaf: bool,
+    /// The broker stops.
+    pub(super) stopping: bool,
     pub(super) close_reason: Option<String>,
     /// Channels with confirms to flush.
     pub(super) dirty: Vec<ChannelId>,
@@ -113,6 +115,7 @@ impl Connection {
             heartbeat: Millis(0),
             now,
             deaf: false,
+            stopping: false,
             close_reason: None,
             dirty: Vec::new(),
             alarm: None,
@@ -146,7 +149,7 @@ impl Connection {
                 Ok(None) => return,
                 Err(error) => {
                     self.deaf = true;
-                    self.fail((error, (0, 0)));
+                    self.fail((error, self.decoder.failed_method()));
                 }
             }
         }
@@ -196,7 +199,7 @@ impl Connection {
         let (channel, piece) = match frame {
             Frame::Heartbeat { channel: ZERO } => return Ok(()),
             Frame::Heartbeat { channel } => {
-                let text = format!("heartbeat frame on channel {channel}");
+                let text = format!("type 8, heartbeat frame on channel {channel}");
                 return self.unexpected(&text);
             }
             Frame::Method {
@@ -208,7 +211,11 @@ impl Connection {
             Frame::Body { channel, body } => (channel, Piece::Body(body)),
         };
         if channel == ZERO {
-            return self.unexpected("content frame on channel 0");
+            let kind = match piece {
+                Piece::Header(_) => 2,
+                _ => 3,
+            };
+            return self.unexpected(&format!("type {kind}, content frame on channel 0"));
         }
         if !matches!(self.state, State::Running) {
             return self.unexpected("channel frame before connection.open-ok");

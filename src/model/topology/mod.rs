@@ -12,6 +12,8 @@ mod arguments;
 mod binding;
 mod command;
 mod declare;
+#[cfg(test)]
+mod declare_test;
 mod exchange;
 mod members;
 mod password;

@@ -468,13 +468,12 @@ impl Twin {
                 }
                 continue;
             }
+            let alone = q.ready.is_empty();
             if delay > 0 {
                 q.delayed.push((self.now + delay, message));
-            } else if q.ready.is_empty()
-                && let Some(id) = self.pick(run.queue)
-            {
+            } else if alone && let Some(id) = self.pick(run.queue) {
                 self.hand(run.queue, id, message);
-            } else if ttl == Some(Millis(0)) {
+            } else if alone && ttl == Some(Millis(0)) {
                 self.retire(run.queue, message, DeathReason::Expired);
             } else {
                 self.queues.get_mut(&run.queue).unwrap().show(message);
@@ -642,6 +641,7 @@ impl Twin {
         };
         let message = self.take(queue, spot);
         let delivery = self.lease(queue, holder, message);
+        self.alive(queue);
         self.serve(queue);
         Reply::Got {
             delivery,
