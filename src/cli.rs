@@ -1,14 +1,14 @@
 //! The command line. What it says wins over the environment and over files.
 
+mod cluster;
 pub mod ctl;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use leveret::base::SetId;
+pub use cluster::ClusterCommand;
 use leveret::broker::tls;
-use leveret::cluster::peer::control::Ask;
 use leveret::config::{Config, Loaded, LogLevel, Problems, Sources, load, value};
 use leveret::http::api::definition_files;
 
@@ -145,79 +145,6 @@ pub fn manuals(folder: &std::path::Path) -> std::io::Result<()> {
         clap_mangen::generate_to(definition(name), folder)?;
     }
     Ok(())
-}
-
-/// Subcommands of `cluster`.
-#[derive(Debug, Subcommand)]
-pub enum ClusterCommand {
-    /// Nodes, sets, leaders, how far each replica is, queues that move
-    Status,
-    /// Let a node give its replicas and leaderships to others
-    Drain {
-        /// Its name, rabbit@host
-        name: String,
-    },
-    /// Let a drained node take its share again
-    Undrain {
-        /// Its name, rabbit@host
-        name: String,
-    },
-    /// Take a node out: what it holds goes to others, then it is no member any more; it need not be running
-    Forget {
-        /// Its name, rabbit@host
-        name: String,
-    },
-    /// Move a queue to another set
-    Move {
-        /// Its name
-        queue: String,
-        /// The set
-        set: u32,
-        /// Its vhost
-        #[arg(long, default_value = "/")]
-        vhost: String,
-    },
-    /// Spread a queue over several sets; over one: gather it there
-    Spread {
-        /// Its name
-        queue: String,
-        /// How many
-        sets: u32,
-        /// Its vhost
-        #[arg(long, default_value = "/")]
-        vhost: String,
-    },
-}
-
-impl ClusterCommand {
-    /// As the question that is sent.
-    #[must_use]
-    pub fn ask(self) -> Ask {
-        match self {
-            Self::Status => Ask::Status,
-            Self::Drain { name } => Ask::Drain {
-                node: name,
-                drain: true,
-            },
-            Self::Undrain { name } => Ask::Drain {
-                node: name,
-                drain: false,
-            },
-            Self::Forget { name } => Ask::Forget { node: name },
-            Self::Move { queue, set, vhost } => Ask::Place {
-                vhost,
-                queue,
-                sets: vec![SetId(set)],
-                parts: 1,
-            },
-            Self::Spread { queue, sets, vhost } => Ask::Place {
-                vhost,
-                queue,
-                sets: Vec::new(),
-                parts: sets,
-            },
-        }
-    }
 }
 
 /// Subcommands of `config`.

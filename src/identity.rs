@@ -113,6 +113,16 @@ impl Identity {
         })
     }
 
+    /// The folder belongs to no cluster any more, and is another one to whoever knew it.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn forget(&mut self) -> Result<(), IdentityError> {
+        self.membership = None;
+        self.token = rand::random();
+        self.write()
+    }
+
     fn write(&self) -> Result<(), IdentityError> {
         let path = self.dir.join("node.meta");
         let aside = self.dir.join("node.meta.new");

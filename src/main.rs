@@ -33,13 +33,16 @@ fn main() -> ExitCode {
             }
         }
         Some(Command::Cluster { node, command }) => match cli.options.load() {
-            Ok(loaded) => match operator::ask(&loaded.config, node, &command.ask()) {
-                Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(_) => ExitCode::FAILURE,
-                },
-                Err(why) => fail(&why),
-            },
+            Ok(loaded) => {
+                let json = command.json();
+                match operator::ask(&loaded.config, node, &command.ask(), json) {
+                    Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+                        Ok(()) => ExitCode::SUCCESS,
+                        Err(_) => ExitCode::FAILURE,
+                    },
+                    Err(why) => fail(&why),
+                }
+            }
             Err(problems) => fail(&problems),
         },
         Some(Command::Check) => match cli.options.load() {

@@ -14,7 +14,8 @@ use crate::broker::tls::TlsError;
 use crate::broker::{self, Access, Node, NodeOptions, ObjectLimits, Stats, alarm};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
-    Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
+    Candidate, Cluster, ClusterOptions, FormationError, Leaving, Patience, Rejoin, StartError,
+    alone, find,
 };
 use crate::config;
 use crate::doors::{Doors, TlsFiles, TlsServers, bind, places};
@@ -152,8 +153,9 @@ impl Running {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn start(settings: Settings, control: Control) -> Result<Self, NodeError> {
+    pub async fn start(mut settings: Settings, control: Control) -> Result<Self, NodeError> {
         let mut identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
+        rejoin(&mut settings, &mut identity)?;
         control.listen().map_err(|error| {
             let path = settings.data_dir.join(SOCKET);
             NodeError::Identity(IdentityError::Io { path, error })
@@ -245,9 +247,9 @@ impl Running {
         }
     }
 
-    /// Completes when the cluster has taken this node out.
-    pub async fn removed(&self) {
-        self.cluster.removed().await;
+    /// Completes when the node cannot go on as the member it is.
+    pub async fn leaving(&self) -> Leaving {
+        self.cluster.leaving().await
     }
 
     /// Closes every connection (320), then the sets.
@@ -260,6 +262,29 @@ impl Running {
         }
         self.cluster.stop().await;
     }
+}
+
+/// A node that was told to join another cluster leaves its own behind.
+fn rejoin(settings: &mut Settings, identity: &mut Identity) -> Result<(), NodeError> {
+    let dir = &settings.data_dir;
+    let Some(wish) = Rejoin::find(dir).map_err(|error| unread(dir, error))? else {
+        return Ok(());
+    };
+    let member = identity.membership.as_ref();
+    match member.map(|member| member.formation.cluster) {
+        Some(cluster) if cluster != wish.leaves => return Ok(()),
+        _ => {}
+    }
+    wish.clear(dir).map_err(|error| unread(dir, error))?;
+    identity.forget()?;
+    tracing::info!(member = wish.member, "joins another cluster");
+    settings.cluster.join = Some(wish.member);
+    Ok(())
+}
+
+fn unread(dir: &Path, error: io::Error) -> NodeError {
+    let path = dir.to_owned();
+    IdentityError::Io { path, error }.into()
 }
 
 /// Imports definitions from a file, or from each of a folder's.
@@ -307,17 +332,24 @@ async fn enter(
         name: settings.names.node.clone(),
         address: settings.cluster.address.clone().unwrap_or_default(),
         token: identity.token,
-        peers: peers(&settings.cluster).await,
+        peers: peers(&settings.cluster),
+        dns: settings
+            .cluster
+            .dns
+            .clone()
+            .filter(|_| settings.cluster.join.is_none()),
     };
+    let alone_for_good = candidate.peers.is_empty() && candidate.dns.is_none();
     let membership = match identity.membership.clone() {
         Some(membership) => membership,
-        None if settings.cluster.listener.is_none() || candidate.peers.is_empty() => {
+        None if settings.cluster.listener.is_none() || alone_for_good => {
             alone(&candidate, rand::random::<u64>().max(1))
         }
         None => find(candidate.clone(), &links, &hub, core).await?,
     };
     own.set(&membership, identity.incarnation);
     let pipe = identity.join(membership.clone())?;
+    Rejoin::done(&settings.data_dir).map_err(|error| unread(&settings.data_dir, error))?;
     let node = pipe.node;
     tracing::info!(%node, cluster = format_args!("{:016x}", membership.formation.cluster), "member of a cluster");
     Ok(ClusterOptions {
@@ -333,6 +365,7 @@ async fn enter(
         seed: seed(settings),
         queue_defaults: settings.queue_defaults,
         patience: settings.patience,
+        sets_per_node: settings.cluster.sets_per_node,
         pool,
     })
 }
@@ -353,20 +386,11 @@ fn seed(settings: &Settings) -> Option<Seed> {
     })
 }
 
-/// Whom to ask for a cluster. A name that cannot be resolved is told and asked as it is.
-async fn peers(cluster: &config::cluster::Cluster) -> Vec<String> {
-    if let Some(join) = &cluster.join {
-        return vec![join.clone()];
-    }
-    let Some(name) = &cluster.dns else {
-        return cluster.peers.clone();
-    };
-    match tokio::net::lookup_host(name).await {
-        Ok(found) => found.map(|address| address.to_string()).collect(),
-        Err(error) => {
-            tracing::warn!(name, %error, "peers cannot be looked up");
-            vec![name.clone()]
-        }
+/// Whom to ask for a cluster, if it is not found by a name.
+fn peers(cluster: &config::cluster::Cluster) -> Vec<String> {
+    match &cluster.join {
+        Some(join) => vec![join.clone()],
+        None => cluster.peers.clone(),
     }
 }
 

@@ -13,6 +13,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use leveret::cluster::Leaving;
 use leveret::config::{Loaded, value};
 use leveret::http::control::{Control, Phase, Verb, Wish};
 use leveret::node::{Running, Settings};
@@ -74,6 +75,8 @@ enum Ended {
     Process(ExitCode),
     /// The operator stopped it and may start it again.
     App,
+    /// It starts again, as a member of another cluster.
+    Joins,
 }
 
 /// The process, between its start and its end.
@@ -120,8 +123,10 @@ impl Process<'_> {
     async fn run(&mut self) -> ExitCode {
         let mut starter = None;
         loop {
-            if let Ended::Process(code) = self.serve_once(starter.take()).await {
-                return code;
+            match self.serve_once(starter.take()).await {
+                Ended::Process(code) => return code,
+                Ended::Joins => continue,
+                Ended::App => {}
             }
             starter = self.stopped().await;
             if starter.is_none() {
@@ -152,14 +157,14 @@ impl Process<'_> {
         if let Some(starter) = starter {
             tell(starter, Ok(()));
         }
-        let (removed, wish) = self.serving(&running).await;
+        let (leaving, wish) = self.serving(&running).await;
         let app = wish.as_ref().is_some_and(|wish| wish.verb == Verb::StopApp);
-        if removed {
-            tracing::error!("the node can serve no longer as a member");
-        } else {
-            tracing::info!("the node is asked to stop");
+        match leaving {
+            None => tracing::info!("the node is asked to stop"),
+            Some(Leaving::Joins) => tracing::info!("the node leaves its cluster to join another"),
+            Some(Leaving::Removed) => tracing::error!("the node can serve no longer as a member"),
         }
-        if !app {
+        if !app && leaving != Some(Leaving::Joins) {
             self.systemd.stopping();
         }
         let phase = if app { Phase::Stopped } else { Phase::Stopping };
@@ -170,10 +175,11 @@ impl Process<'_> {
         if let Some(wish) = wish {
             tell(wish, Ok(()));
         }
-        match (app, removed) {
-            (true, _) => Ended::App,
-            (false, true) => Ended::Process(ExitCode::FAILURE),
-            (false, false) => Ended::Process(ExitCode::SUCCESS),
+        match leaving {
+            Some(Leaving::Joins) => Ended::Joins,
+            Some(Leaving::Removed) => Ended::Process(ExitCode::FAILURE),
+            None if app => Ended::App,
+            None => Ended::Process(ExitCode::SUCCESS),
         }
     }
 
@@ -205,26 +211,26 @@ impl Process<'_> {
         }
     }
 
-    /// Waits for the end of serving: whether the cluster has taken the node out, and who wished for it.
-    async fn serving(&mut self, running: &Running) -> (bool, Option<Wish>) {
+    /// Waits for the end of serving: whether and why the node leaves its cluster, and who wished for the end.
+    async fn serving(&mut self, running: &Running) -> (Option<Leaving>, Option<Wish>) {
         loop {
             let told = tokio::select! {
                 told = self.ears.hear() => told,
-                () = running.removed() => return (true, None),
+                leaving = running.leaving() => return (Some(leaving), None),
                 () = life_sign(&self.systemd, Some(running)) => {
                     self.systemd.alive();
                     continue;
                 }
             };
             match told {
-                Told::End => return (false, None),
+                Told::End => return (None, None),
                 Told::Reload => {
                     self.systemd.reloading();
                     self.reload(running);
                     self.systemd.ready();
                 }
                 Told::Wish(wish) => match wish.verb {
-                    Verb::Stop | Verb::StopApp => return (false, Some(wish)),
+                    Verb::Stop | Verb::StopApp => return (None, Some(wish)),
                     Verb::StartApp => tell(wish, Ok(())),
                     _ => self.other(
                         wish,

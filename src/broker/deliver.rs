@@ -1,7 +1,8 @@
 //! Deliveries and answers, in the order the replicas gave them: read the body, check it, write it out.
 //!
-//! Stops when the output is high or when a body must come from the disk; goes on when there is room or the body is
-//! there. A cancel-ok stands in the same line, so it follows the last delivery of its consumer.
+//! Stops when the output is high, when a body must come from the disk, or when this node was silent for so long that its
+//! leases may be over; goes on when there is room, the body is there, or the set has been asked. A cancel-ok stands in the
+//! same line, so it follows the last delivery of its consumer.
 
 use bytes::Bytes;
 
@@ -25,6 +26,11 @@ impl Connection {
                 None => return,
                 Some(Work::Posted(posted)) => self.posted(posted),
                 Some(Work::Deliver(set, delivery, body)) => {
+                    // Woken when the set has been asked whether the lease still runs.
+                    if !self.node.cluster.is_sure(set) {
+                        self.work.push_front(Work::Deliver(set, delivery, body));
+                        return;
+                    }
                     if let Some(rest) = self.deliver(set, delivery, body.as_ref()) {
                         self.work.push_front(Work::Deliver(set, rest, body));
                         return;

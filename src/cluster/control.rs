@@ -53,6 +53,8 @@ impl Cluster {
             } => self.take_node(name, address, token).await,
             Ask::Status => Ok(Told::Text(self.status().await)),
             Ask::Report => Ok(Told::Text(self.report())),
+            Ask::JoinOther { member } => Ok(self.join_other(member).await),
+            Ask::Here { node } => Ok(self.note_presence(node)),
             Ask::Drain { node, drain } => {
                 let state = match drain {
                     true => NodeState::Draining,
@@ -288,13 +290,17 @@ impl Cluster {
                 (false, None) => "no leader",
             };
             let number = |value: Option<u64>| value.unwrap_or(0);
+            let members = group.members();
+            let all = members.voters.keys().chain(members.learners.keys());
+            let all: Vec<String> = all.map(NodeId::to_string).collect();
             text += &format!(
-                "replica\t{set}\t{}\t{role}\t{}\t{}\t{}\t{}\n",
+                "replica\t{set}\t{}\t{role}\t{}\t{}\t{}\t{}\t{}\n",
                 self.pipe.node,
                 metrics.term,
                 number(metrics.last_log),
                 number(metrics.committed),
                 number(metrics.applied),
+                all.join(","),
             );
         }
         text

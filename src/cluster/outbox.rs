@@ -49,6 +49,9 @@ pub struct Outbox<R> {
     applied: AtomicU64,
     in_flight: AtomicUsize,
     resend: AtomicBool,
+    /// See [`super::presence`]: lapses the set has been asked about, and those a question is under way about.
+    lapses: AtomicU64,
+    lapses_asked: AtomicU64,
     /// Something waits, or a batch was applied, or leadership changed.
     pub(super) kick: Notify,
     /// A batch was applied and none is left in flight.
@@ -150,10 +153,35 @@ impl<R> Outbox<R> {
             applied: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             resend: AtomicBool::new(false),
+            lapses: AtomicU64::new(0),
+            lapses_asked: AtomicU64::new(0),
             kick: Notify::new(),
             quiet: Notify::new(),
             room: Notify::new(),
         }
+    }
+
+    /// Lapses of the node's presence after which the set has been asked.
+    #[must_use]
+    pub fn known_lapses(&self) -> u64 {
+        self.lapses.load(Ordering::Acquire)
+    }
+
+    /// The set has been asked after this many lapses, or its pipe began after them.
+    pub fn knows_lapses(&self, lapses: u64) {
+        self.lapses.fetch_max(lapses, Ordering::AcqRel);
+        self.lapses_asked.fetch_max(lapses, Ordering::AcqRel);
+    }
+
+    /// Whether a question after this many lapses is not under way yet; it is from now on.
+    pub(super) fn ask_begins(&self, lapses: u64) -> bool {
+        self.lapses_asked.swap(lapses, Ordering::AcqRel) != lapses
+    }
+
+    /// The question under way got no answer.
+    pub(super) fn ask_failed(&self) {
+        let known = self.lapses.load(Ordering::Acquire);
+        self.lapses_asked.store(known, Ordering::Release);
     }
 
     /// The set at its end.
@@ -363,6 +391,15 @@ impl<R> Outbox<R> {
                 self.quiet.notify_one();
             }
             self.kick.notify_one();
+        }
+    }
+
+    /// This node's replica was given the pipe's commands up to `sent`, and has applied them up to `applied`. If that is
+    /// less, an earlier batch is missing: all in flight goes again, behind it.
+    pub fn settled(&self, applied: u64, sent: u64) {
+        self.applied(applied.min(sent));
+        if applied < sent {
+            self.resend();
         }
     }
 

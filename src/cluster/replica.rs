@@ -284,11 +284,8 @@ impl SetReplica {
             // What was refused for a gap is not applied: it must come again, behind what is missing.
             if self.tells(chunk.pipe) {
                 self.run_effects(index);
-                let last = self.machine.last_seq(chunk.pipe);
-                self.outbox.applied(last.min(seq - 1));
-                if last < seq - 1 {
-                    self.outbox.resend();
-                }
+                self.outbox
+                    .settled(self.machine.last_seq(chunk.pipe), seq - 1);
             } else if self.ring.keeps(chunk.pipe.node) {
                 self.run_effects(index);
                 let (node, last) = (chunk.pipe.node, self.machine.last_seq(chunk.pipe));

@@ -179,8 +179,18 @@ impl Group {
     /// # Errors
     /// [`ProposeError`] if this replica does not lead or too much is on its way; nothing was appended then.
     pub fn propose(&self, payload: Bytes) -> Result<ProposalReceipt, ProposeError> {
+        let term = self.inner.shared.leadership.borrow().term;
+        self.propose_in(term, payload)
+    }
+
+    /// As [`Self::propose`], but only in `term`: whoever sends a sequence of payloads must not go on with it in a term
+    /// that may lack what was proposed in the one before.
+    ///
+    /// # Errors
+    /// As [`Self::propose`], also if this replica leads in another term.
+    pub fn propose_in(&self, term: u64, payload: Bytes) -> Result<ProposalReceipt, ProposeError> {
         let state = *self.inner.shared.leadership.borrow();
-        if !state.leading {
+        if !state.leading || state.term != term {
             return Err(ProposeError::NotLeader {
                 leader: state.leader,
             });

@@ -166,7 +166,18 @@ pub async fn consume(
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
-            Err(_) => return,
+            Err(_) if dead.load(Ordering::Acquire) => return,
+            Err(_) => {
+                // The answer was skipped by a snapshot; whether the set knows this consumer is not known.
+                handle.push(&Command::CloseSession {
+                    session,
+                    channel: None,
+                });
+                handle.kick();
+                cluster.registry.forget(consumer);
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
         }
         let mut going = true;
         while going {

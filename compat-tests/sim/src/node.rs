@@ -176,6 +176,7 @@ fn options(
             leases: Duration::from_secs(5),
             replicas: Duration::from_secs(600),
         },
+        sets_per_node: 1,
         pool,
     }
 }

@@ -22,10 +22,20 @@ pub enum Ask {
         /// Names its data folder.
         token: u64,
     },
+    /// From an operator: leave your own cluster and join the one of this member.
+    JoinOther {
+        /// Its address.
+        member: String,
+    },
     /// What there is and how it is: lines of fields apart by tabs, see `cluster::control`.
     Status,
     /// What this node holds: its part of `Status`.
     Report,
+    /// To the controller: this node is there, see `cluster::presence`.
+    Here {
+        /// Who asks.
+        node: NodeId,
+    },
     /// Give a node's replicas and leaderships to others, or (false) let it take its share again.
     Drain {
         /// The node's name.
@@ -69,6 +79,8 @@ pub enum Told {
     },
     /// To `Join`: the id, and the cluster's members.
     Joined(NodeId, Formation),
+    /// To `Here`: the controller has noted it.
+    Noted,
     /// Text for people.
     Text(String),
     /// Why not.
@@ -108,8 +120,16 @@ impl Ask {
                 put_text(&mut out, address);
                 out.put_u64_le(*token);
             }
+            Self::JoinOther { member } => {
+                out.put_u8(9);
+                put_text(&mut out, member);
+            }
             Self::Status => out.put_u8(3),
             Self::Report => out.put_u8(7),
+            Self::Here { node } => {
+                out.put_u8(8);
+                out.put_varint(node.0);
+            }
             Self::Drain { node, drain } => {
                 out.put_u8(4);
                 put_text(&mut out, node);
@@ -158,8 +178,14 @@ impl Ask {
                 address: reader.text()?,
                 token: reader.u64()?,
             },
+            9 => Self::JoinOther {
+                member: reader.text()?,
+            },
             3 => Self::Status,
             7 => Self::Report,
+            8 => Self::Here {
+                node: NodeId(reader.varint()?),
+            },
             4 => Self::Drain {
                 node: reader.text()?,
                 drain: reader.flag()?,
@@ -215,6 +241,7 @@ impl Told {
                 out.put_varint(node.0);
                 put_formation(&mut out, formation);
             }
+            Self::Noted => out.put_u8(5),
             Self::Text(text) => {
                 out.put_u8(3);
                 put_text(&mut out, text);
@@ -262,6 +289,7 @@ impl Told {
             3 => Self::Text(reader.text()?),
             4 => Self::Refused(reader.text()?),
             32 => Self::Figures(Bytes::copy_from_slice(reader.blob()?)),
+            5 => Self::Noted,
             _ => return Err(Truncated),
         })
     }
@@ -293,8 +321,12 @@ mod test {
                 address: "a:1".into(),
                 token: 5,
             },
+            Ask::JoinOther {
+                member: "b:1".into(),
+            },
             Ask::Status,
             Ask::Report,
+            Ask::Here { node: NodeId(3) },
             Ask::Drain {
                 node: "rabbit@a".into(),
                 drain: true,
@@ -323,6 +355,7 @@ mod test {
                 formed: Some(formation.clone()),
             },
             Told::Joined(NodeId(4), formation),
+            Told::Noted,
             Told::Text("{}".into()),
             Told::Refused("no".into()),
             Told::Figures(Bytes::from_static(b"these")),

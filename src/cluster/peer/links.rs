@@ -103,6 +103,13 @@ impl Links {
         }))
     }
 
+    /// The same secret and certificates, but of no cluster: for a first word to another cluster's member.
+    #[must_use]
+    pub fn stranger(&self) -> Self {
+        let (security, pool) = (self.0.security.clone(), self.0.pool.clone());
+        Self::new(Arc::default(), security, pool)
+    }
+
     /// Where a node is from now on.
     pub fn set_address(&self, node: NodeId, address: &str) {
         let known = self
