@@ -157,7 +157,11 @@ fn a_redeclaration_that_differs_is_refused_in_rabbitmqs_words() {
     declare(&mut topology, queue("q", other_width)).unwrap();
     let mut transient = queue("q", ttl(1000));
     transient.durable = false;
-    let quorum = args(&[("x-queue-type", long("quorum"))]);
+    // The type is compared after the arguments that both types have.
+    let quorum = args(&[
+        ("x-message-ttl", AMQPValue::LongInt(1000)),
+        ("x-queue-type", long("quorum")),
+    ]);
     let table = [
         (
             queue("q", none()),
