@@ -1,10 +1,13 @@
 //! A consumer as its connection sees it: where it is attached, what it still holds, and the window it lives by.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ChannelId, ConsumerId, QueueId, SetId};
 use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome};
+use crate::model::topology::StreamFilter;
 use crate::session::{SettleOutcome, Settlement};
 
 use super::connection::Connection;
@@ -42,6 +45,8 @@ pub(super) struct Consumer {
     pub no_ack: bool,
     /// Deliveries carry x-delivery-count and x-acquired-count (quorum queues).
     pub counts: bool,
+    /// Which messages of a stream it wants.
+    pub filter: Option<Arc<StreamFilter>>,
     /// Lives by a window renewed as messages are sent, not by a prefetch.
     pub window: bool,
     /// Sent since the window was last renewed.

@@ -24,6 +24,7 @@ use crate::session::{self, ChannelAnswer};
 use super::node::Node;
 use super::queues::Asker;
 use super::routes::{Routed, Routes, with_parts};
+use super::stream::no_stream;
 
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
@@ -373,6 +374,7 @@ impl Direct {
         bytes_max: usize,
     ) -> Result<Vec<Got>, ProtocolError> {
         let record = self.0.find(queue, Permission::Read)?;
+        no_stream(&record, "basic.get")?;
         let mut held = Held::new();
         let mut messages = Vec::new();
         let mailbox: Arc<Mailbox> = Arc::default();

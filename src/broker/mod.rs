@@ -31,6 +31,7 @@ mod replies;
 mod requests;
 mod routes;
 mod stats;
+mod stream;
 
 pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
 pub use dead_letter::run as run_set_effects;

@@ -19,6 +19,7 @@ use super::consume::{Consumer, Kind};
 use super::node::{Node, random_name};
 use super::parts::share;
 use super::requests::stopping;
+use super::stream::{check_consume, no_stream};
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
@@ -202,6 +203,9 @@ impl Asker {
                 consumers = attached.max(consumers);
             }
         }
+        if record.kind == QueueKind::Stream {
+            consumers = 0;
+        }
         let messages = count(messages);
         Ok(ChannelAnswer::QueueDeclared {
             queue: record.name.clone(),
@@ -213,6 +217,7 @@ impl Asker {
     /// queue.purge.
     pub async fn purge(&self, queue: &str) -> Result<ChannelAnswer, ProtocolError> {
         let record = self.find(queue, Permission::Read)?;
+        no_stream(&record, "queue.purge")?;
         let purge = Command::Purge { queue: record.id };
         let replies = self.ask_parts(&record, &purge).await?;
         let counts = replies.iter().filter_map(|reply| match reply {
@@ -245,6 +250,9 @@ impl Asker {
             );
             return Err(soft(ReplyCode::NotImplemented, text));
         }
+        // A stream goes whatever is in it and whoever reads it.
+        let asks = record.kind != QueueKind::Stream;
+        let (if_unused, if_empty) = (if_unused && asks, if_empty && asks);
         let messages = match self.delete_parts(&record, if_unused, if_empty).await? {
             Reply::Count(messages) => messages,
             Reply::InUse => {
@@ -303,6 +311,7 @@ impl Connection {
             config: None,
             no_ack: false,
             counts: record.kind == QueueKind::Quorum,
+            filter: None,
             window: false,
             sent: 0,
             prefetch: 0,
@@ -320,10 +329,7 @@ impl Connection {
             .find(&request.queue, Permission::Read)
             .and_then(|record| {
                 let arguments = ConsumerArguments::parse(&record, &request.arguments)?;
-                if record.kind == QueueKind::Quorum && request.channel_limited {
-                    let text = format!("{} does not support global qos", record.title());
-                    return Err(soft(ReplyCode::NotImplemented, text));
-                }
+                check_consume(&record, request)?;
                 Ok((record, arguments))
             });
         let (record, arguments) = match checked {
@@ -342,6 +348,7 @@ impl Connection {
             entry.window = window;
             entry.prefetch = u32::from(request.prefetch);
             entry.arguments = request.arguments.clone();
+            entry.filter = arguments.filter.map(Arc::new);
         }
         let config = ConsumerConfig {
             session: self.id,
@@ -355,6 +362,7 @@ impl Connection {
                 Credit::Prefetch(share(request.prefetch, record.active_sets().count()))
             },
             visibility: arguments.visibility,
+            start: arguments.start,
         };
         if let Some(entry) = self.consumers.get_mut(&consumer) {
             entry.config = Some(config);
@@ -408,6 +416,7 @@ impl Connection {
             config: None,
             no_ack: true,
             counts: false,
+            filter: None,
             window: false,
             sent: 0,
             prefetch: 0,

@@ -133,6 +133,7 @@ fn every_command_comes_back() {
         priority: -5,
         credit: Credit::Window(4096),
         visibility: Some(Millis(0)),
+        start: StreamStart::Ago(Millis(7)),
     };
     let queue_config = QueueConfig {
         message_ttl: Some(Millis(0)),
@@ -140,6 +141,10 @@ fn every_command_comes_back() {
         dead_letters: true,
         max_priority: Some(255),
         visibility: Millis(1_800_000),
+        stream: Some(StreamRules {
+            max_age: Some(Millis(0)),
+            max_bytes: None,
+        }),
         ..QueueConfig::default()
     };
     let commands = [

@@ -43,6 +43,8 @@ pub struct Delivery {
     pub acquired: u32,
     /// Earlier failed deliveries (x-delivery-count).
     pub failed: u32,
+    /// Offset of the first, if they come from a stream.
+    pub offset: Option<u64>,
 }
 
 /// A message that must move to the dead-letter exchange.

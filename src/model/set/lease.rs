@@ -215,6 +215,8 @@ pub(super) struct Consumer {
     pub unsettled: u64,
     pub leases: Leases,
     pub armed: Option<Millis>,
+    /// Offset of the next message it gets, in a stream.
+    pub cursor: Option<u64>,
 }
 
 impl Consumer {

@@ -70,6 +70,7 @@ impl SetMachine {
             } => self.delete_if(queue, if_unused, if_empty, effects),
             Command::Retire { queue } => self.retire_part(queue, effects),
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
+                Some(queue) if queue.is_stream() => Reply::Count(0),
                 Some(queue) => Reply::Count(queue.purge(&mut self.ground)),
                 None => Reply::NoQueue,
             },
@@ -138,7 +139,11 @@ impl SetMachine {
         let Some(queue) = self.queues.get_mut(&id) else {
             return Reply::NoQueue;
         };
-        queue.config = config;
+        let kept = queue.is_stream().then(|| config.stream.unwrap_or_default());
+        queue.config = QueueConfig {
+            stream: kept,
+            ..config
+        };
         if queue.config.single_active && queue.active.is_none() {
             queue.active = queue.attached.first().copied();
         }
@@ -292,6 +297,7 @@ impl SetMachine {
                 unsettled: 0,
                 leases: Leases::default(),
                 armed: None,
+                cursor: None,
             });
         // An id that is a consumer's is not a holder's; the node never mints it twice.
         if !known.getter {

@@ -1,8 +1,9 @@
-//! Queue and consumer arguments: what each type knows, what a value may be, when two declarations agree.
+//! Queue arguments: what each type knows, what a value may be, when two declarations agree.
 //!
 //! Need: refuse what RabbitMQ refuses, in its words. Shape: one table of (argument, types, rule). Invariant: the order of
 //! the table is the order of the checks. What RabbitMQ 4.3 removed stays accepted. Not here: what the arguments do.
 
+use super::policy::{SEGMENT_BYTES_MAX, max_age_s};
 use super::precondition;
 use super::record::{QueueKind, QueueRecord, queue_title};
 use super::table::{integer, lookup, show, text, view};
@@ -25,6 +26,7 @@ enum Rule {
     Visibility,
     DeadLetterKey,
     Word(&'static [&'static [u8]], &'static str),
+    MaxAge,
 }
 
 const C: u8 = 1;
@@ -77,7 +79,7 @@ const TABLE: &[(&str, u8, Rule)] = &[
     ("x-max-in-memory-length", Q, Rule::AtLeast0),
     ("x-max-in-memory-bytes", Q, Rule::AtLeast0),
     ("x-initial-cluster-size", S, Rule::AtLeast1),
-    ("x-max-age", S, Rule::Text),
+    ("x-max-age", S, Rule::MaxAge),
     ("x-stream-max-segment-size-bytes", S, Rule::AtLeast0),
     ("x-stream-filter-size-bytes", S, Rule::AtLeast0),
 ];
@@ -90,7 +92,7 @@ fn bit(kind: QueueKind) -> u8 {
     }
 }
 
-fn invalid(key: &str, title: &str, reason: &str) -> ProtocolError {
+pub(super) fn invalid(key: &str, title: &str, reason: &str) -> ProtocolError {
     precondition(format!("invalid arg '{key}' for {title}: {reason}"))
 }
 
@@ -139,6 +141,7 @@ fn check(rule: Rule, value: &AMQPValue, arguments: &FieldTable) -> Result<(), St
                 .then_some(())
                 .ok_or_else(|| "routing_key_but_no_dlx_defined".to_owned())
         }
+        Rule::MaxAge => max_age(value).map(|_| ()),
         Rule::Word(words, reason) => {
             let known = words.contains(&expect_text(value)?);
             known.then_some(()).ok_or_else(|| reason.to_owned())
@@ -154,11 +157,11 @@ fn expect_text(value: &AMQPValue) -> Result<&[u8], String> {
     text(value).ok_or_else(|| unacceptable(value))
 }
 
-fn integer_of(value: &AMQPValue) -> Result<i64, String> {
+pub(super) fn integer_of(value: &AMQPValue) -> Result<i64, String> {
     integer(value).ok_or_else(|| format!("\"expected integer, got {}\"", type_name(value)))
 }
 
-fn range(value: &AMQPValue, min: u64, max: u64, above: &str) -> Result<(), String> {
+pub(super) fn range(value: &AMQPValue, min: u64, max: u64, above: &str) -> Result<(), String> {
     let signed = integer_of(value)?;
     let number = u64::try_from(signed).map_err(|_| format!("{{value_negative,{signed}}}"))?;
     if number < min {
@@ -170,7 +173,7 @@ fn range(value: &AMQPValue, min: u64, max: u64, above: &str) -> Result<(), Strin
     Ok(())
 }
 
-fn visibility(value: &AMQPValue) -> Result<Millis, String> {
+pub(super) fn visibility(value: &AMQPValue) -> Result<Millis, String> {
     let signed = integer_of(value)?;
     let number = u64::try_from(signed).map_err(|_| format!("{{value_negative,{signed}}}"))?;
     if number < VISIBILITY_TIMEOUT_MS_MIN {
@@ -180,6 +183,28 @@ fn visibility(value: &AMQPValue) -> Result<Millis, String> {
         return Err(format!("{{value_too_large,{number}}}"));
     }
     Ok(Millis(number))
+}
+
+/// A span such as `7D`.
+pub(super) fn max_age(value: &AMQPValue) -> Result<Millis, String> {
+    let span = std::str::from_utf8(expect_text(value)?).ok();
+    let seconds = span.and_then(max_age_s).filter(|seconds| *seconds > 0);
+    let span = seconds.and_then(|seconds| seconds.checked_mul(1_000));
+    span.map(Millis).ok_or_else(|| "invalid_max_age".to_owned())
+}
+
+/// What RabbitMQ looks at last when a stream is declared.
+pub(super) fn check_stream(arguments: &FieldTable) -> Result<(), ProtocolError> {
+    let value = |key| lookup(arguments, key).and_then(integer);
+    let key = "x-stream-max-segment-size-bytes";
+    if value(key).is_some_and(|bytes| bytes > SEGMENT_BYTES_MAX) {
+        return Err(precondition(format!("Exceeded max value for {key}")));
+    }
+    let key = "x-stream-filter-size-bytes";
+    if value(key).is_some_and(|bytes| !(16..=255).contains(&bytes)) {
+        return Err(precondition(format!("Invalid value for {key}")));
+    }
+    Ok(())
 }
 
 /// Whether a redeclaration's arguments agree with a queue's; unknown ones do not count.
@@ -228,55 +253,4 @@ pub(super) fn inequivalent(key: &str, title: &str, received: &str, current: &str
     precondition(format!(
         "inequivalent arg '{key}' for {title}: received {received} but current is {current}"
     ))
-}
-
-/// The arguments of basic.consume that the broker acts on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConsumerArguments {
-    /// `x-priority`, higher first; clamped to 32 bits.
-    pub priority: i32,
-    /// `x-visibility-timeout`, ms.
-    pub visibility: Option<Millis>,
-    /// `x-consumer-timeout`, ms.
-    pub consumer_timeout: Option<Millis>,
-}
-
-impl ConsumerArguments {
-    /// Reads them; unknown arguments are ignored.
-    ///
-    /// # Errors
-    /// 406 if a value has the wrong type or is out of range, or the argument belongs to streams.
-    pub fn parse(queue: &QueueRecord, arguments: &FieldTable) -> Result<Self, ProtocolError> {
-        let title = queue.title();
-        let mut parsed = Self::default();
-        if let Some(value) = lookup(arguments, "x-priority") {
-            let priority =
-                integer_of(value).map_err(|reason| invalid("x-priority", &title, &reason))?;
-            let clamped = priority.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
-            parsed.priority = i32::try_from(clamped).unwrap_or_default();
-        }
-        if let Some(value) = lookup(arguments, "x-visibility-timeout") {
-            let span = visibility(value)
-                .map_err(|reason| invalid("x-visibility-timeout", &title, &reason))?;
-            parsed.visibility = Some(span);
-        }
-        if let Some(value) = lookup(arguments, "x-consumer-timeout") {
-            range(value, 0, u64::MAX, "value_too_large")
-                .map_err(|reason| invalid("x-consumer-timeout", &title, &reason))?;
-            let span = integer(value).and_then(|span| u64::try_from(span).ok());
-            parsed.consumer_timeout = span.map(Millis);
-        }
-        for key in [
-            "x-stream-offset",
-            "x-stream-filter",
-            "x-stream-match-unfiltered",
-        ] {
-            if queue.kind != QueueKind::Stream && lookup(arguments, key).is_some() {
-                let module = queue.kind.module();
-                let text = format!("invalid arg '{key}' for {title} of queue type {module}");
-                return Err(precondition(text));
-            }
-        }
-        Ok(parsed)
-    }
 }

@@ -11,6 +11,7 @@ mod apply;
 mod arguments;
 mod binding;
 mod command;
+mod consumer_arguments;
 mod declare;
 mod exchange;
 mod members;
@@ -23,6 +24,8 @@ mod settings_codec;
 #[cfg(test)]
 mod settings_test;
 mod snapshot;
+#[cfg(test)]
+mod stream_test;
 pub(crate) mod table;
 #[cfg(test)]
 mod test;
@@ -33,11 +36,11 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 pub use access::{Permission, Permissions, Resource, TopicPermissions, User};
-pub use arguments::ConsumerArguments;
 pub use command::{
     Bind, CodecError, DeclareExchange, DeclareQueue, Destination, Removed, Seed, TopologyCommand,
     TopologyReply,
 };
+pub use consumer_arguments::{ConsumerArguments, StreamFilter};
 pub use members::{Formation, MembersCommand, NodeRecord, NodeState, SetRecord};
 pub use password::{Hashing, hash_password};
 pub use pattern::Pattern;

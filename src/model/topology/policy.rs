@@ -130,7 +130,7 @@ const LOCATORS: &[&str] = &["client-local", "balanced", "random", "least-leaders
 const OVERFLOWS: &[&str] = &["drop-head", "reject-publish", "reject-publish-dlx"];
 const STRATEGIES: &[&str] = &["at-most-once", "at-least-once"];
 const RETRIES: &[&str] = &["disabled", "all", "failed", "returned"];
-const SEGMENT_BYTES_MAX: i64 = 3_000_000_000;
+pub(super) const SEGMENT_BYTES_MAX: i64 = 3_000_000_000;
 
 /// Known keys; keys that concern exchanges only do not keep a policy from queues.
 const KEYS: &[(&str, u8, Rule, Merge, &str)] = {

@@ -2,4 +2,5 @@
 
 mod random;
 mod script;
+mod streams;
 mod twin;
