@@ -115,6 +115,12 @@ async fn rendered(context: &Context, names: &[(String, String)]) -> Vec<Value> {
     for (at, stats) in join_all(asked).await {
         figures[at] = stats;
     }
+    for (record, stats) in records.iter().zip(&mut figures) {
+        if let (QueueKind::Stream, Some(stats)) = (record.kind, stats) {
+            // What a stream's consumers hold is still in the stream.
+            (stats.unsettled, stats.unsettled_bytes) = (0, 0);
+        }
+    }
     let names = node_names(context);
     let rows = records.iter().zip(figures);
     rows.map(|(record, stats)| {

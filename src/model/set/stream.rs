@@ -77,7 +77,7 @@ fn read(page: &StreamPage, store: &mut Store) -> Vec<Span> {
     store.read(page.id).into_iter().map(number).collect()
 }
 
-fn hot(page: &StreamPage, next: Option<&StreamPage>, store: &mut Store) -> Arc<[Span]> {
+fn hot(page: &StreamPage, store: &mut Store) -> Arc<[Span]> {
     if let Some(at) = store.hot.iter().position(|(id, _)| *id == page.id) {
         // The last one used is mostly the one used next.
         if at + 1 < store.hot.len()
@@ -90,9 +90,6 @@ fn hot(page: &StreamPage, next: Option<&StreamPage>, store: &mut Store) -> Arc<[
         }
     }
     let spans: Arc<[Span]> = read(page, store).into();
-    if let Some(next) = next {
-        store.pages.prefetch(next.id);
-    }
     if store.hot.len() >= limits::STREAM_PAGES_HOT_MAX {
         store.hot.pop_front();
     }
@@ -204,7 +201,7 @@ impl Stream {
         {
             let at = self.middle.partition_point(|page| page.offset <= offset);
             let page = self.middle.get(at.checked_sub(1)?)?;
-            let spans = hot(page, self.middle.get(at), store);
+            let spans = hot(page, store);
             spans
                 .get(spans.partition_point(before).checked_sub(1)?)
                 .copied()
@@ -240,7 +237,7 @@ impl Stream {
             let at = self.middle.partition_point(|page| page.until < time);
             match self.middle.get(at) {
                 Some(page) => {
-                    let spans = hot(page, self.middle.get(at + 1), store);
+                    let spans = hot(page, store);
                     spans.get(spans.partition_point(before)).copied()
                 }
                 None => in_tail().copied(),
