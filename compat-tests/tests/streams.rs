@@ -11,7 +11,7 @@ use compat_tests::{Broker, eventually_async, skipped_on_foreign};
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Connection, Consumer};
+use lapin::{Channel, Connection, Consumer};
 
 fn stream() -> FieldTable {
     let mut table = FieldTable::default();
@@ -22,7 +22,13 @@ fn stream() -> FieldTable {
     table
 }
 
-async fn read_from(connection: &Connection, queue: &str, offset: i64) -> Consumer {
+/// A consumer, and the channel that would end with its last handle.
+struct Reader {
+    consumer: Consumer,
+    _channel: Channel,
+}
+
+async fn read_from(connection: &Connection, queue: &str, offset: i64) -> Reader {
     let channel = connection.create_channel().await.unwrap();
     let qos = channel.basic_qos(20, BasicQosOptions::default());
     qos.await.unwrap();
@@ -30,12 +36,15 @@ async fn read_from(connection: &Connection, queue: &str, offset: i64) -> Consume
     arguments.insert("x-stream-offset".into(), AMQPValue::LongLongInt(offset));
     let options = BasicConsumeOptions::default();
     let consumer = channel.basic_consume(queue.into(), "reader".into(), options, arguments);
-    consumer.await.unwrap()
+    Reader {
+        consumer: consumer.await.unwrap(),
+        _channel: channel,
+    }
 }
 
 /// Reads and acknowledges the next message: its offset and its body.
-async fn next(consumer: &mut Consumer) -> (i64, Vec<u8>) {
-    let delivery = tokio::time::timeout(PATIENCE, consumer.next()).await;
+async fn next(reader: &mut Reader) -> (i64, Vec<u8>) {
+    let delivery = tokio::time::timeout(PATIENCE, reader.consumer.next()).await;
     let delivery = delivery.expect("in time").expect("not ended").unwrap();
     delivery.ack(BasicAckOptions::default()).await.unwrap();
     assert!(!delivery.redelivered);
@@ -50,9 +59,9 @@ fn body(n: i64) -> Vec<u8> {
     format!("{n:06}").into_bytes()
 }
 
-async fn read_all(consumer: &mut Consumer, from: i64, to: i64) {
+async fn read_all(reader: &mut Reader, from: i64, to: i64) {
     for n in from..to {
-        assert_eq!(next(consumer).await, (n, body(n)));
+        assert_eq!(next(reader).await, (n, body(n)));
     }
 }
 

@@ -1,7 +1,9 @@
 use bytes::Bytes;
 
 use crate::base::{ConsumerId, Millis, NodeId, PipeId, QueueId, SessionId};
-use crate::model::set::{Command, ConsumerConfig, Credit, Outcome, QueueConfig};
+use crate::model::set::{
+    Command, ConsumerConfig, Credit, Outcome, QueueConfig, StreamRules, StreamStart,
+};
 
 use super::*;
 

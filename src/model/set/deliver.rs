@@ -187,7 +187,7 @@ impl Queue {
         if let Credit::Window(window) = &mut consumer.credit {
             *window = window.saturating_sub(piece.run.count);
         }
-        let deadline = match (self.stream.is_some(), consumer.no_ack) {
+        let deadline = match (self.config.stream.is_some(), consumer.no_ack) {
             (true, true) => return delivery,
             (true, false) => {
                 ground.live.add(piece.run.first, count);

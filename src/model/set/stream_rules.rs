@@ -22,8 +22,9 @@ pub(super) fn slack(age: Millis) -> Millis {
 }
 
 impl Queue {
+    /// Also true while its index is out on loan here.
     pub(super) fn is_stream(&self) -> bool {
-        self.stream.is_some()
+        self.config.stream.is_some()
     }
 
     fn rules(&self) -> StreamRules {
@@ -126,7 +127,10 @@ impl Queue {
 
     /// Drops what is older than `x-max-age`, once the oldest is so by more than the slack.
     pub(super) fn drop_aged(&mut self, at: Millis, budget: &mut usize, ground: &mut Ground) {
-        let (Some(age), Some(mut stream)) = (self.rules().max_age, self.stream.take()) else {
+        let Some(age) = self.rules().max_age else {
+            return;
+        };
+        let Some(mut stream) = self.stream.take() else {
             return;
         };
         let aged = |stream: &Stream, extra: Millis, by: Millis| {

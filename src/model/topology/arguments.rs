@@ -188,8 +188,9 @@ pub(super) fn visibility(value: &AMQPValue) -> Result<Millis, String> {
 /// A span such as `7D`.
 pub(super) fn max_age(value: &AMQPValue) -> Result<Millis, String> {
     let span = std::str::from_utf8(expect_text(value)?).ok();
-    let seconds = span.and_then(max_age_s).filter(|seconds| *seconds > 0);
-    let span = seconds.and_then(|seconds| seconds.checked_mul(1_000));
+    let span = span
+        .and_then(max_age_s)
+        .and_then(|seconds| seconds.checked_mul(1_000));
     span.map(Millis).ok_or_else(|| "invalid_max_age".to_owned())
 }
 

@@ -338,11 +338,11 @@ fn allows(rule: Rule, value: &AMQPValue) -> bool {
     }
 }
 
-/// `7D` as seconds; units Y, M, D, h, m, s.
+/// `7D` as seconds, more than none; units Y, M, D, h, m, s.
 #[must_use]
 pub fn max_age_s(age: &str) -> Option<u64> {
     let (at, unit) = age.char_indices().next_back()?;
-    let count: u64 = age.get(..at)?.parse().ok()?;
+    let count: u64 = age.get(..at)?.parse().ok().filter(|count| *count > 0)?;
     let day = 86_400;
     let seconds = match unit {
         'Y' => 365 * day,
