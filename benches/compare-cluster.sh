@@ -77,6 +77,8 @@ for i in 1 2 3; do
     for j in 1 2 3; do echo "cluster_formation.classic_config.nodes.$j = rabbit@127.0.0.1$j"; done
     echo "leveret.cluster.listener = 127.0.0.1$i:$((leveret_port + 10))"
     echo "leveret.cluster.secret = bench"
+    echo "management.tcp.ip = 127.0.0.1"
+    echo "management.tcp.port = $((leveret_port + 30 + i))"
   } > "$dir/leveret/$i/conf"
   RABBITMQ_DIST_PORT=$((leveret_port + 10)) RABBITMQ_NODENAME=rabbit@127.0.0.1$i \
     "$leveret" --config "$dir/leveret/$i/conf" --data-dir "$dir/leveret/$i/data" --prometheus 127.0.0.1:$((leveret_port + 20 + i)) \

@@ -313,6 +313,8 @@ impl Drop for Broker {
         if std::thread::panicking() {
             let log = self.log.lock().map(|log| log.clone()).unwrap_or_default();
             println!("---- log of the broker ----\n{log}---- end of log ----");
+            self.data.disable_cleanup(true);
+            println!("its data is kept in {}", self.data.path().display());
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Need: the tests run the release binary that people run, not a library.
 //! Shape: `LEVERET_BIN` names it, or one `cargo build --release` per process makes it current.
-//! Invariants: the same target folder as the running test, so nothing is compiled twice.
+//! Invariants: the same target folder and the same selection of packages as `cargo test --release --workspace`, hence the same
+//! features, so that nothing is compiled twice.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,13 +38,14 @@ pub(crate) fn binary() -> &'static Path {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         let status = Command::new(cargo)
             .args([
-                "build",
+                "test",
                 "--quiet",
                 "--release",
-                "-p",
-                "leveret",
-                "--bin",
-                "leveret",
+                "--workspace",
+                "--no-run",
+                // This test of the broker's own package is why its binary is built.
+                "--test",
+                "binary",
             ])
             .arg("--target-dir")
             .arg(&target)

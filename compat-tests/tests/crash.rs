@@ -10,16 +10,16 @@ mod common;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{PATIENCE, connect, declared, persistent, put};
-use compat_tests::{Broker, env_number, eventually, eventually_async, skipped_on_foreign};
+use compat_tests::{Broker, env_number, eventually, skipped_on_foreign};
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{Channel, Confirmation};
+use lapin::{Channel, Confirmation, Connection};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const QUEUES: u32 = 3;
@@ -38,6 +38,8 @@ struct Ledger {
     life: u32,
     next: HashMap<u32, u64>,
     confirmed: HashSet<Message>,
+    /// Confirmed and never delivered.
+    owed: HashSet<Message>,
     /// Settled, and a later synchronous method on the same channel was answered.
     certain: HashSet<Message>,
     /// The life in which each message was last delivered.
@@ -63,6 +65,7 @@ impl Ledger {
             self.violations
                 .push(format!("{message:?} came back after its ack was certain"));
         }
+        self.owed.remove(&message);
         match self.delivered.insert(message, self.life) {
             Some(life) if life == self.life => {
                 self.violations
@@ -80,11 +83,11 @@ impl Ledger {
         }
     }
 
-    fn undelivered(&self) -> usize {
-        self.confirmed
-            .iter()
-            .filter(|message| !self.delivered.contains_key(message))
-            .count()
+    fn confirm(&mut self, message: Message) {
+        self.confirmed.insert(message);
+        if !self.delivered.contains_key(&message) {
+            self.owed.insert(message);
+        }
     }
 }
 
@@ -120,7 +123,7 @@ async fn publisher(
         }
         for (message, confirm) in window {
             if matches!(confirm.await?, Confirmation::Ack(_)) {
-                ledger.lock().unwrap().confirmed.insert(message);
+                ledger.lock().unwrap().confirm(message);
             }
         }
     }
@@ -230,18 +233,58 @@ async fn a_killed_broker_keeps_what_it_confirmed_and_forgets_what_was_acked() {
     );
 }
 
-/// Consumes until every confirmed message has been seen.
+/// Consumes until every confirmed message has been seen. What is not seen for [`PATIENCE`] is lost, or stuck.
 async fn drain(broker: &Broker, ledger: &Shared) {
     let connection = connect(broker.url()).await;
     for queue in 0..QUEUES {
         let channel = connection.create_channel().await.expect("a channel");
-        tokio::spawn(consumer(channel, queue_name(queue), Arc::clone(ledger)));
+        let ledger = Arc::clone(ledger);
+        tokio::spawn(async move {
+            let ended = consumer(channel, queue_name(queue), ledger).await;
+            println!("the last consumer of queue {queue} ended: {ended:?}");
+        });
     }
-    eventually_async(Duration::from_secs(120), || async {
-        let left = ledger.lock().unwrap().undelivered();
-        (left == 0).then_some(())
-    })
-    .await;
+    let (mut left, mut since) = (usize::MAX, Instant::now());
+    loop {
+        let now = ledger.lock().unwrap().owed.len();
+        match now {
+            0 => return,
+            _ if now < left => (left, since) = (now, Instant::now()),
+            _ if since.elapsed() > PATIENCE => break,
+            _ => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    let ready = ready_counts(&connection).await;
+    let ledger = ledger.lock().unwrap();
+    let mut missing: Vec<_> = ledger.owed.iter().collect();
+    missing.sort();
+    missing.truncate(20);
+    panic!(
+        "{left} confirmed messages are not delivered, the first are {missing:?}; ready in the queues: {ready:?}; \
+         last first deliveries: {:?}",
+        ledger.last_first
+    );
+}
+
+async fn ready_counts(connection: &Connection) -> Vec<u32> {
+    let mut counts = Vec::new();
+    for queue in 0..QUEUES {
+        let channel = connection.create_channel().await.expect("a channel");
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::durable()
+        };
+        let declared = channel
+            .queue_declare(
+                queue_name(queue).as_str().into(),
+                passive,
+                FieldTable::default(),
+            )
+            .await
+            .expect("declared");
+        counts.push(declared.message_count());
+    }
+    counts
 }
 
 #[tokio::test]
