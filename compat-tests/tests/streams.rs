@@ -3,15 +3,18 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{PATIENCE, connect, declared, put};
+use common::{PATIENCE, connect, declared, persistent, put};
 use compat_tests::cluster::TestCluster;
-use compat_tests::{Broker, eventually_async, skipped_on_foreign};
+use compat_tests::{Broker, env_number, eventually_async, skipped_on_foreign};
 use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, Consumer};
+use lapin::{Channel, Confirmation, Connection, Consumer};
 
 fn stream() -> FieldTable {
     let mut table = FieldTable::default();
@@ -56,7 +59,7 @@ async fn next(reader: &mut Reader) -> (i64, Vec<u8>) {
 }
 
 fn body(n: i64) -> Vec<u8> {
-    format!("{n:06}").into_bytes()
+    format!("{n:09}").into_bytes()
 }
 
 async fn read_all(reader: &mut Reader, from: i64, to: i64) {
@@ -141,9 +144,51 @@ async fn a_reader_goes_on_at_its_place_when_the_leader_is_lost() {
     let channel = there.create_channel().await.unwrap();
     for name in &names {
         eventually_async(PATIENCE, || async {
-            let gone = channel.queue_delete(name.as_str().into(), Default::default());
+            let gone = channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default());
             (gone.await.unwrap() == 200).then_some(())
         })
         .await;
     }
+}
+
+/// Ten million: `COMPAT_DEEP_MESSAGES=10000000 cargo test --release -p compat-tests --test streams deep -- --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deep_stream_stays_small_in_memory_and_is_found_anywhere_after_a_kill() {
+    if skipped_on_foreign("killing a broker") {
+        return;
+    }
+    let count = i64::try_from(env_number("COMPAT_DEEP_MESSAGES", 50_000)).unwrap();
+    let mut broker = Broker::start();
+    let empty = broker.resident_bytes();
+    let connection = connect(broker.url()).await;
+    let channel = declared(&connection, "deep", stream()).await;
+    let mut window = Vec::new();
+    for n in 0..count {
+        let options = BasicPublishOptions::default();
+        let sent = channel.basic_publish("".into(), "deep".into(), options, &body(n), persistent());
+        window.push(sent.await.unwrap());
+        if window.len() == 5000 || n + 1 == count {
+            for confirm in window.drain(..) {
+                assert!(matches!(confirm.await.unwrap(), Confirmation::Ack(_)));
+            }
+        }
+    }
+    let full = broker.resident_bytes();
+    broker.kill_dash_nine();
+    broker.restart();
+    println!(
+        "deep stream of {count}: {empty} B resident when empty, {full} B when full, {:?} to start again",
+        broker.startup()
+    );
+    let connection = connect(broker.url()).await;
+    for from in [count / 2, 0, count - 100, count / 3] {
+        let begin = Instant::now();
+        let mut reader = read_from(&connection, "deep", from).await;
+        read_all(&mut reader, from, from + 1).await;
+        println!("offset {from} after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(5), "{from}");
+        read_all(&mut reader, from + 1, from + 100).await;
+    }
+    println!("{} B resident when read", broker.resident_bytes());
+    broker.stop();
 }

@@ -171,7 +171,12 @@ impl Queue {
     fn arm_age(&mut self, stream: &Stream, unfinished: bool, ground: &mut Ground) {
         let aged = self.rules().max_age.zip(stream.since());
         let aged = aged.map_or(NEVER, |(age, since)| since.plus(age).plus(slack(age)));
-        let at = if unfinished { ground.now } else { aged };
+        // Not now: that would be fired in the same entry.
+        let at = if unfinished {
+            ground.now.plus(Millis(1))
+        } else {
+            aged
+        };
         let armed = &mut self.heads_armed;
         Ground::arm(&mut ground.timers, armed, at, Timer::Heads(self.id));
     }
