@@ -1,13 +1,13 @@
 //! The command line. What it says wins over the environment and over files.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use leveret::base::SetId;
+use leveret::broker::tls;
 use leveret::cluster::peer::control::Ask;
-use leveret::config::{Loaded, LogLevel, Problems, Sources, load, value};
+use leveret::config::{Config, Loaded, LogLevel, Problems, Sources, load, value};
 
 /// A replicated message broker that RabbitMQ clients use unchanged.
 #[derive(Debug, Parser)]
@@ -142,6 +142,8 @@ pub enum ConfigCommand {
         /// The file
         file: PathBuf,
     },
+    /// Print docs/configuration.md: every key and environment variable, as this program knows them
+    Docs,
 }
 
 impl Options {
@@ -169,32 +171,50 @@ impl Options {
     }
 }
 
-/// `config check`: the report goes to `out`; whether the file can be used is answered.
-///
-/// # Errors
-/// `out` cannot be written.
-pub fn check(
-    options: &Options,
-    file: PathBuf,
-    out: &mut dyn fmt::Write,
-) -> Result<bool, fmt::Error> {
-    match options.load_in(Some(file), &|name| std::env::var(name).ok()) {
-        Ok(loaded) => {
-            for note in &loaded.notes {
-                writeln!(
-                    out,
-                    "{}: `{}` has no effect: {}",
-                    note.place, note.key, note.why
-                )?;
-            }
-            writeln!(out, "the configuration can be used")?;
-            Ok(true)
-        }
-        Err(problems) => {
-            writeln!(out, "{problems}")?;
-            Ok(false)
-        }
+/// `config check`: the report, and whether the file can be used.
+#[must_use]
+pub fn check(options: &Options, file: PathBuf) -> (String, bool) {
+    let loaded = match options.load_in(Some(file), &|name| std::env::var(name).ok()) {
+        Ok(loaded) => loaded,
+        Err(problems) => return (format!("{problems}\n"), false),
+    };
+    let mut out = String::new();
+    for note in &loaded.notes {
+        out.push_str(&format!(
+            "{}: `{}` has no effect: {}\n",
+            note.place, note.key, note.why
+        ));
     }
+    let unserved = unserved(&loaded.config);
+    for error in &unserved {
+        out.push_str(&format!("{error}\n"));
+    }
+    if unserved.is_empty() {
+        out.push_str("the configuration can be used\n");
+    }
+    (out, unserved.is_empty())
+}
+
+/// Certificates and keys that are named and cannot be served.
+fn unserved(config: &Config) -> Vec<String> {
+    let served = [
+        ("ssl_options", !config.tls_listeners.is_empty(), &config.tls),
+        (
+            "management.ssl",
+            config.management[1].is_some(),
+            &config.management_tls,
+        ),
+        (
+            "prometheus.ssl",
+            config.prometheus[1].is_some(),
+            &config.prometheus_tls,
+        ),
+    ];
+    let wrong = served.iter().filter(|(_, served, _)| *served);
+    let wrong = wrong.filter_map(|(what, _, options)| Some((what, tls::build(options).err()?)));
+    wrong
+        .map(|(what, error)| format!("{what}: {error}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -216,7 +236,7 @@ mod tests {
         let config = cli.options.load_in(None, &env).unwrap().config;
         assert_eq!(config.data_dir, PathBuf::from("d"));
         assert_eq!(config.listeners, ["[::1]:1".parse().unwrap()]);
-        assert_eq!(config.prometheus, Some("127.0.0.1:2".parse().unwrap()));
+        assert_eq!(config.prometheus[0], Some("127.0.0.1:2".parse().unwrap()));
         assert_eq!(config.log_level, LogLevel::Debug);
     }
 
@@ -231,18 +251,20 @@ mod tests {
         let file = folder.path().join("x.conf");
         for (text, usable, want) in [
             (
-                "management.tcp.port = 1",
+                "management.path_prefix = /x",
                 true,
-                "`management.tcp.port` has no effect",
+                "x.conf:1: `management.path_prefix` has no effect",
+            ),
+            (
+                "listeners.ssl.1 = 1\nssl_options.certfile = /nowhere/c\nssl_options.keyfile = /nowhere/k",
+                false,
+                "ssl_options: /nowhere/c",
             ),
             ("hartbeat = 1", false, "did you mean `heartbeat`?"),
         ] {
             std::fs::write(&file, text).unwrap();
-            let mut out = String::new();
-            assert_eq!(
-                check(&Options::default(), file.clone(), &mut out),
-                Ok(usable)
-            );
+            let (out, good) = check(&Options::default(), file.clone());
+            assert_eq!(good, usable, "{out}");
             assert!(out.contains(want), "{out}");
         }
     }

@@ -9,19 +9,24 @@
 //! Not here: applying anything. Nothing here opens a socket or creates a folder.
 
 pub mod cluster;
+pub mod document;
+pub mod draft;
+pub mod environment;
 pub mod file;
 pub mod keys;
 pub mod lookup;
 pub mod source;
 pub mod value;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::base::limits;
+use crate::broker::listener::SocketOptions;
+use crate::broker::tls::{NameFrom, TlsOptions};
 
 pub use file::{ConfigError, Place, Problems};
-pub use source::{Loaded, Note, Sources, load};
+pub use source::{Assigned, Loaded, Note, Sources, load};
 
 /// A bound that is a part of memory, or a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,12 +82,28 @@ pub enum LogFormat {
 pub struct Config {
     /// Folder of all state. Default `./data`.
     pub data_dir: PathBuf,
-    /// AMQP listeners; empty = none. Default `0.0.0.0:5672`.
+    /// AMQP listeners; empty = none. Default `[::]:5672`.
     pub listeners: Vec<SocketAddr>,
-    /// Metrics listener. Default `0.0.0.0:15692`.
-    pub prometheus: Option<SocketAddr>,
-    /// Management API. Default `0.0.0.0:15672`.
-    pub management: Option<SocketAddr>,
+    /// AMQP listeners under TLS. Default none.
+    pub tls_listeners: Vec<SocketAddr>,
+    /// Their TLS.
+    pub tls: TlsOptions,
+    /// Longest TLS handshake, milliseconds, from 1. Default 5000.
+    pub tls_handshake_timeout_ms: u64,
+    /// AMQP connections begin with a PROXY header. Default no.
+    pub proxy_protocol: bool,
+    /// AMQP's sockets.
+    pub socket: SocketOptions,
+    /// Metrics listeners, plain and under TLS. Default `[::]:15692` and none.
+    pub prometheus: [Option<SocketAddr>; 2],
+    /// The TLS of the second.
+    pub prometheus_tls: TlsOptions,
+    /// Management API, plain and under TLS. Default `[::]:15672` and none.
+    pub management: [Option<SocketAddr>; 2],
+    /// The TLS of the second.
+    pub management_tls: TlsOptions,
+    /// Definitions imported at the start. Default none.
+    pub definitions: Option<PathBuf>,
     /// First user, made when the store is empty. Default `guest`.
     pub default_user: String,
     /// Its password. Default `guest`.
@@ -95,8 +116,12 @@ pub struct Config {
     pub default_vhost: String,
     /// Users that may only log in over loopback. Default `guest`.
     pub loopback_users: Vec<String>,
-    /// SASL mechanisms offered, in order; never empty. Default `PLAIN`, `AMQPLAIN`.
+    /// SASL mechanisms offered, in order; never empty. Default `PLAIN`, `AMQPLAIN`, `ANONYMOUS`.
     pub auth_mechanisms: Vec<String>,
+    /// Name and password of whoever logs in as ANONYMOUS. Default `guest`, `guest`.
+    pub anonymous: Option<(String, String)>,
+    /// What of a certificate names the user of EXTERNAL. Default its distinguished name.
+    pub name_from: NameFrom,
     /// Heartbeat offered, seconds, 0 to 65535; 0 = off. Default 60.
     pub heartbeat_s: u16,
     /// Largest frame, bytes, 0 (no limit) or from 4096. Default 131072.
@@ -145,29 +170,45 @@ pub struct Config {
     pub snapshot_every_bytes: u64,
 }
 
-/// Where listeners listen when only a port is given.
-pub const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// Where listeners listen when only a port is given: everywhere, IPv4 included.
+pub const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// AMQP's port.
 pub const AMQP_PORT: u16 = 5672;
 /// The metrics port.
 pub const PROMETHEUS_PORT: u16 = 15692;
 /// The management API's port.
 pub const MANAGEMENT_PORT: u16 = 15672;
+/// The metrics port under TLS.
+pub const PROMETHEUS_TLS_PORT: u16 = 15691;
+/// The management API's port under TLS.
+pub const MANAGEMENT_TLS_PORT: u16 = 15671;
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("./data"),
             listeners: vec![SocketAddr::new(ANY, AMQP_PORT)],
-            prometheus: Some(SocketAddr::new(ANY, PROMETHEUS_PORT)),
-            management: Some(SocketAddr::new(ANY, MANAGEMENT_PORT)),
+            tls_listeners: Vec::new(),
+            tls: TlsOptions::default(),
+            tls_handshake_timeout_ms: 5_000,
+            proxy_protocol: false,
+            socket: SocketOptions::default(),
+            prometheus: [Some(SocketAddr::new(ANY, PROMETHEUS_PORT)), None],
+            prometheus_tls: TlsOptions::default(),
+            management: [Some(SocketAddr::new(ANY, MANAGEMENT_PORT)), None],
+            management_tls: TlsOptions::default(),
+            definitions: None,
             default_user: "guest".to_owned(),
             default_pass: "guest".to_owned(),
             default_user_tags: vec!["administrator".to_owned()],
             default_permissions: [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
             default_vhost: "/".to_owned(),
             loopback_users: vec!["guest".to_owned()],
-            auth_mechanisms: vec!["PLAIN".to_owned(), "AMQPLAIN".to_owned()],
+            auth_mechanisms: ["PLAIN", "AMQPLAIN", "ANONYMOUS"]
+                .map(str::to_owned)
+                .to_vec(),
+            anonymous: Some(("guest".to_owned(), "guest".to_owned())),
+            name_from: NameFrom::default(),
             heartbeat_s: 60,
             frame_max: 131_072,
             channel_max: 2047,

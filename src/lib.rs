@@ -9,6 +9,7 @@ pub mod base;
 pub mod broker;
 pub mod cluster;
 pub mod config;
+pub mod doors;
 pub mod http;
 pub mod identity;
 pub mod log;
@@ -20,6 +21,7 @@ pub mod raft;
 pub mod rt;
 pub mod session;
 mod settings;
+pub mod systemd;
 pub mod telemetry;
 #[cfg(test)]
 mod tidy;

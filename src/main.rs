@@ -4,28 +4,32 @@ mod cli;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use leveret::config::Loaded;
+use leveret::config::{Config, Loaded, document};
 use leveret::node::{Running, Settings};
+use leveret::systemd::Systemd;
 use leveret::{operator, probe, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use cli::{Cli, Command, ConfigCommand};
+use cli::{Cli, Command, ConfigCommand, Options};
+
+/// How often systemd hears that a start goes on.
+const START_SIGN: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        Some(Command::Config {
-            command: ConfigCommand::Check { file },
-        }) => {
-            let mut out = String::new();
-            let usable = cli::check(&cli.options, file, &mut out).unwrap_or(false);
-            let shown = std::io::stdout().write_all(out.as_bytes()).is_ok();
-            if usable && shown {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
+        Some(Command::Config { command }) => {
+            let (text, good) = match command {
+                ConfigCommand::Check { file } => cli::check(&cli.options, file),
+                ConfigCommand::Docs => (document::markdown(), true),
+            };
+            let shown = std::io::stdout().write_all(text.as_bytes()).is_ok();
+            match good && shown {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
             }
         }
         Some(Command::Cluster { node, command }) => match cli.options.load() {
@@ -39,16 +43,25 @@ fn main() -> ExitCode {
             Err(problems) => fail(&problems),
         },
         Some(Command::Check) => match cli.options.load() {
-            Ok(loaded) => match probe::probe(&loaded.config.listeners) {
+            Ok(loaded) => match probe::probe(&doors(&loaded.config)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(why) => fail(&why),
             },
             Err(problems) => fail(&problems),
         },
         None | Some(Command::Serve) => match cli.options.load() {
-            Ok(loaded) => start(loaded),
+            Ok(loaded) => start(&cli.options, loaded),
             Err(problems) => fail(&problems),
         },
+    }
+}
+
+/// Where the node of this configuration takes clients.
+fn doors(config: &Config) -> probe::Doors<'_> {
+    probe::Doors {
+        plain: &config.listeners,
+        tls: &config.tls_listeners,
+        proxy: config.proxy_protocol,
     }
 }
 
@@ -57,7 +70,7 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn start(loaded: Loaded) -> ExitCode {
+fn start(options: &Options, loaded: Loaded) -> ExitCode {
     if let Err(error) = telemetry::start(&loaded.config) {
         return fail(&error);
     }
@@ -65,7 +78,7 @@ fn start(loaded: Loaded) -> ExitCode {
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(serve(loaded)),
+        Ok(runtime) => runtime.block_on(serve(options, loaded)),
         Err(error) => fail(&error),
     }
 }
@@ -76,24 +89,57 @@ fn stopped_early() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn serve(loaded: Loaded) -> ExitCode {
+/// What the process is asked from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn tell(loaded: &Loaded) {
     for file in &loaded.files {
         tracing::info!(file = %file.display(), "configuration read");
     }
     for note in &loaded.notes {
         tracing::info!(key = %note.key, at = %note.place, "{}", note.why);
     }
-    let signals = signal(SignalKind::terminate())
-        .and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
-    let (mut terminate, mut interrupt) = match signals {
+}
+
+async fn serve(options: &Options, mut loaded: Loaded) -> ExitCode {
+    tell(&loaded);
+    let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return fail(&error),
     };
+    let systemd = Systemd::new(&|name| std::env::var(name).ok(), std::process::id());
     // A node may wait for its peers for long.
-    let started = tokio::select! {
-        started = Running::start(Settings::from(&loaded.config)) => started,
-        _ = terminate.recv() => return stopped_early(),
-        _ = interrupt.recv() => return stopped_early(),
+    let started = {
+        let mut starting = std::pin::pin!(Running::start(Settings::from(&loaded.config)));
+        loop {
+            systemd.starting();
+            tokio::select! {
+                started = &mut starting => break started,
+                () = either(&mut signals.terminate, &mut signals.interrupt) => return stopped_early(),
+                () = tokio::time::sleep(START_SIGN) => {}
+            }
+        }
     };
     let running = match started {
         Ok(running) => running,
@@ -103,11 +149,20 @@ async fn serve(loaded: Loaded) -> ExitCode {
         }
     };
     tracing::info!("Server startup complete");
-    let removed = tokio::select! {
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
-        () = running.removed() => true,
+    systemd.ready();
+    let removed = loop {
+        tokio::select! {
+            () = either(&mut signals.terminate, &mut signals.interrupt) => break false,
+            () = running.removed() => break true,
+            _ = signals.hangup.recv() => {
+                systemd.reloading();
+                reload(options, &mut loaded, &running);
+                systemd.ready();
+            }
+            () = life_sign(&systemd, &running) => systemd.alive(),
+        }
     };
+    systemd.stopping();
     if removed {
         tracing::error!("the node can serve no longer as a member");
     } else {
@@ -119,4 +174,39 @@ async fn serve(loaded: Loaded) -> ExitCode {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     }
+}
+
+/// Completes when a sign of life is due and the node is alive; never for a node that is not, or that nobody watches.
+async fn life_sign(systemd: &Systemd, running: &Running) {
+    let Some(every) = systemd.watchdog() else {
+        return std::future::pending().await;
+    };
+    tokio::time::sleep(every).await;
+    running.answers().await;
+}
+
+/// Reads the configuration again and takes over what can change.
+fn reload(options: &Options, loaded: &mut Loaded, running: &Running) {
+    let new = match options.load() {
+        Ok(new) => new,
+        Err(problems) => {
+            for problem in &problems.0 {
+                tracing::error!("{problem}");
+            }
+            tracing::error!("the configuration stays as it was");
+            return;
+        }
+    };
+    if let Err(error) = telemetry::relevel(&new.config) {
+        tracing::error!(%error, "log levels stay as they were");
+    }
+    running.reload(&Settings::from(&new.config));
+    for (key, live) in loaded.assigned.changes(&new.assigned) {
+        match live {
+            true => tracing::info!(key, "changed"),
+            false => tracing::warn!(key, "changed in the configuration: it needs a restart"),
+        }
+    }
+    *loaded = new;
+    tracing::info!("the configuration was read again");
 }

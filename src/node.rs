@@ -2,28 +2,30 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::base::{NodeId, SetId};
-use crate::broker::{self, Node, NodeOptions, Stats, alarm, listener};
+use crate::broker::listener::{Entry, SocketOptions};
+use crate::broker::tls::TlsError;
+use crate::broker::{self, Access, Node, NodeOptions, Stats, alarm};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
     Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
 };
 use crate::config;
-use crate::http::api::{self, Api, Listener};
-use crate::http::{MetricsState, Names, serve};
+use crate::doors::{Doors, TlsFiles, TlsServers, bind, places};
+use crate::http::api::{self, Api};
+use crate::http::{MetricsState, Names};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
 use crate::model::batch::BufferPool;
 use crate::model::topology::{QueueDefaults, Seed, hash_password};
 use crate::raft::GroupOptions;
 use crate::rt::Supervisor;
-use crate::session::SessionConfig;
 
 /// The topology's log is small: its segments are too.
 const TOPOLOGY_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -39,10 +41,18 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// AMQP listeners.
     pub listeners: Vec<SocketAddr>,
-    /// Metrics listener.
-    pub metrics: Option<SocketAddr>,
-    /// Listener of the management API.
-    pub management: Option<SocketAddr>,
+    /// AMQP listeners under TLS.
+    pub tls_listeners: Vec<SocketAddr>,
+    /// How clients come in at both.
+    pub entry: Entry,
+    /// Metrics listeners, plain and under TLS.
+    pub metrics: [Option<SocketAddr>; 2],
+    /// Listeners of the management API, plain and under TLS.
+    pub management: [Option<SocketAddr>; 2],
+    /// Whose TLS is what.
+    pub tls: TlsFiles,
+    /// Definitions to import before clients may come.
+    pub definitions: Option<PathBuf>,
     /// First user: name, password, tags; and vhost.
     pub default_user: String,
     /// Its password.
@@ -55,12 +65,8 @@ pub struct Settings {
     pub default_vhost: String,
     /// Type of queues declared without one.
     pub default_queue_type: String,
-    /// Users that may only log in over loopback.
-    pub loopback_users: Vec<String>,
-    /// Connections the node takes.
-    pub connections_max: Option<u32>,
-    /// Protocol limits and what the server says of itself.
-    pub session: SessionConfig,
+    /// What may change while the node runs.
+    pub access: Access,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
     /// Memory watermark, bytes.
@@ -91,9 +97,25 @@ pub enum NodeError {
     /// It is no member of a cluster.
     #[error(transparent)]
     Formation(#[from] FormationError),
+    /// A listener's certificate or key.
+    #[error("{what}: {error}")]
+    Tls {
+        /// The keys' prefix.
+        what: &'static str,
+        /// Why.
+        error: TlsError,
+    },
+    /// Definitions that were to be imported.
+    #[error("definitions in {path}: {why}", path = path.display())]
+    Definitions {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A certificate or key for talk between nodes.
     #[error("{path}: {error}")]
-    Tls {
+    PeerTls {
         /// Which file.
         path: PathBuf,
         /// Why.
@@ -116,6 +138,9 @@ pub struct Running {
     /// Proposers, timers, workers.
     core: Supervisor,
     cluster: Arc<Cluster>,
+    node: Arc<Node>,
+    limits: alarm::Limits,
+    tls: Arc<TlsServers>,
     _identity: Identity,
 }
 
@@ -126,22 +151,14 @@ impl Running {
     /// [`NodeError`].
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
         let mut identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
-        let mut sockets = Vec::new();
-        for address in &settings.listeners {
-            sockets.push((*address, bind(*address)?));
-        }
-        let metrics = settings.metrics.map(bind).transpose()?;
-        let management = settings.management.map(bind).transpose()?;
-        let places = places(&settings);
+        let doors = Doors::open(&settings)?;
+        let tls = Arc::clone(&doors.tls);
         let (front, core) = (Supervisor::default(), Supervisor::default());
         let options = enter(&settings, &mut identity, &core).await?;
         let (cluster, effects) = Cluster::start(options, &core).await?;
         let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
-        let limits = alarm::Limits {
-            memory_bytes: settings.memory_limit_bytes,
-            disk_free_bytes: settings.disk_free_limit_bytes,
-            data_dir: settings.data_dir.clone(),
-        };
+        let (memory, disk) = (settings.memory_limit_bytes, settings.disk_free_limit_bytes);
+        let limits = alarm::Limits::new(memory, disk, settings.data_dir.clone());
         core.spawn(
             "alarms",
             alarm::watch(limits.clone(), alarm_tx, core.clone()),
@@ -149,11 +166,9 @@ impl Running {
         let node = Node::new(
             Arc::clone(&cluster),
             NodeOptions {
-                session: Arc::new(settings.session),
-                loopback_users: settings.loopback_users,
-                connections_max: settings.connections_max,
                 queue_defaults: settings.queue_defaults,
             },
+            settings.access.clone(),
             Arc::new(Stats::default()),
             alarm_rx,
             front.clone(),
@@ -161,25 +176,52 @@ impl Running {
         front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
-        if let Some(listener) = management {
-            let (names, limits) = (settings.names.clone(), limits.clone());
-            let api = Api::new(Arc::clone(&node), names, limits, places);
-            front.spawn("management", api::serve(api, listener));
+        let api = Api::new(
+            Arc::clone(&node),
+            settings.names.clone(),
+            limits.clone(),
+            places(&settings),
+        );
+        if let Some(path) = &settings.definitions {
+            definitions(&api, path).await?;
         }
-        if let Some(listener) = metrics {
-            let state = MetricsState::new(Arc::clone(&node), settings.names, limits);
-            front.spawn("metrics", serve(state, listener));
-        }
-        for (address, socket) in sockets {
-            tracing::info!(%address, "started TCP listener");
-            front.spawn("listener", listener::accept(Arc::clone(&node), socket));
-        }
+        let metrics = MetricsState::new(Arc::clone(&node), settings.names, limits.clone());
+        doors.serve(&node, &settings.entry, api, metrics, &front);
         Ok(Self {
             front,
             core,
             cluster,
+            node,
+            limits,
+            tls,
             _identity: identity,
         })
+    }
+
+    /// Takes over what may change while the node runs: certificates, limits, watermarks, who may log in and how. What
+    /// cannot be served stays as it was, and is said.
+    pub fn reload(&self, settings: &Settings) {
+        for (what, error) in self.tls.reload(&settings.tls) {
+            tracing::error!(%error, "{what} stays as it was: it cannot be served");
+        }
+        self.node.access.store(Arc::new(settings.access.clone()));
+        self.limits.set_memory_bytes(settings.memory_limit_bytes);
+        self.limits
+            .set_disk_free_bytes(settings.disk_free_limit_bytes);
+    }
+
+    /// Completes once a task of the node's own threads has looked at what exists: that they run, and nothing holds it.
+    pub async fn answers(&self) {
+        let node = Arc::clone(&self.node);
+        let look = self.core.spawn("sign of life", async move {
+            node.cluster
+                .topology
+                .read(|topology| topology.vhosts().count())
+        });
+        // A task that ended otherwise is no sign of life.
+        if look.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Completes when the cluster has taken this node out.
@@ -199,23 +241,21 @@ impl Running {
     }
 }
 
-/// Where the node listens, as the management API shows it.
-fn places(settings: &Settings) -> Vec<Listener> {
-    let place = |protocol, address: &SocketAddr| Listener {
-        protocol,
-        address: *address,
+/// Imports definitions from a file, or from each of a folder's.
+async fn definitions(api: &Arc<Api>, path: &Path) -> Result<(), NodeError> {
+    let wrong = |path: &Path, why: String| NodeError::Definitions {
+        path: path.to_owned(),
+        why,
     };
-    let amqp = settings.listeners.iter().map(|at| place("amqp", at));
-    let http = settings.management.iter().map(|at| place("http", at));
-    let metrics = settings.metrics.iter();
-    let metrics = metrics.map(|at| place("http/prometheus", at));
-    let peers = settings.cluster.listener.iter();
-    let peers = peers.map(|at| place("clustering", at));
-    amqp.chain(http).chain(metrics).chain(peers).collect()
-}
-
-fn bind(address: SocketAddr) -> Result<tokio::net::TcpListener, NodeError> {
-    listener::bind(address).map_err(|error| NodeError::Listen { address, error })
+    let files = api::definition_files(path).map_err(|error| wrong(path, error.to_string()))?;
+    for file in &files {
+        tracing::info!(file = %file.display(), "importing definitions");
+        let document = std::fs::read(file).map_err(|error| wrong(file, error.to_string()))?;
+        let imported = api::import(api, &document).await;
+        imported.map_err(|why| wrong(file, why))?;
+    }
+    tracing::info!(files = files.len(), "definitions are imported");
+    Ok(())
 }
 
 /// Listens for peers and becomes a member of a cluster, of its own if there are none.
@@ -232,7 +272,7 @@ async fn enter(
         own.set(membership, identity.incarnation);
     }
     if let Some(address) = settings.cluster.listener {
-        let socket = bind(address)?;
+        let socket = bind(address, &SocketOptions::default())?;
         tracing::info!(%address, "started the listener for peers");
         let (hub, own, pool) = (Arc::clone(&hub), Arc::clone(&own), pool.clone());
         let served = peer::serve(socket, hub, own, security, pool, core.clone());
@@ -269,17 +309,26 @@ async fn enter(
         links,
         hub,
         group: group_options(settings, node),
-        seed: Seed {
-            user: settings.default_user.clone(),
-            password_hash: hash_password(rand::random(), &settings.default_pass),
-            tags: settings.default_tags.clone(),
-            vhost: settings.default_vhost.clone(),
-            permissions: settings.default_permissions.clone(),
-            default_queue_type: settings.default_queue_type.clone(),
-        },
+        seed: seed(settings),
         queue_defaults: settings.queue_defaults,
         patience: settings.patience,
         pool,
+    })
+}
+
+/// What an empty store begins with: nothing, if definitions are to say it.
+fn seed(settings: &Settings) -> Option<Seed> {
+    if settings.definitions.is_some() {
+        tracing::info!("no default user and vhost are made: definitions are to be imported");
+        return None;
+    }
+    Some(Seed {
+        user: settings.default_user.clone(),
+        password_hash: hash_password(rand::random(), &settings.default_pass),
+        tags: settings.default_tags.clone(),
+        vhost: settings.default_vhost.clone(),
+        permissions: settings.default_permissions.clone(),
+        default_queue_type: settings.default_queue_type.clone(),
     })
 }
 
@@ -309,7 +358,7 @@ pub fn peer_tls(files: &[Option<PathBuf>; 3]) -> Result<Option<PeerTls>, NodeErr
         return Ok(None);
     };
     let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| NodeError::Tls {
+        std::fs::read(path).map_err(|error| NodeError::PeerTls {
             path: path.clone(),
             error,
         })

@@ -9,12 +9,14 @@
 //! metrics tell.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Longest that all listeners may take together.
 pub const LIMIT: Duration = Duration::from_secs(5);
 
+/// PROXY, version 2: the connection is of whoever opened it.
+const PROXY_LOCAL: &[u8; 16] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 const HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 /// Frame type, channel and size, then class and method (AMQP 0-9-1, 4.2.3).
 const ANSWER_BYTES: usize = 11;
@@ -44,17 +46,33 @@ pub enum ProbeError {
     },
 }
 
+/// What of a node's configuration says where and how to ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Doors<'a> {
+    /// AMQP listeners.
+    pub plain: &'a [SocketAddr],
+    /// Those under TLS: only that they take connections is asked.
+    pub tls: &'a [SocketAddr],
+    /// They expect a PROXY header.
+    pub proxy: bool,
+}
+
 /// Asks every listener, within [`LIMIT`].
 ///
 /// # Errors
 /// The first that does not answer as a broker.
-pub fn probe(listeners: &[SocketAddr]) -> Result<(), ProbeError> {
-    if listeners.is_empty() {
+pub fn probe(doors: &Doors<'_>) -> Result<(), ProbeError> {
+    if doors.plain.is_empty() && doors.tls.is_empty() {
         return Err(ProbeError::NoListener);
     }
     let until = Instant::now() + LIMIT;
-    for listener in listeners {
-        ask(near(*listener), until)?;
+    for listener in doors.plain {
+        ask(near(*listener), doors.proxy, until)?;
+    }
+    for listener in doors.tls {
+        let at = near(*listener);
+        let opened = left(until).and_then(|left| TcpStream::connect_timeout(&at, left));
+        opened.map_err(|error| ProbeError::Unreachable { at, error })?;
     }
     Ok(())
 }
@@ -63,23 +81,27 @@ pub fn probe(listeners: &[SocketAddr]) -> Result<(), ProbeError> {
 fn near(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        // It takes IPv4 too, and does so where there is no IPv6.
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         ip => ip,
     };
     SocketAddr::new(ip, listener.port())
 }
 
-fn ask(at: SocketAddr, until: Instant) -> Result<(), ProbeError> {
-    match answer(at, until) {
+fn ask(at: SocketAddr, proxy: bool, until: Instant) -> Result<(), ProbeError> {
+    match answer(at, proxy, until) {
         Ok(answer) if is_start(&answer) => Ok(()),
         Ok(_) => Err(ProbeError::Stranger { at }),
         Err(error) => Err(ProbeError::Unreachable { at, error }),
     }
 }
 
-fn answer(at: SocketAddr, until: Instant) -> io::Result<[u8; ANSWER_BYTES]> {
+fn answer(at: SocketAddr, proxy: bool, until: Instant) -> io::Result<[u8; ANSWER_BYTES]> {
     let mut stream = TcpStream::connect_timeout(&at, left(until)?)?;
     stream.set_write_timeout(Some(left(until)?))?;
+    if proxy {
+        stream.write_all(PROXY_LOCAL)?;
+    }
     stream.write_all(HEADER)?;
     let mut answer = [0; ANSWER_BYTES];
     let mut filled = 0;
@@ -136,32 +158,74 @@ mod tests {
         (at, thread)
     }
 
+    fn open(plain: &[SocketAddr]) -> Doors<'_> {
+        Doors {
+            plain,
+            tls: &[],
+            proxy: false,
+        }
+    }
+
     const START: &[u8] = &[1, 0, 0, 0, 0, 1, 0, 0, 10, 0, 10, 0, 9];
 
     #[test]
     fn a_listener_that_begins_a_connection_is_well() {
         let (at, thread) = answering(START, 2);
-        probe(&[at, at]).unwrap();
+        probe(&open(&[at, at])).unwrap();
         thread.join().unwrap();
     }
 
     #[test]
     fn an_address_of_every_interface_is_asked_on_loopback() {
         let (at, thread) = answering(START, 1);
-        probe(&[SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port())]).unwrap();
+        probe(&open(&[SocketAddr::new(
+            Ipv4Addr::UNSPECIFIED.into(),
+            at.port(),
+        )]))
+        .unwrap();
         thread.join().unwrap();
-        assert_eq!(near("[::]:1".parse().unwrap()), "[::1]:1".parse().unwrap());
+        assert_eq!(
+            near("[::]:1".parse().unwrap()),
+            "127.0.0.1:1".parse().unwrap()
+        );
         let named = "10.1.2.3:4".parse().unwrap();
         assert_eq!(near(named), named);
     }
 
     #[test]
+    fn a_door_behind_a_balancer_hears_a_proxy_header_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let thread = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut heard = [0; PROXY_LOCAL.len() + HEADER.len()];
+            stream.read_exact(&mut heard).unwrap();
+            stream.write_all(START).unwrap();
+            heard
+        });
+        let plain = [at];
+        let doors = Doors {
+            proxy: true,
+            ..open(&plain)
+        };
+        probe(&doors).unwrap();
+        let heard = thread.join().unwrap();
+        assert_eq!(&heard[..PROXY_LOCAL.len()], PROXY_LOCAL);
+    }
+
+    #[test]
     fn another_protocol_and_a_half_answer_are_not_well() {
         let (at, thread) = answering(b"AMQP\x00\x00\x09\x01....", 1);
-        assert!(matches!(probe(&[at]), Err(ProbeError::Stranger { .. })));
+        assert!(matches!(
+            probe(&open(&[at])),
+            Err(ProbeError::Stranger { .. })
+        ));
         thread.join().unwrap();
         let (at, thread) = answering(&START[..9], 1);
-        assert!(matches!(probe(&[at]), Err(ProbeError::Unreachable { .. })));
+        assert!(matches!(
+            probe(&open(&[at])),
+            Err(ProbeError::Unreachable { .. })
+        ));
         thread.join().unwrap();
     }
 
@@ -170,17 +234,20 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = gone.local_addr().unwrap();
         drop(gone);
-        assert!(matches!(probe(&[at]), Err(ProbeError::Unreachable { .. })));
-        assert!(matches!(probe(&[]), Err(ProbeError::NoListener)));
+        assert!(matches!(
+            probe(&open(&[at])),
+            Err(ProbeError::Unreachable { .. })
+        ));
+        assert!(matches!(probe(&open(&[])), Err(ProbeError::NoListener)));
     }
 
     #[test]
     fn time_is_over_when_it_is_over() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = silent.local_addr().unwrap();
-        let error = ask(at, Instant::now() + Duration::from_millis(50)).unwrap_err();
+        let error = ask(at, false, Instant::now() + Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("in time"), "{error}");
-        let error = ask(at, Instant::now()).unwrap_err();
+        let error = ask(at, false, Instant::now()).unwrap_err();
         assert!(error.to_string().contains("in time"), "{error}");
     }
 }

@@ -2,11 +2,15 @@
 
 use crate::amqp::{AMQPValue, FieldTable, LongString};
 use crate::base::Millis;
+use crate::broker::Access;
 use crate::broker::alarm::total_memory_bytes;
+use crate::broker::listener::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::Patience;
 use crate::config::Config;
+use crate::doors::TlsFiles;
 use crate::http::Names;
 use crate::model::topology::QueueDefaults;
 use crate::node::Settings;
@@ -30,16 +34,29 @@ impl From<&Config> for Settings {
         Self {
             data_dir: config.data_dir.clone(),
             listeners: config.listeners.clone(),
+            tls_listeners: config.tls_listeners.clone(),
+            entry: Entry {
+                tls: None,
+                proxy: config.proxy_protocol,
+                tls_timeout: Duration::from_millis(config.tls_handshake_timeout_ms),
+                proxy_timeout: Duration::from_millis(config.handshake_timeout_ms),
+                socket: config.socket,
+            },
             metrics: config.prometheus,
             management: config.management,
+            tls: TlsFiles {
+                amqp: config.tls.clone(),
+                management: config.management_tls.clone(),
+                metrics: config.prometheus_tls.clone(),
+            },
+            definitions: config.definitions.clone(),
             default_user: config.default_user.clone(),
             default_pass: config.default_pass.clone(),
             default_tags: config.default_user_tags.clone(),
             default_permissions: config.default_permissions.clone(),
             default_vhost: config.default_vhost.clone(),
             default_queue_type: config.default_queue_type.clone(),
-            loopback_users: config.loopback_users.clone(),
-            connections_max: config.max_connections,
+            access: access(config, session),
             queue_defaults: QueueDefaults {
                 consumer_timeout: Millis(config.consumer_timeout_ms),
                 quorum_delivery_limit: Some(QUORUM_DELIVERY_LIMIT),
@@ -54,8 +71,27 @@ impl From<&Config> for Settings {
             },
             cluster: config.cluster.clone(),
             names,
-            session,
         }
+    }
+}
+
+fn access(config: &Config, session: SessionConfig) -> Access {
+    // A certificate can only be shown under TLS.
+    let plain = config
+        .auth_mechanisms
+        .iter()
+        .filter(|name| **name != "EXTERNAL");
+    let plain: Vec<&str> = plain.map(String::as_str).collect();
+    Access {
+        session: Arc::new(SessionConfig {
+            mechanisms: plain.join(" "),
+            ..session.clone()
+        }),
+        session_tls: Arc::new(session),
+        loopback_users: config.loopback_users.clone(),
+        connections_max: config.max_connections,
+        anonymous: config.anonymous.clone(),
+        name_from: config.name_from,
     }
 }
 

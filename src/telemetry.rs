@@ -4,6 +4,7 @@
 //! lines repeats the prefix on each, so every line can be read alone. Not here: metrics.
 
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -13,6 +14,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::base::civil;
 use crate::config::{Config, LogFormat, LogLevel};
 
 /// Why lines cannot be logged.
@@ -21,6 +23,9 @@ pub enum TelemetryError {
     /// The process logs already.
     #[error("a subscriber is set already")]
     AlreadySet,
+    /// The process does not log, so its levels cannot change.
+    #[error("there is no subscriber")]
+    NotStarted,
     /// A category that is not a name.
     #[error("log level for `{0}`: not a category")]
     Category(String),
@@ -34,11 +39,43 @@ pub fn start(config: &Config) -> Result<(), TelemetryError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(config)?)
         .with_writer(std::io::stdout);
-    let set = match config.log_format {
-        LogFormat::Plain => builder.event_format(Lines).try_init(),
-        LogFormat::Json => builder.event_format(Json).try_init(),
+    let (set, change): (_, Change) = match config.log_format {
+        LogFormat::Plain => {
+            let builder = builder.event_format(Lines).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (
+                builder.try_init(),
+                Box::new(move |filter| handle.reload(filter).is_ok()),
+            )
+        }
+        LogFormat::Json => {
+            let builder = builder.event_format(Json).with_filter_reloading();
+            let handle = builder.reload_handle();
+            (
+                builder.try_init(),
+                Box::new(move |filter| handle.reload(filter).is_ok()),
+            )
+        }
     };
-    set.map_err(|_| TelemetryError::AlreadySet)
+    set.map_err(|_| TelemetryError::AlreadySet)?;
+    CHANGE.set(change).map_err(|_| TelemetryError::AlreadySet)
+}
+
+type Change = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// Changes the levels of the process.
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
+/// Logs at this configuration's levels from here on. Its form cannot change.
+///
+/// # Errors
+/// See [`TelemetryError`]; then nothing changes.
+pub fn relevel(config: &Config) -> Result<(), TelemetryError> {
+    let filter = filter(config)?;
+    match CHANGE.get().is_some_and(|change| change(filter)) {
+        true => Ok(()),
+        false => Err(TelemetryError::NotStarted),
+    }
 }
 
 fn word(level: LogLevel) -> &'static str {
@@ -230,18 +267,6 @@ impl fmt::Display for Stamp {
             "{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{us:06}+00:00"
         )
     }
-}
-
-/// Year, month and day of a day since 1970. Counted in years that begin in March, so the leap day comes last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let day = days + 719_468;
-    let (era, day) = (day / 146_097, day % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -209,11 +209,16 @@ impl Broker {
 
     /// Sends SIGTERM and returns at once, so a test can watch what clients see. [`Broker::wait_end`] comes next.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
-            .args(["-TERM", &self.pid().to_string()])
+            .args([&format!("-{name}"), &self.pid().to_string()])
             .status()
             .expect("kill runs");
-        assert!(status.success(), "SIGTERM was not sent");
+        assert!(status.success(), "SIG{name} was not sent");
     }
 
     /// Waits for the end of a terminated process.
@@ -345,7 +350,11 @@ fn append(log: &mut String, line: &str) {
 
 /// A port nobody listens on now. Below those the system gives to outgoing connections: one of those could take the
 /// port before the broker does.
-fn free_port() -> u16 {
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> u16 {
     const FIRST: u32 = 12_000;
     const COUNT: u32 = 20_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);

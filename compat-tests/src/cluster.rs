@@ -33,6 +33,8 @@ pub struct Shape<'a> {
     pub secret: &'a str,
     /// More lines for each configuration file.
     pub settings: Vec<(&'a str, String)>,
+    /// More lines for the configuration file of one node, by number from 0.
+    pub own: Vec<Vec<(&'a str, String)>>,
     /// Where each node keeps its data, by number from 0; default: folders of one temporary folder.
     pub data: Vec<PathBuf>,
 }
@@ -43,6 +45,7 @@ impl Default for Shape<'_> {
             nodes: 3,
             secret: SECRET,
             settings: Vec::new(),
+            own: Vec::new(),
             data: Vec::new(),
         }
     }

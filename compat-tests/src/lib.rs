@@ -2,7 +2,8 @@
 //!
 //! Need: every promise to a client is checked from outside, by a stock client, over a socket.
 //! Shape: [`Broker`] is one process with its own ports and data folder; [`eventually`] waits for a fact;
-//! [`SmallDisk`] is a disk that can be full.
+//! [`SmallDisk`] is a disk that can be full; [`Stage`] is one node or a follower of three, and [`suite`] plays a stock client's suite on it.
+//! [`SmallDisk`] is a disk that can be full; [`Certificates`] are made for a test.
 //! Invariants: a broker never outlives its `Broker`; no test waits for a length of time, only for a fact.
 //! Limits: with `COMPAT_AMQP_URL` set the broker is somebody else's: it is neither restarted nor stopped.
 //! Not here: any AMQP; the clients under test bring their own.
@@ -10,14 +11,20 @@
 
 mod broker;
 mod build;
+mod certs;
 pub mod cluster;
+pub mod differential;
 mod disk;
 pub mod history;
+mod stage;
+pub mod suite;
 mod wait;
 
-pub use broker::{Broker, Refused, Settings};
+pub use broker::{Broker, Refused, Settings, free_port};
 pub use build::{suite_dir, workspace_dir};
+pub use certs::Certificates;
 pub use disk::SmallDisk;
+pub use stage::Stage;
 pub use tempfile::TempDir;
 pub use wait::{eventually, eventually_async};
 

@@ -46,7 +46,7 @@ fn alarm_is(broker: &Broker, kind: &str, state: &str) {
     eventually(PATIENCE, || {
         let log = broker.log();
         let last = log.lines().rfind(|one| one.contains(&line))?;
-        last.contains(&format!("state={state}")).then_some(())
+        last.contains(&format!("{line} {state}")).then_some(())
     });
 }
 

@@ -1,67 +1,21 @@
-//! pika and aio-pika against one broker: pytest does the asking, this makes its environment and reads its verdict.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+//! pika and aio-pika: pytest does the asking, this makes its environment and reads its verdict.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use compat_tests::suite::pytest;
+use compat_tests::{Settings, Stage};
 
-use compat_tests::{Broker, foreign_url, suite_dir};
+const SETTINGS: Settings<'static> = &[
+    ("max_message_size", "16777216"),
+    ("ssl_options.verify", "verify_peer"),
+    ("ssl_options.fail_if_no_peer_cert", "false"),
+    ("ssl_cert_login_from", "common_name"),
+    ("auth_mechanisms.1", "PLAIN"),
+    ("auth_mechanisms.2", "AMQPLAIN"),
+    ("auth_mechanisms.3", "EXTERNAL"),
+    ("auth_mechanisms.4", "ANONYMOUS"),
+];
 
 #[test]
 fn every_python_client_test_passes() {
-    if Command::new("python3").arg("--version").output().is_err() {
-        println!("skipped: there is no python3 here");
-        return;
-    }
-    let tests = suite_dir().join("clients/python");
-    let python = environment(&tests);
-    let broker = Broker::start_with(&[("max_message_size", "16777216")]);
-    let mut pytest = Command::new(python);
-    pytest
-        .args(["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"])
-        .current_dir(&tests)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("BROKER_URL", broker.url())
-        .env(
-            "BROKER_IS_OURS",
-            if foreign_url().is_none() { "1" } else { "" },
-        )
-        .env("BROKER_METRICS_URL", broker.metrics_url())
-        .env("BROKER_MANAGEMENT_URL", broker.management_url());
-    let output = pytest.output().expect("pytest runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "pytest found failures, see above");
-    assert!(text.contains(" passed"), "pytest ran no test");
-}
-
-/// The suite's own virtual environment, made again whenever the locked requirements change.
-fn environment(tests: &Path) -> PathBuf {
-    let venv = suite_dir().join(".venv");
-    let python = venv.join("bin/python");
-    let lock = tests.join("requirements.txt");
-    let wanted = std::fs::read_to_string(&lock).expect("the locked requirements");
-    let stamp = venv.join("installed.txt");
-    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-        return python;
-    }
-    run(Command::new("python3")
-        .args(["-m", "venv", "--clear"])
-        .arg(&venv));
-    run(Command::new(&python)
-        .args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-        ])
-        .arg(&lock));
-    std::fs::write(stamp, wanted).expect("the stamp is written");
-    python
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().expect("the command starts");
-    assert!(status.success(), "{command:?} failed");
+    pytest(&Stage::start(SETTINGS), "python", &[]);
 }

@@ -36,8 +36,11 @@ type Parsed<'a, T> = IResult<&'a [u8], T, ()>;
 #[derive(Debug)]
 pub struct FrameDecoder {
     frame_max: u32,
-    failed: Option<ProtocolError>,
+    failed: Option<Undecodable>,
 }
+
+/// An error, and the class and method it is about (0 and 0 when it is about no method).
+type Undecodable = (ProtocolError, (u16, u16));
 
 /// What a method frame keeps: either offsets into the payload or a finished method.
 enum Parts {
@@ -73,24 +76,29 @@ impl FrameDecoder {
     /// # Errors
     /// 501 for every malformed frame (spec/amqp-behaviour.md §1); the same error again on later calls.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
-        if let Some(error) = &self.failed {
+        if let Some((error, _)) = &self.failed {
             return Err(error.clone());
         }
-        let result = self.next(input);
-        if let Err(error) = &result {
-            self.failed = Some(error.clone());
-        }
-        result
+        self.next(input).map_err(|failed| {
+            self.failed = Some(failed.clone());
+            failed.0
+        })
     }
 
-    fn next(&self, input: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
+    /// Class and method of what could not be decoded, for the close frame.
+    #[must_use]
+    pub fn failed_method(&self) -> (u16, u16) {
+        self.failed.as_ref().map_or((0, 0), |(_, ids)| *ids)
+    }
+
+    fn next(&self, input: &mut BytesMut) -> Result<Option<Frame>, Undecodable> {
         let Ok((rest, (kind, channel, size))) = envelope(input) else {
             return Ok(None);
         };
         if self.frame_max != 0 && size > self.frame_max {
             let legal = i64::from(self.frame_max) - 8;
             let what = format!("{{frame_too_large,{size},{legal}}}");
-            return Err(frame_error(kind, &[], &what));
+            return Err((frame_error(kind, &[], &what), (0, 0)));
         }
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let Some(&end) = rest.get(size) else {
@@ -99,7 +107,7 @@ impl FrameDecoder {
         let payload = &rest[..size];
         if end != FRAME_END {
             let what = format!("{{invalid_frame_end_marker,{end}}}");
-            return Err(frame_error(kind, payload, &what));
+            return Err((frame_error(kind, payload, &what), (0, 0)));
         }
         let channel = ChannelId(channel);
         match kind {
@@ -109,7 +117,8 @@ impl FrameDecoder {
                 Ok(Some(Frame::Method { channel, method }))
             }
             2 => {
-                let (class_id, weight, body_size) = content_header(payload)?;
+                let (class_id, weight, body_size) =
+                    content_header(payload).map_err(|error| (error, (0, 0)))?;
                 input.advance(HEADER_BYTES + CONTENT_HEADER_BYTES);
                 let properties = input.split_to(size - CONTENT_HEADER_BYTES).freeze();
                 input.advance(1);
@@ -131,7 +140,7 @@ impl FrameDecoder {
                 input.advance(HEADER_BYTES + 1);
                 Ok(Some(Frame::Heartbeat { channel }))
             }
-            _ => Err(frame_error(kind, payload, "unknown_frame")),
+            _ => Err((frame_error(kind, payload, "unknown_frame"), (0, 0))),
         }
     }
 }
@@ -189,21 +198,22 @@ fn keep_method(input: &mut BytesMut, size: usize, parts: Parts) -> Method {
     }
 }
 
-fn method(payload: &[u8]) -> Result<Parts, ProtocolError> {
+fn method(payload: &[u8]) -> Result<Parts, Undecodable> {
     let ids: Parsed<'_, (u16, u16)> = be_u16(payload)
         .and_then(|(rest, class)| be_u16(rest).map(|(rest, id)| (rest, (class, id))));
     let Ok((arguments, (class_id, method_id))) = ids else {
-        return Err(frame_error(1, payload, "unknown_frame"));
+        return Err((frame_error(1, payload, "unknown_frame"), (0, 0)));
     };
+    let undecodable = || (cannot_decode(arguments), (class_id, method_id));
     if class_id == 60
         && let Some(parsed) = hot(method_id, arguments)
     {
         return match parsed {
             Ok(([], Parts::Get { queue, .. })) if !is_utf8_queue(arguments, queue) => {
-                Err(malformed_utf8())
+                Err((malformed_utf8(), (0, 0)))
             }
             Ok(([], parts)) => Ok(parts),
-            _ => Err(cannot_decode(arguments)),
+            _ => Err(undecodable()),
         };
     }
     let Some(layout) = layout::of(class_id, method_id) else {
@@ -214,12 +224,12 @@ fn method(payload: &[u8]) -> Result<Parts, ProtocolError> {
     };
     match layout::check(layout, arguments) {
         Ok(()) => {}
-        Err(Fault::Utf8) => return Err(malformed_utf8()),
-        Err(Fault::Shape) => return Err(cannot_decode(arguments)),
+        Err(Fault::Utf8) => return Err((malformed_utf8(), (0, 0))),
+        Err(Fault::Shape) => return Err(undecodable()),
     }
     match amq_protocol::protocol::parse_class(payload) {
         Ok((_, class)) => Ok(Parts::Done(Method::Other(Box::new(class)))),
-        Err(_) => Err(cannot_decode(arguments)),
+        Err(_) => Err(undecodable()),
     }
 }
 

@@ -183,6 +183,15 @@ fn a_payload_of_frame_max_is_taken_and_one_octet_more_refused_at_its_header() {
 }
 
 #[test]
+fn arguments_that_do_not_fit_name_their_method() {
+    let mut decoder = FrameDecoder::new(4096);
+    assert_eq!(decoder.failed_method(), (0, 0));
+    let mut input = BytesMut::from(&frame(1, b"\0\x32\0\x0a\0\0")[..]);
+    decoder.decode(&mut input).unwrap_err();
+    assert_eq!(decoder.failed_method(), (50, 10));
+}
+
+#[test]
 fn malformed_frames_are_refused_in_the_words_of_rabbitmq() {
     let mut bad_end = frame(3, b"ab");
     *bad_end.last_mut().unwrap() = 5;

@@ -46,3 +46,16 @@ impl Clock for SystemClock {
 /// What [`SystemClock`] asks instead, once it is set.
 #[cfg(feature = "sim")]
 pub static SIMULATED: std::sync::OnceLock<fn() -> Millis> = std::sync::OnceLock::new();
+
+/// Year, month and day of a day since 1970. Counted in years that begin in March, so the leap day comes last.
+#[must_use]
+pub fn civil(days: u64) -> (u64, u64, u64) {
+    let day = days + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}

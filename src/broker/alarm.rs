@@ -1,6 +1,8 @@
 //! Memory and disk alarms: while one is raised, connections that publish are not read, and are told so.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -29,15 +31,47 @@ impl Alarm {
     }
 }
 
-/// When to raise an alarm.
+/// When to raise an alarm. Clones share the figures, which may change while the node runs.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Resident memory, bytes.
-    pub memory_bytes: u64,
-    /// Free space on the data folder's disk, bytes.
-    pub disk_free_bytes: u64,
+    memory_bytes: Arc<AtomicU64>,
+    disk_free_bytes: Arc<AtomicU64>,
     /// The data folder.
     pub data_dir: PathBuf,
+}
+
+impl Limits {
+    /// Resident memory and free space on the data folder's disk, bytes.
+    #[must_use]
+    pub fn new(memory_bytes: u64, disk_free_bytes: u64, data_dir: PathBuf) -> Self {
+        Self {
+            memory_bytes: Arc::new(AtomicU64::new(memory_bytes)),
+            disk_free_bytes: Arc::new(AtomicU64::new(disk_free_bytes)),
+            data_dir,
+        }
+    }
+
+    /// Resident memory, bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Free disk space, bytes.
+    #[must_use]
+    pub fn disk_free_bytes(&self) -> u64 {
+        self.disk_free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Sets the memory limit, from the next measurement on.
+    pub fn set_memory_bytes(&self, bytes: u64) {
+        self.memory_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Sets the disk limit, from the next measurement on.
+    pub fn set_disk_free_bytes(&self, bytes: u64) {
+        self.disk_free_bytes.store(bytes, Ordering::Relaxed);
+    }
 }
 
 /// What was measured.
@@ -55,8 +89,8 @@ const MEASURE_EVERY: Duration = Duration::from_millis(1_000);
 #[must_use]
 pub fn judge(usage: Usage, limits: &Limits) -> Alarm {
     Alarm {
-        memory: usage.memory_bytes > limits.memory_bytes,
-        disk: usage.disk_free_bytes < limits.disk_free_bytes,
+        memory: usage.memory_bytes > limits.memory_bytes(),
+        disk: usage.disk_free_bytes < limits.disk_free_bytes(),
     }
 }
 
@@ -85,11 +119,11 @@ fn tell(before: Alarm, now: Alarm, usage: Usage) {
     let (memory, disk) = (usage.memory_bytes, usage.disk_free_bytes);
     if now.memory != before.memory {
         let state = if now.memory { "set" } else { "cleared" };
-        tracing::warn!(memory, state, "memory resource limit alarm");
+        tracing::warn!(memory, "memory resource limit alarm {state}");
     }
     if now.disk != before.disk {
         let state = if now.disk { "set" } else { "cleared" };
-        tracing::warn!(disk_free = disk, state, "disk resource limit alarm");
+        tracing::warn!(disk_free = disk, "disk resource limit alarm {state}");
     }
 }
 
@@ -151,11 +185,7 @@ mod test {
 
     #[test]
     fn an_alarm_names_what_is_short() {
-        let limits = Limits {
-            memory_bytes: 100,
-            disk_free_bytes: 50,
-            data_dir: PathBuf::from("."),
-        };
+        let limits = Limits::new(100, 50, PathBuf::from("."));
         let rows = [
             (100, 50, None),
             (101, 50, Some("low on memory")),

@@ -22,6 +22,7 @@ use crate::session::ChannelState;
 use super::connection::Connection;
 use super::consume::Kind;
 use super::node::Node;
+use super::wire::TlsView;
 
 /// What others ask of a connection's task.
 #[derive(Debug)]
@@ -78,6 +79,10 @@ pub struct Client {
     pub peer: SocketAddr,
     /// Ours.
     pub local: SocketAddr,
+    /// Its TLS, if any.
+    pub tls: Option<Arc<TlsView>>,
+    /// The SASL mechanism it logged in by.
+    pub mechanism: String,
     /// Who logged in.
     pub user: Arc<str>,
     /// Where.
@@ -264,6 +269,8 @@ impl Connection {
                 session: self.id,
                 peer: self.peer,
                 local: self.local,
+                tls: self.tls.clone(),
+                mechanism: self.session.mechanism().to_owned(),
                 user: Arc::from(user),
                 vhost: Arc::from(vhost),
                 properties: self.session.client_properties().clone(),

@@ -148,11 +148,9 @@ impl Connection {
         if let Some(client) = self.client.take() {
             self.node.clients.remove(&client);
         }
-        self.node.connection_closed();
         let node = Arc::clone(&self.node);
         drop(self);
-        node.stats.connections.dec();
-        node.stats.connections_closed.inc();
+        node.connection_closed();
     }
 }
 

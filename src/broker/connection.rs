@@ -9,13 +9,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hashbrown::{HashMap, HashSet};
-use tokio::io::{Interest, ReadBuf, Ready};
-use tokio::net::TcpStream;
+use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -31,6 +29,7 @@ use super::node::Node;
 use super::replies::DirectReply;
 use super::routes::Routes;
 use super::stats::Tally;
+use super::wire::{TlsView, Wire};
 
 /// Past this much unsent output nothing is delivered and nothing is read.
 pub(super) const OUTPUT_HIGH: usize = 1024 * 1024;
@@ -81,6 +80,15 @@ pub(super) enum Work {
     Posted(Posted),
 }
 
+/// Between whom a connection is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    /// The client's address, as a balancer says it if one does.
+    pub peer: SocketAddr,
+    /// Ours.
+    pub local: SocketAddr,
+}
+
 /// One client connection.
 pub(super) struct Connection {
     pub node: Arc<Node>,
@@ -89,6 +97,8 @@ pub(super) struct Connection {
     pub peer: SocketAddr,
     /// Its address here.
     pub local: SocketAddr,
+    /// Its TLS, if any.
+    pub tls: Option<Arc<TlsView>>,
     /// Since it is open: what others may know of it and ask of it.
     pub client: Option<Arc<Client>>,
     order: mpsc::UnboundedSender<Order>,
@@ -137,17 +147,23 @@ pub(super) struct Loading {
 }
 
 /// Runs a connection to its end.
-pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn run(node: Arc<Node>, mut wire: Wire, ends: Ends) {
     let now = SystemClock.now();
     let (post, posted) = mpsc::unbounded_channel();
     let (order, orders) = mpsc::unbounded_channel();
-    let local = stream.local_addr().unwrap_or(peer);
-    let config = Arc::clone(&node.options.session);
+    let access = node.access.load();
+    let tls = wire.view(access.name_from);
+    let config = Arc::clone(match tls {
+        Some(_) => &access.session_tls,
+        None => &access.session,
+    });
+    drop(access);
     let mut connection = Connection {
         id: node.cluster.registry.session(),
         session: session::Connection::new(config, now),
-        peer,
-        local,
+        peer: ends.peer,
+        local: ends.local,
+        tls,
         client: None,
         order,
         orders,
@@ -180,9 +196,9 @@ pub(super) async fn run(node: Arc<Node>, stream: TcpStream, peer: SocketAddr) {
         read_bytes: READ_BYTES_MIN,
         node,
     };
-    let ended = connection.drive(&stream).await;
+    let ended = connection.drive(&mut wire).await;
     connection.note_end(&ended);
-    drop(stream);
+    wire.close();
     connection.clean_up().await;
 }
 
@@ -196,7 +212,7 @@ pub(super) enum End {
 }
 
 impl Connection {
-    async fn drive(&mut self, stream: &TcpStream) -> End {
+    async fn drive(&mut self, wire: &mut Wire) -> End {
         let mut alarm = self.node.alarm.clone();
         self.session.set_blocked(alarm.borrow_and_update().reason());
         let mut timer = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -205,13 +221,13 @@ impl Connection {
         let mut told_to_stop = false;
         loop {
             self.step();
-            match self.write(stream) {
+            match self.write(wire) {
                 // There is room again: what waited for it goes on before anything else.
                 Ok(true) if self.can_go_on() => continue,
                 Ok(_) => {}
                 Err(error) => return End::Lost(Some(error)),
             }
-            let output_empty = self.session.output().is_empty();
+            let output_empty = self.session.output().is_empty() && !wire.owes();
             if self.session.is_closed() && output_empty {
                 return End::Closed;
             }
@@ -236,8 +252,8 @@ impl Connection {
                 (false, true) => None,
             };
             tokio::select! {
-                ready = ready(stream, interest) => match ready {
-                    Ok(ready) if ready.is_readable() && may_read => match self.read(stream) {
+                ready = wire.ready(interest) => match ready {
+                    Ok(ready) if ready.is_readable() && may_read => match self.read(wire) {
                         Ok(true) => {}
                         Ok(false) => return End::Lost(None),
                         Err(error) => return End::Lost(Some(error)),
@@ -257,7 +273,7 @@ impl Connection {
                     armed = None;
                     let now = SystemClock.now();
                     // While nothing is read, what lies unread still shows that the client lives.
-                    if !may_read && unread(stream) {
+                    if !may_read && wire.unread() {
                         self.session.note_received(now);
                     }
                     self.session.handle_timeout(now);
@@ -270,7 +286,7 @@ impl Connection {
                 },
                 () = supervisor.stopping(), if !told_to_stop => {
                     told_to_stop = true;
-                    self.session.shutdown("broker forced connection closure with reason 'shutdown'");
+                    self.session.stop();
                 }
             }
         }
@@ -350,9 +366,8 @@ impl Connection {
         full.map(|(_, handle)| Arc::clone(handle.outbox()))
     }
 
-    fn read(&mut self, stream: &TcpStream) -> io::Result<bool> {
-        self.input.reserve(self.read_bytes);
-        match stream.try_read_buf(&mut self.input) {
+    fn read(&mut self, wire: &mut Wire) -> io::Result<bool> {
+        match wire.read(&mut self.input, self.read_bytes) {
             Ok(0) => Ok(false),
             Ok(read) => {
                 if read >= self.read_bytes {
@@ -424,10 +439,11 @@ impl Connection {
     }
 
     /// Writes what the socket takes; whether it took anything.
-    fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
+    fn write(&mut self, wire: &mut Wire) -> io::Result<bool> {
         let mut wrote = false;
+        wire.flush()?;
         while !self.session.output().is_empty() {
-            match stream.try_write(self.session.output()) {
+            match wire.write(self.session.output()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.tally.bytes_out += written as u64;
@@ -449,17 +465,21 @@ impl Connection {
 
     fn note_end(&self, end: &End) {
         let name = self.session.name().unwrap_or_default();
-        let (peer, user, vhost) = (self.peer, &*self.user, &*self.vhost);
+        let (peer, local, user, vhost) = (self.peer, self.local, &*self.user, &*self.vhost);
+        let ends = format!("{peer} -> {local}, vhost: '{vhost}', user: '{user}'");
         match end {
-            End::Closed => tracing::info!(%peer, user, vhost, name, "closing AMQP connection"),
+            End::Closed => tracing::info!(name, "closing AMQP connection ({ends})"),
             End::Lost(_) if user.is_empty() => {
                 tracing::debug!(%peer, "client left before it logged in")
             }
             End::Lost(None) => {
-                tracing::warn!(%peer, user, vhost, name, "client unexpectedly closed TCP connection");
+                tracing::warn!(
+                    name,
+                    "closing AMQP connection ({ends}): client unexpectedly closed TCP connection"
+                );
             }
             End::Lost(Some(error)) => {
-                tracing::warn!(%peer, user, vhost, name, %error, "closing AMQP connection");
+                tracing::warn!(name, %error, "closing AMQP connection ({ends})");
             }
         }
     }
@@ -472,21 +492,6 @@ impl Connection {
     pub(super) fn replied(&self, size: usize) {
         self.reply_bytes.fetch_sub(size, Ordering::Relaxed);
     }
-}
-
-async fn ready(stream: &TcpStream, interest: Option<Interest>) -> io::Result<Ready> {
-    match interest {
-        Some(interest) => stream.ready(interest).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether bytes have come that nobody has read.
-fn unread(stream: &TcpStream) -> bool {
-    let mut context = Context::from_waker(Waker::noop());
-    let mut byte = [0];
-    let peeked = stream.poll_peek(&mut context, &mut ReadBuf::new(&mut byte));
-    matches!(peeked, Poll::Ready(Ok(count)) if count > 0)
 }
 
 async fn loaded(loading: &mut Option<Loading>) -> (SetId, u64, Result<Bytes, ReadError>) {

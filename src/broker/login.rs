@@ -1,40 +1,57 @@
 //! Login and connection.open. Passwords are checked off the connection's task; secrets never reach the log.
+//!
+//! A login that fails is answered after a pause once its source has failed more than [`FAILURES_FREE`] times without a
+//! rest, so guessing costs time; good logins from there are not held up. Clients that cannot be told of a refusal wait
+//! anyway (the session's brake).
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::amqp::{ProtocolError, ReplyCode};
+use crate::base::{Clock, SystemClock};
 use crate::session::{Answer, Credentials};
 
 use super::connection::{Connection, Posted};
+use super::node::{Access, Node};
+use super::wire::TlsView;
+
+/// Failures of one source that are answered at once.
+pub const FAILURES_FREE: u32 = 10;
+const FAILURE_PAUSE: Duration = Duration::from_secs(3);
+
+/// A login that is good, or why it is not: for the log, never for the client.
+type Verdict = Result<Answer, &'static str>;
 
 impl Connection {
     pub(super) fn login(&mut self, mechanism: String, credentials: Credentials) {
         let node = Arc::clone(&self.node);
-        let peer = self.peer;
+        let (peer, tls) = (self.peer, self.tls.clone());
         self.task(async move {
             node.stats.auth_attempts.inc();
-            let user = credentials.user;
-            let local = loopback(peer.ip());
-            let found = node.cluster.topology.read(|topology| {
-                topology
-                    .authenticate(&user, &String::from_utf8_lossy(&credentials.password))
-                    .map(|user| user.tags.iter().any(|tag| tag == "impersonator"))
-            });
-            let remote = !local && node.options.loopback_users.contains(&user);
-            let answer = match found {
-                Some(impersonator) if !remote => {
+            let access = node.access.load_full();
+            let claim = claimed(credentials, &access, tls.as_deref());
+            let verdict = match &claim {
+                Ok(claim) => check(&node, claim, access.loopback_users.contains(&claim.user), peer.ip()),
+                Err(reason) => Err(*reason),
+            };
+            let answer = match verdict {
+                Ok(answer) => {
                     node.stats.auth_attempts_succeeded.inc();
-                    Answer::LoggedIn { user, impersonator }
+                    answer
                 }
-                _ => {
+                Err(reason) => {
                     node.stats.auth_attempts_failed.inc();
-                    let reason = if found.is_some() {
-                        "user can only connect via localhost"
-                    } else {
-                        "invalid credentials"
-                    };
-                    tracing::warn!(%peer, user, mechanism, reason, "login refused");
+                    let user = claim.map_or_else(|_| String::new(), |claim| claim.user);
+                    tracing::warn!(%peer, "{mechanism} login refused: user '{}' - {reason}", shown(&user));
+                    let now = SystemClock.now();
+                    node.failures.failed(peer.ip(), now);
+                    if node.failures.count(peer.ip(), now) > FAILURES_FREE {
+                        tokio::select! {
+                            () = tokio::time::sleep(FAILURE_PAUSE) => {}
+                            () = node.supervisor.stopping() => {}
+                        }
+                    }
                     Answer::LoginRefused
                 }
             };
@@ -46,7 +63,7 @@ impl Connection {
     pub(super) fn open(&mut self, vhost: String) {
         let user = self.session.user().unwrap_or_default().to_owned();
         let refuse = |text: String| Answer::Failed(ProtocolError::new(ReplyCode::NotAllowed, text));
-        let limit = self.node.options.connections_max;
+        let limit = self.node.access.load().connections_max;
         let answer = if limit.is_some_and(|limit| self.node.connection_count() > limit) {
             let limit = limit.unwrap_or_default();
             refuse(format!(
@@ -59,7 +76,13 @@ impl Connection {
             }
         };
         if matches!(answer, Answer::Opened) {
-            tracing::info!(peer = %self.peer, user, vhost, name = self.session.name(), "connection opened");
+            let (peer, local) = (self.peer, self.local);
+            if let Some(name) = self.session.name() {
+                tracing::info!("connection {peer} -> {local} has a client-provided name: {name}");
+            }
+            tracing::info!(
+                "connection {peer} -> {local}: user '{user}' authenticated and granted access to vhost '{vhost}'"
+            );
             self.user = Arc::from(user);
             self.vhost = Arc::from(vhost);
         }
@@ -71,11 +94,59 @@ impl Connection {
     }
 }
 
-fn loopback(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => {
-            ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback())
+/// Who a client says it is.
+struct Claim {
+    user: String,
+    /// `None`: its certificate stands for it.
+    password: Option<String>,
+}
+
+fn claimed(
+    credentials: Credentials,
+    access: &Access,
+    tls: Option<&TlsView>,
+) -> Result<Claim, &'static str> {
+    match credentials {
+        Credentials::Password { user, password } => Ok(Claim {
+            user,
+            password: Some(String::from_utf8_lossy(&password).into_owned()),
+        }),
+        Credentials::Certificate => {
+            let peer = tls.and_then(|tls| tls.peer.as_ref());
+            let peer = peer.ok_or("the client has shown no certificate")?;
+            let user = peer.user.clone();
+            let user = user.ok_or("the certificate has no name of the configured kind")?;
+            let password = None;
+            Ok(Claim { user, password })
+        }
+        Credentials::Nothing => {
+            let anonymous = access.anonymous.clone();
+            let (user, password) = anonymous.ok_or("there is no anonymous user")?;
+            let password = Some(password);
+            Ok(Claim { user, password })
         }
     }
+}
+
+fn check(node: &Node, claim: &Claim, only_local: bool, peer: IpAddr) -> Verdict {
+    let found = node.cluster.topology.read(|topology| {
+        let user = match &claim.password {
+            Some(password) => topology.authenticate(&claim.user, password),
+            None => topology.user(&claim.user),
+        };
+        user.map(|user| user.tags.iter().any(|tag| tag == "impersonator"))
+    });
+    let impersonator = found.ok_or("invalid credentials")?;
+    if only_local && !peer.to_canonical().is_loopback() {
+        return Err("user can only connect via localhost");
+    }
+    Ok(Answer::LoggedIn {
+        user: claim.user.clone(),
+        impersonator,
+    })
+}
+
+/// A name from outside, short enough for the log.
+fn shown(user: &str) -> String {
+    user.chars().take(64).collect()
 }

@@ -1,7 +1,7 @@
 //! F7, sockets meet sessions: one task per connection, routing, publishing, delivering, and the node's own workers.
 //!
 //! - `Node`: what every connection shares.
-//! - `listener`: accepts.
+//! - `listener`: accepts; `proxy`, `tls`, `wire`: what is between a socket and AMQP.
 //! - `clients`: the open connections, for limits and listings.
 //! - `connection`: the loop around one session; `publish`, `deliver`, `requests`, `close` are its verbs.
 //! - `direct`: what is done for a user without a connection.
@@ -20,11 +20,13 @@ mod dead_letter;
 mod death;
 mod deliver;
 mod direct;
+mod failures;
 mod get;
 pub mod listener;
 mod login;
 mod node;
 mod parts;
+mod proxy;
 mod publish;
 mod queues;
 mod replies;
@@ -32,9 +34,13 @@ mod requests;
 mod routes;
 mod stats;
 mod stream;
+pub mod tls;
+mod wire;
 
 pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
 pub use dead_letter::run as run_set_effects;
 pub use direct::{Direct, Got, Refused, Settled};
-pub use node::{Node, NodeOptions};
+pub use failures::Failures;
+pub use node::{Access, Node, NodeOptions};
 pub use stats::Stats;
+pub use wire::TlsView;

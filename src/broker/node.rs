@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::watch;
@@ -14,20 +15,34 @@ use crate::session::SessionConfig;
 
 use super::alarm::Alarm;
 use super::clients::Clients;
+use super::failures::Failures;
 use super::replies::Replies;
 use super::stats::Stats;
+use super::tls::NameFrom;
 
-/// What the configuration says about connections.
+/// What the configuration says once and for all.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    /// What the configuration says about queues.
+    pub queue_defaults: QueueDefaults,
+}
+
+/// What the configuration says about connections, and may say otherwise while the node runs. A connection keeps the
+/// session's settings it began with.
+#[derive(Clone, Debug)]
+pub struct Access {
     /// Protocol limits and what the server says of itself.
     pub session: Arc<SessionConfig>,
+    /// The same under TLS, where a certificate may stand for a user.
+    pub session_tls: Arc<SessionConfig>,
     /// Users that may only log in over loopback.
     pub loopback_users: Vec<String>,
     /// Connections the node takes; `None` = no limit.
     pub connections_max: Option<u32>,
-    /// What the configuration says about queues.
-    pub queue_defaults: QueueDefaults,
+    /// Name and password of whoever logs in as ANONYMOUS.
+    pub anonymous: Option<(String, String)>,
+    /// What of a certificate names the user of EXTERNAL.
+    pub name_from: NameFrom,
 }
 
 /// See the module's head.
@@ -36,10 +51,14 @@ pub struct Node {
     pub cluster: Arc<Cluster>,
     /// Configuration.
     pub options: NodeOptions,
+    /// Configuration that may change.
+    pub access: ArcSwap<Access>,
     /// Counters.
     pub stats: Arc<Stats>,
     /// Open connections.
     pub clients: Clients,
+    /// Logins that failed.
+    pub failures: Failures,
     /// Direct reply-to consumers of this node.
     pub replies: Replies,
     /// Resource alarms.
@@ -55,6 +74,7 @@ impl Node {
     pub fn new(
         cluster: Arc<Cluster>,
         options: NodeOptions,
+        access: Access,
         stats: Arc<Stats>,
         alarm: watch::Receiver<Alarm>,
         supervisor: Supervisor,
@@ -62,8 +82,10 @@ impl Node {
         Arc::new(Self {
             cluster,
             options,
+            access: ArcSwap::from_pointee(access),
             stats,
             clients: Clients::default(),
+            failures: Failures::default(),
             replies: Replies::default(),
             alarm,
             supervisor,
@@ -72,6 +94,8 @@ impl Node {
     }
 
     pub(super) fn connection_opened(&self) {
+        self.stats.connections.inc();
+        self.stats.connections_opened.inc();
         self.connections.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -80,6 +104,8 @@ impl Node {
     }
 
     pub(super) fn connection_closed(&self) {
+        self.stats.connections.dec();
+        self.stats.connections_closed.inc();
         self.connections.fetch_sub(1, Ordering::AcqRel);
     }
 }

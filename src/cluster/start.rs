@@ -84,7 +84,7 @@ pub struct ClusterOptions {
     /// Raft and log options of a set.
     pub group: Box<dyn Fn(SetId, PathBuf) -> GroupOptions + Send + Sync>,
     /// What an empty store begins with.
-    pub seed: Seed,
+    pub seed: Option<Seed>,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
     /// How long silent nodes keep what they have.
@@ -185,7 +185,7 @@ impl Cluster {
         let open = TopologyCommand::OpenNode {
             node,
             incarnation,
-            first: Some(options.seed.clone()),
+            first: options.seed.clone(),
         };
         self.ask_topology(&open).await?;
         Ok(())

@@ -55,6 +55,7 @@ pub(super) static KEYS: &[Key] = &[
         "cluster_formation.peer_discovery_backend",
         "classic_config or dns",
         "classic_config",
+        "how peers are found",
         |d, _, v| {
             let name = v.trim_start_matches("rabbit_peer_discovery_");
             d.cluster.by_dns = name == "dns";
@@ -66,6 +67,7 @@ pub(super) static KEYS: &[Key] = &[
         "cluster_formation.classic_config.nodes.$n",
         "node name",
         "",
+        "a node of the cluster",
         |d, name, v| {
             host(v)?;
             d.cluster.nodes.push((name.to_owned(), v.to_owned()));
@@ -76,6 +78,7 @@ pub(super) static KEYS: &[Key] = &[
         "cluster_formation.dns.hostname",
         "host name",
         "",
+        "a name that stands for all nodes' addresses",
         |d, _, v| {
             d.cluster.dns = Some(v.to_owned());
             Ok(None)
@@ -86,6 +89,7 @@ pub(super) static KEYS: &[Key] = &[
         "leveret.cluster.listener",
         "port, or ip:port",
         "",
+        "where peers reach this node; without it and without peers it stays alone",
         |d, _, v| {
             d.cluster.config.listener = Some(value::address(v, ANY)?);
             Ok(None)
@@ -95,34 +99,69 @@ pub(super) static KEYS: &[Key] = &[
         "leveret.cluster.replace_after",
         "seconds",
         "600",
+        "silence of a node after which another takes its replicas",
         |d, _, v| {
             d.cluster.config.replace_after_s = value::number(v, 1, u64::MAX)?;
             Ok(None)
         },
     ),
-    set("leveret.cluster.address", "host:port", "", |d, _, v| {
-        d.cluster.config.address = Some(v.to_owned());
-        Ok(None)
-    }),
-    set("leveret.cluster.join", "host:port", "", |d, _, v| {
-        d.cluster.config.join = Some(v.to_owned());
-        Ok(None)
-    }),
-    set("leveret.cluster.secret", "text", "", |d, _, v| {
-        text(&mut d.cluster.config.secret, v)
-    }),
-    set("leveret.cluster.tls.cacertfile", "file", "", |d, _, v| {
-        d.cluster.config.tls[0] = Some(v.into());
-        Ok(None)
-    }),
-    set("leveret.cluster.tls.certfile", "file", "", |d, _, v| {
-        d.cluster.config.tls[1] = Some(v.into());
-        Ok(None)
-    }),
-    set("leveret.cluster.tls.keyfile", "file", "", |d, _, v| {
-        d.cluster.config.tls[2] = Some(v.into());
-        Ok(None)
-    }),
+    set(
+        "leveret.cluster.address",
+        "host:port",
+        "",
+        "what peers are told to reach it by",
+        |d, _, v| {
+            d.cluster.config.address = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.join",
+        "host:port",
+        "",
+        "a member of the cluster to join; then none is ever formed",
+        |d, _, v| {
+            d.cluster.config.join = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.secret",
+        "text",
+        "",
+        "what all nodes share (or RABBITMQ_ERLANG_COOKIE)",
+        |d, _, v| text(&mut d.cluster.config.secret, v),
+    ),
+    set(
+        "leveret.cluster.tls.cacertfile",
+        "file",
+        "",
+        "authority of the certificates between nodes; all three or none",
+        |d, _, v| {
+            d.cluster.config.tls[0] = Some(v.into());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.tls.certfile",
+        "file",
+        "",
+        "this node's certificate",
+        |d, _, v| {
+            d.cluster.config.tls[1] = Some(v.into());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.tls.keyfile",
+        "file",
+        "",
+        "its key",
+        |d, _, v| {
+            d.cluster.config.tls[2] = Some(v.into());
+            Ok(None)
+        },
+    ),
 ];
 
 /// What of it was written, before it is put together.

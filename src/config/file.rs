@@ -13,13 +13,16 @@ use std::sync::Arc;
 pub struct Place {
     /// File, or what else said it.
     pub source: Arc<str>,
-    /// Line, from 1.
+    /// Line, from 1; 0: there are none.
     pub line: usize,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.source, self.line)
+        match self.line {
+            0 => write!(f, "{}", self.source),
+            line => write!(f, "{}:{line}", self.source),
+        }
     }
 }
 

@@ -1,24 +1,20 @@
 //! The sources in their order: files, folder, environment, command line.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::draft::Draft;
+use super::environment::{self, Env};
 use super::file::{Assignment, ConfigError, Place, Problems, assignments};
-use super::keys::{Draft, Effect};
+use super::keys::Effect;
 use super::lookup::{find, nearest};
-use super::{Config, LogLevel, value};
+use super::{Config, LogLevel};
 
 const FILE: &str = "/etc/rabbitmq/rabbitmq.conf";
 const FOLDER: &str = "/etc/rabbitmq/conf.d";
-/// RabbitMQ's images refuse these at the start; so a secret given this way is never passed over in silence.
-const REMOVED: [&str; 3] = [
-    "RABBITMQ_DEFAULT_USER_FILE",
-    "RABBITMQ_DEFAULT_PASS_FILE",
-    "RABBITMQ_VM_MEMORY_HIGH_WATERMARK",
-];
-
 /// What the command line says, and the environment.
 pub struct Sources<'a> {
     /// `--config`; must exist. Without it `RABBITMQ_CONFIG_FILE`, or `/etc/rabbitmq/rabbitmq.conf` if it exists.
@@ -55,6 +51,31 @@ pub struct Loaded {
     pub notes: Vec<Note>,
     /// Files read, in order.
     pub files: Vec<PathBuf>,
+    /// What they say, key by key.
+    pub assigned: Assigned,
+}
+
+/// Keys and their values as files say them; not shown, for there are secrets among them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Assigned(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Assigned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+impl Assigned {
+    /// The keys that say something else in `new`, and whether that is taken without a restart.
+    #[must_use]
+    pub fn changes(&self, new: &Self) -> Vec<(String, bool)> {
+        let keys: BTreeSet<&String> = self.0.keys().chain(new.0.keys()).collect();
+        let changed = keys
+            .into_iter()
+            .filter(|key| self.0.get(*key) != new.0.get(*key));
+        let live = |key: &str| find(key).is_some_and(|(row, _)| row.live);
+        changed.map(|key| (key.clone(), live(key))).collect()
+    }
 }
 
 /// Reads and checks all sources.
@@ -64,13 +85,19 @@ pub struct Loaded {
 pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
     let mut problems = Vec::new();
     let mut notes = Vec::new();
-    let env = sources.env;
+    let named = environment::env_file(sources.env, &mut problems);
+    let env = |name: &str| (sources.env)(name).or_else(|| named.get(name).cloned());
+    let env: &Env<'_> = &env;
+    let mut assigned = Assigned::default();
     let mut draft = Draft::new(env("RABBITMQ_NODENAME").unwrap_or_else(|| node_name(env)));
-    let files = files(sources, &mut problems);
+    let files = files(sources, env, &mut problems);
     for path in &files {
         match fs::read_to_string(path) {
             Ok(text) => {
                 let found = assignments(&path.display().to_string(), &text, env, &mut problems);
+                for one in &found {
+                    assigned.0.insert(one.key.clone(), one.value.clone());
+                }
                 assign(&mut draft, found, &mut notes, &mut problems);
             }
             Err(error) => problems.push(ConfigError::Read {
@@ -79,7 +106,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
             }),
         }
     }
-    environment(&mut draft, env, &mut problems);
+    environment::apply(&mut draft, env, &mut notes, &mut problems);
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
@@ -104,30 +131,38 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
     if !sources.listen.is_empty() {
         config.listeners.clone_from(&sources.listen);
     }
-    config.prometheus = sources.prometheus.or(config.prometheus);
+    if let Some(address) = sources.prometheus {
+        config.prometheus[0] = Some(address);
+    }
     config.log_level = sources.log_level.unwrap_or(config.log_level);
     Ok(Loaded {
         config,
         notes,
         files,
+        assigned,
     })
 }
 
 fn node_name(env: &dyn Fn(&str) -> Option<String>) -> String {
     let host = env("HOSTNAME").or_else(|| fs::read_to_string("/proc/sys/kernel/hostname").ok());
     let host = host.unwrap_or_default();
-    let short = host.trim().split('.').next().unwrap_or_default();
+    let long = env("RABBITMQ_USE_LONGNAME").is_some_and(|word| word == "true");
+    let host = host.trim();
+    let short = match long {
+        true => host,
+        false => host.split('.').next().unwrap_or_default(),
+    };
     format!(
         "rabbit@{}",
         if short.is_empty() { "localhost" } else { short }
     )
 }
 
-fn files(sources: &Sources<'_>, problems: &mut Vec<ConfigError>) -> Vec<PathBuf> {
+fn files(sources: &Sources<'_>, env: &Env<'_>, problems: &mut Vec<ConfigError>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     if let Some(path) = &sources.file {
         files.push(path.clone());
-    } else if let Some(path) = (sources.env)("RABBITMQ_CONFIG_FILE") {
+    } else if let Some(path) = env("RABBITMQ_CONFIG_FILE") {
         let path = PathBuf::from(path);
         let with = PathBuf::from(format!("{}.conf", path.display()));
         files.push(if !path.exists() && with.exists() {
@@ -138,7 +173,7 @@ fn files(sources: &Sources<'_>, problems: &mut Vec<ConfigError>) -> Vec<PathBuf>
     } else if Path::new(FILE).exists() {
         files.push(PathBuf::from(FILE));
     }
-    let named = (sources.env)("RABBITMQ_CONFIG_FILES");
+    let named = env("RABBITMQ_CONFIG_FILES");
     // A file named on the command line stands alone, unless a folder is named as well.
     let folder = match &named {
         Some(folder) => PathBuf::from(folder.trim_end_matches("*.conf")),
@@ -198,61 +233,6 @@ fn assign(
             Effect::Ignored(why) => notes.push(Note { place, key, why }),
             Effect::Refused(why) => problems.push(ConfigError::Refused { place, key, why }),
         }
-    }
-}
-
-fn environment(
-    draft: &mut Draft,
-    env: &dyn Fn(&str) -> Option<String>,
-    problems: &mut Vec<ConfigError>,
-) {
-    let mut wrong = |name: &str, expected: &str| {
-        let (name, expected) = (name.to_owned(), expected.to_owned());
-        problems.push(ConfigError::Environment { name, expected });
-    };
-    for name in REMOVED {
-        if env(name).is_some() {
-            wrong(name, "to be unset; use a configuration file instead");
-        }
-    }
-    let texts: [(&str, fn(&mut Config) -> &mut String); 3] = [
-        ("RABBITMQ_DEFAULT_USER", |c| &mut c.default_user),
-        ("RABBITMQ_DEFAULT_PASS", |c| &mut c.default_pass),
-        ("RABBITMQ_DEFAULT_VHOST", |c| &mut c.default_vhost),
-    ];
-    for (name, field) in texts {
-        match env(name) {
-            Some(text) if text.is_empty() => wrong(name, "something that is not empty"),
-            Some(text) => *field(&mut draft.config) = text,
-            None => {}
-        }
-    }
-    if let Some(port) = env("RABBITMQ_NODE_PORT") {
-        match value::number_u16(&port) {
-            Ok(port) => draft.node_port = port,
-            Err(expected) => wrong("RABBITMQ_NODE_PORT", &expected),
-        }
-    }
-    if let Some(ip) = env("RABBITMQ_NODE_IP_ADDRESS").filter(|ip| !ip.is_empty()) {
-        match ip.parse() {
-            Ok(ip) => draft.node_ip = ip,
-            Err(_) => wrong("RABBITMQ_NODE_IP_ADDRESS", "an IP address"),
-        }
-    }
-    if let Some(port) = env("RABBITMQ_DIST_PORT") {
-        match value::number_u16(&port) {
-            Ok(port) => draft.cluster.port = Some(port),
-            Err(expected) => wrong("RABBITMQ_DIST_PORT", &expected),
-        }
-    }
-    if let Some(secret) = env("RABBITMQ_ERLANG_COOKIE").filter(|secret| !secret.is_empty()) {
-        draft.cluster.config.secret = secret;
-    }
-    if let Some(dir) = env("RABBITMQ_MNESIA_DIR") {
-        draft.config.data_dir = dir.into();
-    } else if let Some(base) = env("RABBITMQ_MNESIA_BASE") {
-        // Not named after the host, as RabbitMQ's is: a new host name must not hide the data.
-        draft.config.data_dir = Path::new(&base).join("leveret");
     }
 }
 

@@ -100,13 +100,44 @@ fn a_wrong_line_names_key_line_and_expectation() {
             "`max_message_size` expects a size of 1 to 536870912",
         ),
         ("max_message_size = 0", "`max_message_size` expects"),
-        ("listeners.ssl.default = 5671", "TLS is not served yet"),
-        ("load_definitions = /d.json", "definitions are not imported"),
+        ("listeners.ssl.default = 5671", "`ssl_options.certfile`"),
+        ("management.ssl.port = 1", "`management.ssl.certfile`"),
+        (
+            "listeners.ssl.1 = 1\nssl_options.certfile = x",
+            "`ssl_options.keyfile`",
+        ),
+        (
+            "listeners.ssl.1 = 1\nssl_options.certfile = x\nssl_options.keyfile = x\nssl_options.verify = verify_peer",
+            "`ssl_options.cacertfile`",
+        ),
+        ("ssl_options.verify = maybe", "verify_none, verify_peer"),
+        (
+            "ssl_options.versions.1 = tlsv1",
+            "at least one of the versions",
+        ),
+        ("ssl_options.versions.1 = sslv3", "tlsv1.2 or tlsv1.3"),
+        ("ssl_options.ciphers.1 = AES128-SHA", "at least one cipher"),
+        ("ssl_options.crl_check = true", "revocation lists"),
+        ("proxy_protocol = 1", "true or false"),
+        ("management.listener.ssl = true", "management.ssl.port"),
+        ("ssl_cert_login_from = serial", "common_name"),
+        ("definitions.https.url = https://x", "from files only"),
+        (
+            "definitions.import_backend = https",
+            "not fetched over HTTPS",
+        ),
         (
             "auth_backends.1 = ldap",
             "`auth_backends.1` expects internal",
         ),
-        ("auth_mechanisms.1 = EXTERNAL", "at least one of PLAIN"),
+        (
+            "auth_mechanisms.1 = RABBIT-CR-DEMO",
+            "at least one mechanism",
+        ),
+        (
+            "auth_mechanisms.1 = ANONYMOUS\nanonymous_login_user = none",
+            "at least one mechanism",
+        ),
         ("default_permissions.read = '('", "a regular expression"),
         ("vm_memory_high_watermark.relative = 2", "at most 1"),
         ("leveret.segment_size = 1", "`leveret.segment_size` expects"),
@@ -129,12 +160,12 @@ fn all_problems_are_reported_and_no_password_among_them() {
 #[test]
 fn listeners_come_from_the_file_then_the_environment() {
     let cases: [(&str, &[(&str, &str)], &[&str]); 6] = [
-        ("", &[], &["0.0.0.0:5672"]),
-        ("", &[("RABBITMQ_NODE_PORT", "7000")], &["0.0.0.0:7000"]),
+        ("", &[], &["[::]:5672"]),
+        ("", &[("RABBITMQ_NODE_PORT", "7000")], &["[::]:7000"]),
         (
             "listeners.tcp.default = 1",
             &[("RABBITMQ_NODE_PORT", "7000")],
-            &["0.0.0.0:1"],
+            &["[::]:1"],
         ),
         (
             "listeners.tcp.default = 1",
@@ -144,7 +175,7 @@ fn listeners_come_from_the_file_then_the_environment() {
         (
             "listeners.tcp.1 = 1\nlisteners.tcp.2 = [::1]:2",
             &[],
-            &["0.0.0.0:1", "[::1]:2"],
+            &["[::]:1", "[::1]:2"],
         ),
         ("listeners.tcp = none", &[], &[]),
     ];
@@ -234,4 +265,184 @@ fn a_named_file_that_is_not_there_is_an_error_and_the_ending_may_be_left_out() {
     fs::write(stem.with_extension("conf"), "heartbeat = 7").unwrap();
     let case = case.env("RABBITMQ_CONFIG_FILE", &stem.display().to_string());
     assert_eq!(case.load_from(None).unwrap().config.heartbeat_s, 7);
+}
+
+#[test]
+fn an_http_listener_under_tls_replaces_the_plain_one_unless_that_is_named_too() {
+    let tls = "management.ssl.certfile = c\nmanagement.ssl.keyfile = k\n";
+    let cases = [
+        (String::new(), [Some("[::]:15672"), None]),
+        (tls.to_owned(), [None, Some("[::]:15671")]),
+        (
+            format!("{tls}management.ssl.port = 1\nmanagement.ssl.ip = ::1"),
+            [None, Some("[::1]:1")],
+        ),
+        (
+            format!("{tls}management.tcp.port = 2"),
+            [Some("[::]:2"), Some("[::]:15671")],
+        ),
+    ];
+    for (text, want) in cases {
+        let config = Case::new().load(&text).unwrap().config;
+        let got = config.management.map(|at| at.map(|at| at.to_string()));
+        assert_eq!(got.each_ref().map(Option::as_deref), want, "{text}");
+    }
+}
+
+#[test]
+fn what_is_said_of_tls_and_logins_is_kept() {
+    use crate::broker::tls::{AlternativeName, NameFrom, TlsVersion};
+    let text = "
+        listeners.ssl.default = 5671
+        ssl_options.cacertfile = /ca
+        ssl_options.certfile = /cert
+        ssl_options.keyfile = /key
+        ssl_options.password = s3cret
+        ssl_options.verify = verify_peer
+        ssl_options.fail_if_no_peer_cert = true
+        ssl_options.depth = 2
+        ssl_options.versions.1 = tlsv1.3
+        ssl_options.versions.2 = tlsv1.1
+        ssl_options.honor_cipher_order = true
+        ssl_cert_login_from = subject_alternative_name
+        ssl_cert_login_san_type = email
+        ssl_cert_login_san_index = 1
+        auth_mechanisms.1 = EXTERNAL
+        auth_mechanisms.2 = PLAIN
+        anonymous_login_user = visitor
+        anonymous_login_pass = pw
+        proxy_protocol = true
+    ";
+    let loaded = Case::new().load(text).unwrap();
+    let (config, tls) = (&loaded.config, &loaded.config.tls);
+    assert_eq!(config.tls_listeners, ["[::]:5671".parse().unwrap()]);
+    assert_eq!(tls.authorities.as_deref(), Some(Path::new("/ca")));
+    assert_eq!(tls.password.as_deref(), Some("s3cret"));
+    assert!(tls.verify && tls.require && tls.server_order);
+    assert_eq!(
+        (tls.depth, &tls.versions[..]),
+        (Some(2), &[TlsVersion::V13][..])
+    );
+    assert_eq!(
+        config.name_from,
+        NameFrom::AlternativeName(AlternativeName::Email, 1)
+    );
+    assert_eq!(config.auth_mechanisms, ["EXTERNAL", "PLAIN"]);
+    assert_eq!(
+        config.anonymous,
+        Some(("visitor".to_owned(), "pw".to_owned()))
+    );
+    assert!(config.proxy_protocol);
+    let noted: Vec<_> = loaded.notes.iter().map(|n| n.key.as_str()).collect();
+    assert_eq!(noted, ["ssl_options.versions.2"]);
+}
+
+#[test]
+fn the_env_file_stands_below_the_environment() {
+    let case = Case::new();
+    let file = case.folder.path().join("env.conf");
+    fs::write(&file, "NODENAME=rabbit@a\nNODE_PORT=7\n").unwrap();
+    let case = case
+        .env("RABBITMQ_CONF_ENV_FILE", &file.display().to_string())
+        .env("RABBITMQ_NODE_PORT", "8");
+    let config = case.load("").unwrap().config;
+    assert_eq!(config.node_name, "rabbit@a");
+    assert_eq!(listeners(&config), ["[::]:8"]);
+    fs::write(&file, "\nNODENAME=$(hostname)\n").unwrap();
+    let problems = case.load("").unwrap_err().to_string();
+    assert!(
+        problems.contains("env.conf:2: only a plain value"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_list_of_plugins_decides_what_is_served_over_http() {
+    for (list, management, prometheus) in [
+        (None, true, true),
+        (
+            Some("[rabbitmq_management,rabbitmq_prometheus]."),
+            true,
+            true,
+        ),
+        (Some("[rabbitmq_prometheus]."), false, true),
+        (Some("rabbitmq_management"), true, false),
+        (Some("[]."), false, false),
+        (Some("ALL"), true, true),
+    ] {
+        let case = match list {
+            Some(list) => Case::new().env("RABBITMQ_ENABLED_PLUGINS", list),
+            None => Case::new(),
+        };
+        let config = case.load("").unwrap().config;
+        let served = (
+            config.management[0].is_some(),
+            config.prometheus[0].is_some(),
+        );
+        assert_eq!(served, (management, prometheus), "{list:?}");
+    }
+    let case = Case::new().env("RABBITMQ_ENABLED_PLUGINS", "[a b]");
+    assert!(
+        case.load("")
+            .unwrap_err()
+            .to_string()
+            .contains("enabled_plugins")
+    );
+    let case = Case::new().env(
+        "RABBITMQ_ENABLED_PLUGINS",
+        "[rabbitmq_management,rabbitmq_prometheus,mine].",
+    );
+    let notes = case.load("").unwrap().notes;
+    assert_eq!(notes[0].key, "mine");
+    assert_eq!(notes[0].place.to_string(), "environment");
+}
+
+#[test]
+fn the_environment_sets_levels_and_form_of_the_log() {
+    use super::super::LogFormat;
+    let case = Case::new().env(
+        "RABBITMQ_LOG",
+        "debug,+json,connection=error,-color,+single_line",
+    );
+    let config = case
+        .load("log.console.level = warning\nlog.connection.level = info")
+        .unwrap()
+        .config;
+    assert_eq!(config.log_level, LogLevel::Debug);
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(
+        config.log_categories,
+        [("connection".to_owned(), LogLevel::Error)]
+    );
+    let wrong = Case::new()
+        .env("RABBITMQ_LOG", "loud")
+        .load("")
+        .unwrap_err();
+    assert!(wrong.to_string().contains("RABBITMQ_LOG"));
+}
+
+#[test]
+fn what_changed_between_two_readings_is_known_by_key_and_whether_it_is_live() {
+    let case = Case::new();
+    let before = case
+        .load("heartbeat = 1\nleveret.segment_size = 1MiB\ndefault_pass = a\nframe_max = 8192")
+        .unwrap();
+    let after = case
+        .load(
+            "heartbeat = 2\nleveret.segment_size = 2MiB\nssl_options.keyfile = k\nframe_max = 8192",
+        )
+        .unwrap();
+    let changes = before.assigned.changes(&after.assigned);
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|(key, live)| (key.as_str(), *live))
+        .collect();
+    let want = [
+        ("default_pass", false),
+        ("heartbeat", true),
+        ("leveret.segment_size", false),
+        ("ssl_options.keyfile", true),
+    ];
+    assert_eq!(changes, want);
+    assert!(!format!("{:?}", before.assigned).contains('1'));
 }

@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn addresses_are_a_port_or_an_ip_with_a_port() {
         let cases = [
-            ("5672", Some("0.0.0.0:5672")),
+            ("5672", Some("[::]:5672")),
             ("127.0.0.1:1", Some("127.0.0.1:1")),
             ("localhost:7", Some("127.0.0.1:7")),
             ("[::1]:5672", Some("[::1]:5672")),

@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use tokio::net::TcpListener;
 
+use super::web::WebListener;
 use crate::broker::{Node, alarm};
 use crate::cluster::SetHandle;
 use crate::model::topology::Topology;
@@ -54,7 +54,7 @@ impl MetricsState {
 }
 
 /// Serves until the node stops.
-pub async fn serve(state: Arc<MetricsState>, listener: TcpListener) {
+pub async fn serve(state: Arc<MetricsState>, listener: WebListener) {
     let supervisor = state.node.supervisor.clone();
     let app = Router::new()
         .route("/metrics", get(scrape))
@@ -161,7 +161,7 @@ fn node_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
         (
             "rabbitmq_resident_memory_limit_bytes",
             "Memory high watermark",
-            state.limits.memory_bytes,
+            state.limits.memory_bytes(),
         ),
         (
             "rabbitmq_disk_space_available_bytes",
@@ -171,7 +171,7 @@ fn node_gauges(state: &MetricsState, scrape: &Scrape) -> prometheus::Result<()> 
         (
             "rabbitmq_disk_space_available_limit_bytes",
             "Free disk space low watermark",
-            state.limits.disk_free_bytes,
+            state.limits.disk_free_bytes(),
         ),
         (
             "rabbitmq_process_open_fds",

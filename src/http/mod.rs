@@ -4,5 +4,7 @@
 
 pub mod api;
 mod metrics;
+mod web;
 
 pub use metrics::{MetricsState, Names, serve};
+pub use web::{Peer, WebListener};

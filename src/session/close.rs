@@ -11,7 +11,8 @@ use crate::base::{ChannelId, Millis};
 
 const ZERO: ChannelId = ChannelId(0);
 
-/// How long a client is kept waiting after a failed handshake, and how long after framing was lost.
+/// How long a client is kept waiting after a failed handshake, how long after framing was lost, and how long a broker that
+/// stops waits for a client.
 const BRAKE: Millis = Millis(3_000);
 
 /// Longest wait for close-ok.
@@ -31,10 +32,17 @@ impl Connection {
         }
     }
 
+    /// [`Self::shutdown`] because the broker stops: it does not wait long for a client that does not answer.
+    // RabbitMQ: rabbit_reader.erl, handle_other 'EXIT' of the parent does not wait at all.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.shutdown("broker forced connection closure with reason 'shutdown'");
+    }
+
     /// An error of the connection. The first one counts.
     pub(super) fn fail(&mut self, failure: Failure) {
         match self.state {
-            State::Header | State::Starting | State::LoggingIn { .. } | State::Tuning => {
+            State::Header | State::Starting | State::LoggingIn | State::Tuning => {
                 self.close_reason = Some(failure.0.to_string());
                 self.state = State::Braking;
                 self.timers.close(Some(self.now.plus(BRAKE)));
@@ -87,7 +95,7 @@ impl Connection {
             State::Closing(Some((error, ids))) => {
                 self.send_close(&error, ids);
                 let wait = match self.heartbeat {
-                    _ if self.deaf => BRAKE,
+                    _ if self.deaf || self.stopping => BRAKE,
                     Millis(0) => CLOSE_WAIT_MAX,
                     heartbeat => heartbeat.min(CLOSE_WAIT_MAX),
                 };
@@ -98,7 +106,8 @@ impl Connection {
     }
 
     /// Told to clients that understand it; the others find out by themselves.
-    pub(super) fn refuse_login(&mut self, mechanism: &str) {
+    pub(super) fn refuse_login(&mut self) {
+        let mechanism = &self.mechanism;
         let refused = error(
             ReplyCode::AccessRefused,
             format!(

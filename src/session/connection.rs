@@ -29,9 +29,7 @@ pub(super) enum State {
     /// connection.start is out.
     Starting,
     /// The broker checks the login.
-    LoggingIn {
-        mechanism: String,
-    },
+    LoggingIn,
     /// connection.tune is out.
     Tuning,
     /// Tuned; connection.open is expected.
@@ -80,6 +78,8 @@ pub struct Connection {
     pub(super) timers: Timers,
     pub(super) client: Client,
     pub(super) vhost: Option<String>,
+    /// By which SASL mechanism the client logs in.
+    pub(super) mechanism: String,
     /// Negotiated; 0 = no limit.
     pub(super) channel_max: u16,
     pub(super) heartbeat: Millis,
@@ -87,6 +87,8 @@ pub struct Connection {
     pub(super) now: Millis,
     /// Frames cannot be told apart any more: input is read and dropped.
     pub(super) deaf: bool,
+    /// The broker stops.
+    pub(super) stopping: bool,
     pub(super) close_reason: Option<String>,
     /// Channels with confirms to flush.
     pub(super) dirty: Vec<ChannelId>,
@@ -108,10 +110,12 @@ impl Connection {
             asked: VecDeque::new(),
             client: Client::default(),
             vhost: None,
+            mechanism: String::new(),
             channel_max: 0,
             heartbeat: Millis(0),
             now,
             deaf: false,
+            stopping: false,
             close_reason: None,
             dirty: Vec::new(),
             alarm: None,
@@ -145,7 +149,7 @@ impl Connection {
                 Ok(None) => return,
                 Err(error) => {
                     self.deaf = true;
-                    self.fail((error, (0, 0)));
+                    self.fail((error, self.decoder.failed_method()));
                 }
             }
         }
@@ -163,7 +167,7 @@ impl Connection {
             | State::AwaitingCloseOk
             | State::Braking => true,
             State::Running => !self.blocked && self.asked.is_empty() && self.core.has_room(),
-            State::LoggingIn { .. }
+            State::LoggingIn
             | State::Opening
             | State::Finishing
             | State::Closing(_)
@@ -195,7 +199,7 @@ impl Connection {
         let (channel, piece) = match frame {
             Frame::Heartbeat { channel: ZERO } => return Ok(()),
             Frame::Heartbeat { channel } => {
-                let text = format!("heartbeat frame on channel {channel}");
+                let text = format!("type 8, heartbeat frame on channel {channel}");
                 return self.unexpected(&text);
             }
             Frame::Method {
@@ -207,7 +211,11 @@ impl Connection {
             Frame::Body { channel, body } => (channel, Piece::Body(body)),
         };
         if channel == ZERO {
-            return self.unexpected("content frame on channel 0");
+            let kind = match piece {
+                Piece::Header(_) => 2,
+                _ => 3,
+            };
+            return self.unexpected(&format!("type {kind}, content frame on channel 0"));
         }
         if !matches!(self.state, State::Running) {
             return self.unexpected("channel frame before connection.open-ok");
@@ -352,6 +360,12 @@ impl Connection {
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         (!self.core.user.is_empty()).then_some(&self.core.user)
+    }
+
+    /// The SASL mechanism the client chose, once it did.
+    #[must_use]
+    pub fn mechanism(&self) -> &str {
+        &self.mechanism
     }
 
     /// The vhost, once open.

@@ -86,6 +86,7 @@ impl Channel {
     }
 
     fn consume(&mut self, core: &mut Core, consume: Consume) -> Result<(), ProtocolError> {
+        let queue = self.named_queue(consume.queue.into())?;
         let tag = String::from(consume.consumer_tag);
         if !tag.is_empty() && self.tags.contains_key(&tag) {
             return Err(error(
@@ -96,7 +97,7 @@ impl Channel {
         let then = Then::Consume {
             no_wait: consume.nowait,
         };
-        if consume.queue.as_str() == REPLY_TO {
+        if queue == REPLY_TO {
             if self.reply.is_some() {
                 return Err(error(
                     ReplyCode::PreconditionFailed,
@@ -121,7 +122,7 @@ impl Channel {
             ));
         }
         let request = ConsumeRequest {
-            queue: self.named_queue(consume.queue.into())?,
+            queue,
             tag,
             no_ack: consume.no_ack,
             exclusive: consume.exclusive,

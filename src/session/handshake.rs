@@ -128,9 +128,8 @@ impl Connection {
             let text = format!("response of mechanism {mechanism} is malformed");
             return Err(refused(ReplyCode::SyntaxError, text, 11));
         };
-        self.state = State::LoggingIn {
-            mechanism: mechanism.clone(),
-        };
+        self.state = State::LoggingIn;
+        self.mechanism.clone_from(&mechanism);
         let login = Request::Login {
             mechanism,
             credentials,
@@ -167,7 +166,7 @@ impl Connection {
         let Some(asked) = self.asked.pop_front() else {
             return;
         };
-        match (asked, &mut self.state, answer) {
+        match (asked, &self.state, answer) {
             (Asked::Close, _, _) => self.finish_close(),
             (_, State::Closing(_) | State::AwaitingCloseOk | State::Braking | State::Closed, _) => {
             }
@@ -182,10 +181,7 @@ impl Connection {
                 });
                 self.core.send(ZERO, &tune.class());
             }
-            (Asked::Login, State::LoggingIn { mechanism }, Answer::LoginRefused) => {
-                let mechanism = std::mem::take(mechanism);
-                self.refuse_login(&mechanism);
-            }
+            (Asked::Login, State::LoggingIn, Answer::LoginRefused) => self.refuse_login(),
             (Asked::Open, _, Answer::Opened) => {
                 self.state = State::Running;
                 self.timers.handshake_done();

@@ -28,20 +28,32 @@ pub enum Request {
     Channel(ChannelId, ChannelRequest),
 }
 
-/// PLAIN and AMQPLAIN both end here.
+/// What a client shows of itself.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// User name.
-    pub user: String,
-    /// Password, never logged.
-    pub password: Bytes,
+pub enum Credentials {
+    /// PLAIN and AMQPLAIN both end here.
+    Password {
+        /// User name.
+        user: String,
+        /// Password, never logged.
+        password: Bytes,
+    },
+    /// EXTERNAL: the certificate it came with. What it answers counts for nothing.
+    Certificate,
+    /// ANONYMOUS: nothing.
+    Nothing,
 }
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
+        match self {
+            Self::Password { user, .. } => f
+                .debug_struct("Password")
+                .field("user", user)
+                .finish_non_exhaustive(),
+            Self::Certificate => f.write_str("Certificate"),
+            Self::Nothing => f.write_str("Nothing"),
+        }
     }
 }
 

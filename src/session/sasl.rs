@@ -1,4 +1,4 @@
-//! Reads the responses of the SASL mechanisms that carry a name and a password.
+//! Reads the responses of the SASL mechanisms.
 
 use bytes::Bytes;
 
@@ -11,6 +11,8 @@ pub(super) fn credentials(mechanism: &str, response: &[u8]) -> Option<Credential
     match mechanism {
         "PLAIN" => plain(response),
         "AMQPLAIN" => amqplain(response),
+        "EXTERNAL" => Some(Credentials::Certificate),
+        "ANONYMOUS" => Some(Credentials::Nothing),
         _ => None,
     }
 }
@@ -38,7 +40,7 @@ fn amqplain(response: &[u8]) -> Option<Credentials> {
 }
 
 fn made(user: &[u8], password: &[u8]) -> Option<Credentials> {
-    Some(Credentials {
+    Some(Credentials::Password {
         user: std::str::from_utf8(user).ok()?.to_owned(),
         password: Bytes::copy_from_slice(password),
     })
@@ -51,7 +53,7 @@ mod test {
     #[test]
     fn responses_read_as_credentials_or_not_at_all() {
         let good = |user: &str, password: &'static [u8]| {
-            Some(Credentials {
+            Some(Credentials::Password {
                 user: user.to_owned(),
                 password: Bytes::from_static(password),
             })
@@ -72,7 +74,9 @@ mod test {
             ("AMQPLAIN", b"\x05LOGINS\0\0\0\x01a", None),
             ("AMQPLAIN", b"\x05LOGINI\0\0\0\x01", None),
             ("AMQPLAIN", b"", None),
-            ("EXTERNAL", b"", None),
+            ("EXTERNAL", b"anything", Some(Credentials::Certificate)),
+            ("ANONYMOUS", b"", Some(Credentials::Nothing)),
+            ("SCRAM-SHA-256", b"", None),
         ] {
             assert_eq!(credentials(mechanism, response), expected, "{response:?}");
         }

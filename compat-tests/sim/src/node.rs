@@ -163,14 +163,14 @@ fn options(
         links: Links::new(own, security, pool.clone()),
         hub: Arc::new(Hub::default()),
         group: Box::new(group),
-        seed: Seed {
+        seed: Some(Seed {
             user: "guest".into(),
             password_hash: String::new(),
             tags: Vec::new(),
             vhost: "/".into(),
             permissions: [".*".into(), ".*".into(), ".*".into()],
             default_queue_type: String::new(),
-        },
+        }),
         queue_defaults: QueueDefaults::default(),
         patience: Patience {
             leases: Duration::from_secs(5),

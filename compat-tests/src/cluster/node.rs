@@ -50,7 +50,8 @@ impl Node {
             )
             .expect("a string grows");
         }
-        for (key, value) in &shape.settings {
+        let own = shape.own.get(number).into_iter().flatten();
+        for (key, value) in shape.settings.iter().chain(own) {
             writeln!(text, "{key} = {value}").expect("a string grows");
         }
         std::fs::write(folder.join("conf"), text).expect("the configuration is written");

@@ -55,6 +55,11 @@ impl Raw {
     /// Connects as guest. `can_be_blocked`: whether it announces that it understands connection.blocked.
     pub fn connect(port: u16, can_be_blocked: bool) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        Self::over(socket, can_be_blocked)
+    }
+
+    /// The same over a socket of the test's.
+    pub fn over(socket: TcpStream, can_be_blocked: bool) -> Self {
         let mut client = Self {
             socket,
             input: Vec::new(),

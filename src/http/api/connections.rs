@@ -161,21 +161,30 @@ async fn row(context: &Context, client: &Client) -> Value {
         "port": client.local.port(),
         "peer_host": client.peer.ip().to_string(),
         "peer_port": client.peer.port(),
-        "ssl": false,
-        "ssl_protocol": null,
-        "ssl_key_exchange": null,
-        "ssl_cipher": null,
-        "ssl_hash": null,
-        "peer_cert_subject": null,
-        "peer_cert_issuer": null,
-        "peer_cert_validity": null,
-        "auth_mechanism": "PLAIN",
+        "ssl": client.tls.is_some(),
+        "auth_mechanism": client.mechanism,
         "timeout": client.heartbeat_s,
         "frame_max": client.frame_max,
         "channel_max": client.channel_max,
         "channels": client.channels.load(Ordering::Relaxed),
     });
     row["client_properties"] = properties;
+    let tls = client.tls.as_deref();
+    let peer = tls.and_then(|tls| tls.peer.as_ref());
+    for (key, value) in [
+        ("ssl_protocol", tls.map(|tls| tls.version)),
+        ("ssl_key_exchange", tls.map(|tls| tls.suite[0].as_str())),
+        ("ssl_cipher", tls.map(|tls| tls.suite[1].as_str())),
+        ("ssl_hash", tls.map(|tls| tls.suite[2].as_str())),
+        ("peer_cert_subject", peer.map(|peer| peer.subject.as_str())),
+        ("peer_cert_issuer", peer.map(|peer| peer.issuer.as_str())),
+        (
+            "peer_cert_validity",
+            peer.map(|peer| peer.validity.as_str()),
+        ),
+    ] {
+        row[key] = json!(value);
+    }
     let more = json!({
         "recv_oct": received,
         "recv_oct_details": {"rate": rate_in},

@@ -72,7 +72,11 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
             if context.node().supervisor.is_stopping() {
                 return failed("this rabbit node is not in service", json!({}));
             }
-            if !api.listeners.iter().any(|one| one.protocol == "amqp") {
+            if !api
+                .listeners
+                .iter()
+                .any(|one| one.protocol.starts_with("amqp"))
+            {
                 return failed("no active listeners for AMQP/AMQPS", json!({}));
             }
             below_limit(context)
@@ -115,6 +119,7 @@ fn normal(protocol: &str) -> String {
         "amqp091" | "amqp10" | "amqp0.9.1" | "amqp1.0" | "amqp0-9-1" | "amqp" => "amqp",
         "amqps" | "amqp/ssl" | "amqp-over-tls" => "amqp/ssl",
         "http" | "management" | "ui" => "http",
+        "https" | "management-tls" => "https",
         "prometheus" | "http/prometheus" => "http/prometheus",
         other => other,
     }
@@ -143,7 +148,7 @@ fn protocols(context: &Context, wanted: &str) -> Answer {
 }
 
 fn below_limit(context: &Context) -> Answer {
-    let limit = context.node().options.connections_max;
+    let limit = context.node().access.load().connections_max;
     let count = context.node().clients.count() as u64;
     match limit.filter(|limit| count >= u64::from(*limit)) {
         None => ok(json!({})),

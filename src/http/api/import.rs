@@ -1,17 +1,31 @@
 //! Definitions read in: a document of this broker or of RabbitMQ 3.8 to 4.x.
 //!
 //! Need: importing twice changes nothing, and what older brokers wrote is taken. Shape: parts in the order they lean on
-//! each other; the first that is wrong ends it, named. What was there and differs is replaced where it is set (users,
-//! policies) and refused where it is declared, as in RabbitMQ. Mirroring keys (`ha-*`) are dropped.
+//! each other, the rows of one [`AT_ONCE`] at a time; what is wrong ends it, named. What was there and differs is replaced
+//! where it is set (users, policies) and kept where it is declared, as in RabbitMQ. Mirroring keys (`ha-*`) are dropped.
 
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, Method};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt};
 use serde_json::{Map, Value, json};
 
+use super::auth::Who;
 use super::definitions::wrong;
 use super::error::ApiError;
-use super::request::Body;
-use super::{Answer, Context, Reply, json as values, permissions, policies, users, vhosts};
+use super::request::{Body, Request};
+use super::{Answer, Api, Context, Reply, json as values, permissions, policies, users, vhosts};
 use crate::broker::Direct;
-use crate::model::topology::{Destination, PolicyScope, SettingsCommand, TopologyCommand};
+use crate::model::topology::{
+    Destination, PolicyScope, SettingsCommand, Topology, TopologyCommand,
+};
+
+/// Rows under way at a time.
+const AT_ONCE: usize = 64;
 
 pub async fn answer(context: &Context, vhost: Option<&str>) -> Answer {
     let document = match context.request.header("content-type") {
@@ -58,6 +72,56 @@ fn uploaded(context: &Context, kind: &str) -> Result<Body, ApiError> {
     Err(bad())
 }
 
+/// The files to import for a path: itself, or what of a folder ends in `.json`, in order.
+///
+/// # Errors
+/// The folder cannot be read, or holds none.
+pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !std::fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|ending| ending == "json") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    match files.is_empty() {
+        true => Err(io::Error::other("the folder holds no .json file")),
+        false => Ok(files),
+    }
+}
+
+/// Imports a document that nobody sent, before clients may come.
+///
+/// # Errors
+/// What of it is wrong; what stands before that is imported.
+pub async fn at_start(api: &Arc<Api>, document: &[u8]) -> Result<(), String> {
+    let context = Context {
+        api: Arc::clone(api),
+        request: Request {
+            method: Method::POST,
+            path: vec!["definitions".to_owned()],
+            query: HashMap::new(),
+            headers: HeaderMap::new(),
+            body: document
+                .strip_prefix(b"\xef\xbb\xbf")
+                .unwrap_or(document)
+                .to_vec(),
+        },
+        who: Who {
+            name: String::new(),
+            tags: Vec::new(),
+        },
+    };
+    let read = context.request.object();
+    let said = |error: ApiError| error.reason.as_str().unwrap_or_default().to_owned();
+    let document = read.map_err(said)?;
+    apply(&context, &document, None).await.map_err(said)
+}
+
 type Row = Body;
 
 fn rows(document: &Body, key: &str) -> Result<Vec<Row>, ApiError> {
@@ -83,80 +147,173 @@ fn text(row: &Row, key: &str) -> Result<String, ApiError> {
 struct Import<'a> {
     context: &'a Context,
     vhost: Option<&'a str>,
+    /// Hashes without the name of an algorithm are MD5, as before 3.6.
+    old_hashes: bool,
 }
 
+type Step = for<'a> fn(&'a Import<'a>, String, Row) -> BoxFuture<'a, Result<(), ApiError>>;
+
+/// A part of the document: its key, what names a row of it, what a row is called, what is done with it.
+struct Part {
+    key: &'static str,
+    naming: &'static str,
+    called: &'static str,
+    step: Step,
+}
+
+const fn part(key: &'static str, naming: &'static str, called: &'static str, step: Step) -> Part {
+    Part {
+        key,
+        naming,
+        called,
+        step,
+    }
+}
+
+/// What only a document of the whole cluster has, before and after exchanges.
+static PEOPLE: [Part; 2] = [
+    part("users", "name", "user", |import, name, row| {
+        Box::pin(async move { import.user(&name, &row).await })
+    }),
+    part("vhosts", "name", "vhost", |import, name, row| {
+        Box::pin(async move { import.vhost(&name, &row).await })
+    }),
+];
+static PERMISSIONS: [Part; 1] = [part(
+    "permissions",
+    "user",
+    "permissions of",
+    |import, name, row| Box::pin(async move { import.rights("permissions", &name, &row).await }),
+)];
+static EXCHANGES: [Part; 1] = [part(
+    "exchanges",
+    "name",
+    "exchange",
+    |import, name, row| Box::pin(async move { import.exchange(name, &row).await }),
+)];
+static MORE: [Part; 2] = [
+    part(
+        "topic_permissions",
+        "user",
+        "topic permissions of",
+        |import, name, row| {
+            Box::pin(async move { import.rights("topic_permissions", &name, &row).await })
+        },
+    ),
+    part(
+        "global_parameters",
+        "name",
+        "global parameter",
+        |import, name, row| {
+            Box::pin(async move {
+                let value = values::to_amqp(row.get("value").unwrap_or(&Value::Null))?;
+                import.set(SettingsCommand::PutGlobal { name, value }).await
+            })
+        },
+    ),
+];
+static REST: [Part; 4] = [
+    part("policies", "name", "policy", |import, name, row| {
+        Box::pin(async move { import.policy(PolicyScope::User, &name, &row).await })
+    }),
+    part("parameters", "name", "parameter", |import, name, row| {
+        Box::pin(async move { import.parameter(&name, &row).await })
+    }),
+    part("queues", "name", "queue", |import, name, row| {
+        Box::pin(async move { import.queue(name, &row).await })
+    }),
+    part("bindings", "source", "binding of", |import, name, row| {
+        Box::pin(async move { import.binding(name, &row).await })
+    }),
+];
+
 async fn apply(context: &Context, document: &Body, vhost: Option<&str>) -> Result<(), ApiError> {
-    let import = Import { context, vhost };
+    let import = Import {
+        context,
+        vhost,
+        old_hashes: before_3_6(document),
+    };
     if vhost.is_none() {
-        for row in rows(document, "users")? {
-            let name = text(&row, "name")?;
-            import
-                .user(&name, &row)
-                .await
-                .map_err(|error| wrong(&format!("user {name}"), &error))?;
-        }
-        for row in rows(document, "vhosts")? {
-            let name = text(&row, "name")?;
-            import
-                .vhost(&name, &row)
-                .await
-                .map_err(|error| wrong(&format!("vhost {name}"), &error))?;
-        }
-        for key in ["permissions", "topic_permissions"] {
-            for row in rows(document, key)? {
-                let name = text(&row, "user")?;
-                import
-                    .rights(key, &name, &row)
-                    .await
-                    .map_err(|error| wrong(&format!("{key} of {name}"), &error))?;
-            }
-        }
-        for row in rows(document, "global_parameters")? {
-            let name = text(&row, "name")?;
-            let value = values::to_amqp(row.get("value").unwrap_or(&Value::Null))?;
-            import
-                .set(SettingsCommand::PutGlobal { name, value })
-                .await?;
-        }
+        import.parts(document, &PEOPLE).await?;
     }
-    for row in rows(document, "parameters")? {
-        let name = text(&row, "name")?;
-        import
-            .parameter(&name, &row)
-            .await
-            .map_err(|error| wrong(&format!("parameter {name}"), &error))?;
+    import.check_queue_limits(document)?;
+    if vhost.is_none() {
+        import.parts(document, &PERMISSIONS).await?;
     }
-    for row in rows(document, "policies")? {
-        let name = text(&row, "name")?;
-        let set = import.policy(PolicyScope::User, &name, &row);
-        set.await
-            .map_err(|error| wrong(&format!("policy {name}"), &error))?;
+    import.parts(document, &EXCHANGES).await?;
+    if vhost.is_none() {
+        import.parts(document, &MORE).await?;
     }
-    for row in rows(document, "queues")? {
-        let name = text(&row, "name")?;
-        import
-            .queue(name.clone(), &row)
-            .await
-            .map_err(|error| wrong(&format!("queue {name}"), &error))?;
+    import.parts(document, &REST).await
+}
+
+/// By the version of the broker that wrote the document.
+fn before_3_6(document: &Body) -> bool {
+    let version = ["rabbitmq_version", "rabbit_version"];
+    let version = version.iter().find_map(|key| document.get(key)?.as_str());
+    let mut numbers = version.unwrap_or("4.0").split('.').map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (3, 6),
+        _ => false,
     }
-    for row in rows(document, "exchanges")? {
-        let name = text(&row, "name")?;
-        import
-            .exchange(name.clone(), &row)
-            .await
-            .map_err(|error| wrong(&format!("exchange {name}"), &error))?;
-    }
-    for row in rows(document, "bindings")? {
-        let name = text(&row, "source")?;
-        import
-            .binding(name.clone(), &row)
-            .await
-            .map_err(|error| wrong(&format!("binding of {name}"), &error))?;
-    }
-    Ok(())
 }
 
 impl Import<'_> {
+    async fn parts(&self, document: &Body, parts: &[Part]) -> Result<(), ApiError> {
+        for part in parts {
+            let mut named = Vec::new();
+            for row in rows(document, part.key)? {
+                named.push((text(&row, part.naming)?, row));
+            }
+            // Many go into one entry of the topology's log.
+            let steps = stream::iter(named).map(|(name, row)| {
+                let what = format!("{} {name}", part.called);
+                let step = (part.step)(self, name, row);
+                async move { step.await.map_err(|error| wrong(&what, &error)) }
+            });
+            let mut steps = steps.buffered(AT_ONCE);
+            while let Some(done) = steps.next().await {
+                done?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is declared where not everything fits.
+    fn check_queue_limits(&self, document: &Body) -> Result<(), ApiError> {
+        let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for row in rows(document, "queues")? {
+            let name = text(&row, "name")?;
+            wanted.entry(self.vhost_of(&row)?).or_default().push(name);
+        }
+        let topology = &self.context.node().cluster.topology;
+        topology.read(|topology| {
+            for (vhost, names) in &wanted {
+                let settings = topology.vhost_settings(vhost);
+                let limit = settings.and_then(|settings| settings.max_queues);
+                let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else {
+                    continue;
+                };
+                let there = topology.queues().filter(|queue| *queue.vhost == **vhost);
+                let new = names
+                    .iter()
+                    .filter(|name| topology.queue(vhost, name).is_none());
+                if there.count() + new.count() > limit {
+                    let reason =
+                        format!("queue limit in vhost '{vhost}' ({limit}) would be exceeded");
+                    return Err(ApiError::bad_request(reason));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn exists(&self, row: &Row, is: impl Fn(&Topology, &str) -> bool) -> Result<bool, ApiError> {
+        let vhost = self.vhost_of(row)?;
+        let topology = &self.context.node().cluster.topology;
+        Ok(topology.read(|topology| is(topology, &vhost)))
+    }
+
     async fn set(&self, command: SettingsCommand) -> Result<(), ApiError> {
         self.context
             .change(TopologyCommand::Settings(command))
@@ -183,6 +340,9 @@ impl Import<'_> {
             .is_some_and(|hash| hash.is_empty())
         {
             row.0.remove("password_hash");
+        }
+        if self.old_hashes && !row.0.contains_key("hashing_algorithm") {
+            row.0.insert("hashing_algorithm".to_owned(), json!("md5"));
         }
         self.set(users::command(name, &row)?).await?;
         for limit in users::set_limits(name, &row)? {
@@ -243,6 +403,15 @@ impl Import<'_> {
     async fn parameter(&self, name: &str, row: &Row) -> Result<(), ApiError> {
         let component = text(row, "component")?;
         let vhost = self.vhost_of(row)?;
+        let known = policies::COMPONENTS.contains(&component.as_str());
+        if !known && component != "operator_policy" {
+            tracing::warn!(
+                component,
+                name,
+                "a parameter of what is not served here is left out"
+            );
+            return Ok(());
+        }
         let value = row.get("value").cloned().unwrap_or(Value::Null);
         if component == "operator_policy" {
             let value = Body(value.as_object().cloned().unwrap_or_default());
@@ -287,7 +456,17 @@ impl Import<'_> {
         self.set(set).await.map_err(policies::framed)
     }
 
+    /// One that is there stays as it is, also if it differs.
     async fn queue(&self, name: String, row: &Row) -> Result<(), ApiError> {
+        if name.starts_with("amq.") {
+            tracing::warn!(name, "a queue of the broker's own names is left out");
+            return Ok(());
+        }
+        if self.exists(row, |topology, vhost| {
+            topology.queue(vhost, &name).is_some()
+        })? {
+            return Ok(());
+        }
         let mut arguments = row.0.get("arguments").cloned().unwrap_or_else(|| json!({}));
         if let (Some(arguments), Some(kind)) = (arguments.as_object_mut(), row.text("type")?) {
             arguments
@@ -307,6 +486,11 @@ impl Import<'_> {
 
     async fn exchange(&self, name: String, row: &Row) -> Result<(), ApiError> {
         if name.is_empty() || name.starts_with("amq.") {
+            return Ok(());
+        }
+        if self.exists(row, |topology, vhost| {
+            topology.exchange(vhost, &name).is_some()
+        })? {
             return Ok(());
         }
         let flags = [

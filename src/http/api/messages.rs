@@ -42,7 +42,7 @@ pub async fn publish(context: &Context, vhost: &str, exchange: &str) -> Answer {
             return Err(ApiError::bad_request(reason));
         }
     };
-    let max = context.node().options.session.max_message_size;
+    let max = context.node().access.load().session.max_message_size;
     if payload.len() as u64 > max {
         return Err(ApiError::bad_request(format!(
             "message size {} is larger than configured max size {max}",

@@ -38,14 +38,15 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{Method, Request as HttpRequest, Response, StatusCode, header};
 use serde_json::Value;
-use tokio::net::TcpListener;
 
-use self::auth::{Brake, Who};
+use self::auth::Who;
 use self::error::ApiError;
+pub use self::import::{at_start as import, files as definition_files};
 use self::request::Request;
 use self::samples::Samples;
 use super::Names;
-use crate::broker::{Direct, Node, alarm};
+use super::web::{Peer, WebListener};
+use crate::broker::{Direct, Failures, Node, alarm};
 use crate::model::topology::TopologyCommand;
 
 /// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
@@ -54,7 +55,7 @@ const BODY_BYTES_MAX: usize = 10_000_000;
 /// Where the node listens, for overview and health checks.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// `amqp`, `http`, `http/prometheus`, `clustering`.
+    /// `amqp`, `amqp/ssl`, `http`, `https`, `http/prometheus`, `https/prometheus`, `clustering`.
     pub protocol: &'static str,
     /// The address.
     pub address: SocketAddr,
@@ -67,7 +68,7 @@ pub struct Api {
     limits: alarm::Limits,
     listeners: Vec<Listener>,
     started: Instant,
-    brake: Brake,
+    brake: Failures,
     samples: Samples,
 }
 
@@ -108,19 +109,23 @@ impl Api {
             limits,
             listeners,
             started: Instant::now(),
-            brake: Brake::default(),
+            brake: Failures::default(),
             samples: Samples::default(),
         })
     }
 }
 
-/// Serves until the node stops.
-pub async fn serve(api: Arc<Api>, listener: TcpListener) {
+/// Takes samples until the node stops; once, however many listeners serve.
+pub async fn sample(api: Arc<Api>) {
     let supervisor = api.node.supervisor.clone();
-    let run = samples::run(Arc::clone(&api), supervisor.clone());
-    supervisor.spawn("statistics", run);
+    samples::run(api, supervisor).await;
+}
+
+/// Serves until the node stops.
+pub async fn serve(api: Arc<Api>, listener: WebListener) {
+    let supervisor = api.node.supervisor.clone();
     let app = Router::new().fallback(handle).with_state(api);
-    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    let app = app.into_make_service_with_connect_info::<Peer>();
     let stopping = async move { supervisor.stopping().await };
     if let Err(error) = axum::serve(listener, app)
         .with_graceful_shutdown(stopping)
@@ -132,7 +137,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener) {
 
 async fn handle(
     State(api): State<Arc<Api>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     request: HttpRequest<Body>,
 ) -> Response<Body> {
     // A client that leaves must not take a half-done request with it.

@@ -150,18 +150,18 @@ fn measured(context: &Context) -> Value {
         "proc_used": clients.len() as u64 + u64::from(channels),
         "proc_total": 1_048_576,
         "mem_used": usage.memory_bytes,
-        "mem_limit": api.limits.memory_bytes,
+        "mem_limit": api.limits.memory_bytes(),
         "mem_alarm": alarms.memory,
         "mem_calculation_strategy": "rss",
         "disk_free": usage.disk_free_bytes,
-        "disk_free_limit": api.limits.disk_free_bytes,
+        "disk_free_limit": api.limits.disk_free_bytes(),
         "disk_free_alarm": alarms.disk,
     })
 }
 
 fn constants(context: &Context) -> Value {
     let names = &context.api.names;
-    let mechanisms = context.node().options.session.mechanisms.clone();
+    let mechanisms = context.node().access.load().session_tls.mechanisms.clone();
     let mechanisms = mechanisms.split(' ');
     let mechanisms: Vec<Value> = mechanisms
         .map(|name| json!({"name": name, "description": format!("SASL {name}"), "enabled": true}))

@@ -137,7 +137,7 @@ fn listener_row(context: &Context, listener: &Listener) -> Value {
         "ip_address": listener.address.ip().to_string(),
         "port": listener.address.port(),
         "socket_opts": {"backlog": 1024, "nodelay": true},
-        "tls": false,
+        "tls": listener.protocol.ends_with("ssl") || listener.protocol.starts_with("https"),
     })
 }
 
@@ -147,7 +147,7 @@ pub fn contexts(context: &Context) -> Value {
         .api
         .listeners
         .iter()
-        .filter(|listener| listener.protocol == "http");
+        .filter(|listener| matches!(listener.protocol, "http" | "https"));
     http.map(|listener| {
         json!({
             "node": context.api.names.node,

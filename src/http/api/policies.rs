@@ -10,7 +10,7 @@ use crate::model::topology::{
 };
 
 /// Components that may have parameters.
-const COMPONENTS: [&str; 4] = [
+pub const COMPONENTS: [&str; 4] = [
     "shovel",
     "federation-upstream",
     "federation-upstream-set",

@@ -5,8 +5,9 @@
 //! bindings. Invariant: malformed properties read as no headers; nothing panics.
 
 use super::Target;
+use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, ProtocolError, RawProperties, ReplyCode};
-use crate::model::topology::table::{Value, lookup, show, text, view};
+use crate::model::topology::table::{Value, lookup, term, text, view};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mode {
@@ -35,10 +36,16 @@ pub(crate) fn check_headers_binding(arguments: &FieldTable) -> Result<(), Protoc
     if Mode::of(arguments).is_some() {
         return Ok(());
     }
-    let given = lookup(arguments, "x-match").map(show).unwrap_or_default();
-    let text = format!(
-        "Invalid x-match field value <<\"{given}\">>; expected all, any, all-with-x, or any-with-x"
-    );
+    let Some(given) = lookup(arguments, "x-match") else {
+        return Ok(());
+    };
+    let shown = term(given);
+    let text = if text(given).is_some() {
+        format!("Invalid x-match field value {shown}; expected all, any, all-with-x, or any-with-x")
+    } else {
+        let kind = type_name(given);
+        format!("Invalid x-match field type {kind} (value {shown}); expected longstr")
+    };
     Err(ProtocolError::new(ReplyCode::PreconditionFailed, text))
 }
 

@@ -108,7 +108,8 @@ fn admit(
         Some(piece)
     };
     let Some(rest) = rest else { return };
-    if ttl == Some(Millis(0)) {
+    // Behind another message it waits until it is at the head, as all that has expired does.
+    if ttl == Some(Millis(0)) && queue.ready == 0 {
         queue.retire(rest, DeathReason::Expired, ground, effects);
     } else {
         queue.push(rest, ground);

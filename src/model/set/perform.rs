@@ -307,6 +307,10 @@ impl SetMachine {
         self.opened.insert((pipe, session));
         queue.touch(&mut self.ground);
         let got = queue.get(holder, no_ack, &mut self.ground, effects);
+        if got.is_some() {
+            // What has expired right behind it does not count as ready.
+            queue.serving(&mut self.ground, effects);
+        }
         queue.settle_down(&mut self.ground, effects);
         if let Some(delivery) = got {
             return Reply::Got {

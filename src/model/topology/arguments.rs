@@ -1,7 +1,10 @@
 //! Queue arguments: what each type knows, what a value may be, when two declarations agree.
 //!
 //! Need: refuse what RabbitMQ refuses, in its words. Shape: one table of (argument, types, rule). Invariant: the order of
-//! the table is the order of the checks. What RabbitMQ 4.3 removed stays accepted. Not here: what the arguments do.
+//! the table is the order of the checks; where RabbitMQ has another, it is beside the table. What RabbitMQ 4.3 removed stays
+//! accepted. Not here: what the arguments do.
+
+use std::sync::LazyLock;
 
 use super::policy::{SEGMENT_BYTES_MAX, max_age_s};
 use super::precondition;
@@ -29,6 +32,7 @@ enum Rule {
     MaxAge,
 }
 
+const TYPE: &str = "x-queue-type";
 const C: u8 = 1;
 const Q: u8 = 2;
 const S: u8 = 4;
@@ -39,9 +43,11 @@ const TEN_YEARS: u64 = TTL_MS_MAX;
 /// Sets one queue may be spread over.
 const PARTS_MAX: u64 = 64;
 
-/// Known queue arguments.
-const TABLE: &[(&str, u8, Rule)] = &[
-    ("x-queue-type", C | Q | S, Rule::Text),
+/// A queue argument, the types that have it, and what it may be.
+type Known = (&'static str, u8, Rule);
+
+/// Known queue arguments, in the order in which RabbitMQ checks their values.
+const TABLE: &[Known] = &[
     ("x-expires", C | Q, Rule::Between1(TEN_YEARS)),
     ("x-message-ttl", C | Q, Rule::AtMost(TEN_YEARS)),
     ("x-dead-letter-exchange", C | Q, Rule::Text),
@@ -53,15 +59,18 @@ const TABLE: &[(&str, u8, Rule)] = &[
     ),
     ("x-max-length", C | Q, Rule::AtLeast0),
     ("x-max-length-bytes", C | Q | S, Rule::AtLeast0),
+    ("x-max-in-memory-length", Q, Rule::AtLeast0),
+    ("x-max-in-memory-bytes", Q, Rule::AtLeast0),
     ("x-max-priority", C, Rule::Priority),
     (
         "x-overflow",
         C | Q,
         Rule::Word(OVERFLOWS, "invalid_overflow"),
     ),
-    ("x-single-active-consumer", C | Q, Rule::Bool),
     ("x-queue-mode", C, Rule::Any),
     ("x-queue-version", C, Rule::Version),
+    ("x-single-active-consumer", C | Q, Rule::Bool),
+    (TYPE, C | Q | S, Rule::Text),
     (
         "x-queue-leader-locator",
         C | Q | S,
@@ -76,13 +85,35 @@ const TABLE: &[(&str, u8, Rule)] = &[
     ("x-delayed-retry-type", Q, Rule::Text),
     ("x-delayed-retry-min", Q, Rule::AtLeast1),
     ("x-delayed-retry-max", Q, Rule::AtLeast1),
-    ("x-max-in-memory-length", Q, Rule::AtLeast0),
-    ("x-max-in-memory-bytes", Q, Rule::AtLeast0),
     ("x-initial-cluster-size", S, Rule::AtLeast1),
     ("x-max-age", S, Rule::MaxAge),
     ("x-stream-max-segment-size-bytes", S, Rule::AtLeast0),
     ("x-stream-filter-size-bytes", S, Rule::AtLeast0),
 ];
+
+/// What RabbitMQ compares first of a quorum queue, before the rest of the table.
+const QUORUM_COMPARED_FIRST: &[&str] = &[
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-overflow",
+    "x-single-active-consumer",
+    TYPE,
+    "x-quorum-initial-group-size",
+    "x-delivery-limit",
+];
+
+/// The table by name, the order in which RabbitMQ looks for arguments of other types.
+static BY_NAME: LazyLock<Vec<Known>> = LazyLock::new(|| {
+    let mut known = TABLE.to_vec();
+    known.sort_unstable_by_key(|(key, ..)| *key);
+    known
+});
 
 fn bit(kind: QueueKind) -> u8 {
     match kind {
@@ -104,18 +135,39 @@ pub(super) fn validate(
     arguments: &FieldTable,
 ) -> Result<(), ProtocolError> {
     let title = queue_title(vhost, name);
+    if let Some(value) = lookup(arguments, TYPE) {
+        expect_text(value).map_err(|reason| invalid(TYPE, &title, &reason))?;
+    }
     for (key, kinds, rule) in TABLE {
-        let Some(value) = lookup(arguments, key) else {
-            continue;
-        };
-        if kinds & bit(kind) == 0 {
+        if kinds & bit(kind) != 0
+            && let Some(value) = lookup(arguments, key)
+        {
+            check(*rule, value, arguments).map_err(|reason| invalid(key, &title, &reason))?;
+        }
+    }
+    for (key, kinds, _) in BY_NAME.iter() {
+        if kinds & bit(kind) == 0 && lookup(arguments, key).is_some() {
             let module = kind.module();
             let text = format!("invalid arg '{key}' for {title} of queue type {module}");
             return Err(precondition(text));
         }
-        check(*rule, value, arguments).map_err(|reason| invalid(key, &title, &reason))?;
     }
     Ok(())
+}
+
+/// The refusal of a type that no queue has.
+pub(super) fn unsupported_type(
+    vhost: &str,
+    name: &str,
+    arguments: &FieldTable,
+    type_name: &str,
+) -> ProtocolError {
+    let given = lookup(arguments, TYPE).filter(|value| text(value).is_none());
+    let reason = given.map_or_else(
+        || format!("\"unsupported queue type '{type_name}'\""),
+        unacceptable,
+    );
+    invalid(TYPE, &queue_title(vhost, name), &reason)
 }
 
 fn check(rule: Rule, value: &AMQPValue, arguments: &FieldTable) -> Result<(), String> {
@@ -213,11 +265,17 @@ pub(super) fn check_equivalent(
     queue: &QueueRecord,
     arguments: &FieldTable,
 ) -> Result<(), ProtocolError> {
-    for (key, kinds, _) in TABLE {
-        if kinds & bit(queue.kind) != 0 {
-            let current = lookup(&queue.arguments, key);
-            equivalent_value(key, &queue.title(), lookup(arguments, key), current)?;
-        }
+    let first = match queue.kind {
+        QueueKind::Quorum => QUORUM_COMPARED_FIRST,
+        QueueKind::Classic | QueueKind::Stream => &[],
+    };
+    let known = TABLE
+        .iter()
+        .filter(|(_, kinds, _)| kinds & bit(queue.kind) != 0);
+    let keys = first.iter().chain(known.map(|(key, ..)| key));
+    for key in keys {
+        let current = lookup(&queue.arguments, key);
+        equivalent_value(key, &queue.title(), lookup(arguments, key), current)?;
     }
     Ok(())
 }

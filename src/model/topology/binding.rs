@@ -91,8 +91,11 @@ impl Topology {
         check_no_default(bind)?;
         let mut removed = Removed::default();
         if let Some(target) = self.target_of(vhost, &bind.destination) {
-            self.check_target_owner(&target, bind)?;
-            let key = binding_key(target, bind.routing_key.clone(), &bind.arguments);
+            let key = binding_key(target.clone(), bind.routing_key.clone(), &bind.arguments);
+            let bound = vhost.exchanges.get(&bind.source);
+            if bound.is_some_and(|source| source.bindings.contains_key(&key)) {
+                self.check_target_owner(&target, bind)?;
+            }
             if let Some(vhost) = self.vhosts.get_mut(&bind.vhost)
                 && vhost.remove_binding(&bind.source, &key, &mut removed.exchanges)
             {

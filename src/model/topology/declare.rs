@@ -3,7 +3,9 @@
 //! Need: the declare algorithm of AMQP as RabbitMQ runs it, checks in its order. Invariant: a queue that goes takes its
 //! bindings with it, and auto-delete exchanges that lived from them. Not here: counts, and the messages.
 
-use super::arguments::{check_equivalent, check_stream, inequivalent, validate};
+use super::arguments::{
+    check_equivalent, check_stream, inequivalent, unsupported_type, validate,
+};
 use super::command::{DeclareQueue, Removed, TopologyReply};
 use super::policy::Subject;
 use super::record::{Part, PartState, QueueKind, QueueRecord, queue_title};
@@ -56,9 +58,8 @@ impl Topology {
         self.check_dead_letter(&declare)?;
         let title = queue_title(&declare.vhost, &declare.name);
         let Some(kind) = kind else {
-            return Err(precondition(format!(
-                "invalid arg 'x-queue-type' for {title}: \"unsupported queue type '{type_name}'\""
-            )));
+            let (vhost, name) = (&declare.vhost, &declare.name);
+            return Err(unsupported_type(vhost, name, &arguments, &type_name));
         };
         validate(&declare.vhost, &declare.name, kind, &arguments)?;
         check_properties(&declare, kind, &title)?;

@@ -13,6 +13,8 @@ mod binding;
 mod command;
 mod consumer_arguments;
 mod declare;
+#[cfg(test)]
+mod declare_test;
 mod exchange;
 mod members;
 mod password;

@@ -11,6 +11,7 @@ use bytes::BufMut;
 
 use super::CodecError;
 pub(crate) use crate::amqp::value::as_int as integer;
+use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use crate::base::coding::{Reader, Writer};
 use crate::base::limits::TABLE_DEPTH_MAX;
@@ -170,8 +171,46 @@ pub(crate) fn show(value: &AMQPValue) -> String {
         Value::Bool(v) => v.to_string(),
         Value::Time(v) => v.to_string(),
         Value::Void | Value::Opaque => "undefined".to_owned(),
-        Value::Other(v) => format!("{v:?}"),
+        Value::Other(v) => term(v),
     }
+}
+
+/// A value as RabbitMQ prints it where it does not know its type: an Erlang term.
+pub(crate) fn term(value: &AMQPValue) -> String {
+    let listed = |items: Vec<String>| format!("[{}]", items.join(","));
+    let typed = |value: &AMQPValue| format!("{},{}", type_name(value), term(value));
+    match value {
+        AMQPValue::DecimalValue(decimal) => format!("{{{},{}}}", decimal.scale, decimal.value),
+        AMQPValue::FieldArray(items) => listed(
+            items
+                .as_slice()
+                .iter()
+                .map(|item| format!("{{{}}}", typed(item)))
+                .collect(),
+        ),
+        AMQPValue::FieldTable(table) => listed(
+            table
+                .inner()
+                .iter()
+                .map(|(name, item)| {
+                    format!("{{{},{}}}", binary(name.as_str().as_bytes()), typed(item))
+                })
+                .collect(),
+        ),
+        other => match view(other) {
+            Value::Text(bytes) => binary(bytes),
+            _ => show(other),
+        },
+    }
+}
+
+fn binary(bytes: &[u8]) -> String {
+    let printable = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b'"' && *byte != b'\\';
+    if bytes.iter().all(printable) {
+        return format!("<<\"{}\">>", String::from_utf8_lossy(bytes));
+    }
+    let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
+    format!("<<{}>>", numbers.join(","))
 }
 
 /// The named value of a table.

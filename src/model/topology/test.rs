@@ -76,7 +76,12 @@ pub(super) fn exchange(name: &str, kind: &str, arguments: FieldTable) -> Declare
     }
 }
 
-fn binding(source: &str, destination: Destination, key: &str, arguments: FieldTable) -> Bind {
+pub(super) fn binding(
+    source: &str,
+    destination: Destination,
+    key: &str,
+    arguments: FieldTable,
+) -> Bind {
     Bind {
         vhost: "/".into(),
         source: source.into(),
@@ -87,7 +92,7 @@ fn binding(source: &str, destination: Destination, key: &str, arguments: FieldTa
     }
 }
 
-fn to_queue(name: &str) -> Destination {
+pub(super) fn to_queue(name: &str) -> Destination {
     Destination::Queue(name.into())
 }
 
@@ -229,6 +234,25 @@ fn a_new_queues_arguments_are_checked_with_reasons() {
         (
             args(&[("x-queue-type", long("foo"))]),
             "'x-queue-type' for Q: \"unsupported queue type 'foo'\"",
+        ),
+        (
+            args(&[("x-queue-type", AMQPValue::LongInt(0))]),
+            "'x-queue-type' for Q: {unacceptable_type,signedint}",
+        ),
+        (
+            args(&[
+                ("x-max-age", long("1h")),
+                ("x-delivery-limit", long("1")),
+                ("x-single-active-consumer", long("t")),
+            ]),
+            "'x-single-active-consumer' for Q: {unacceptable_type,longstr}",
+        ),
+        (
+            args(&[
+                ("x-quorum-initial-group-size", AMQPValue::LongInt(3)),
+                ("x-max-age", long("1h")),
+            ]),
+            "'x-max-age' for Q of queue type rabbit_classic_queue",
         ),
     ];
     let mut topology = open();

@@ -85,6 +85,16 @@ fn close_ok_is_awaited_for_a_heartbeat_and_no_longer() {
 }
 
 #[test]
+fn a_broker_that_stops_does_not_wait_long_for_a_silent_client() {
+    let mut peer = Peer::running();
+    peer.session.stop();
+    peer.session.answer(Answer::Done);
+    assert_eq!(peer.session.poll_timeout(), Some(Millis(3_000)));
+    peer.session.handle_timeout(Millis(3_000));
+    assert!(peer.session.is_closed());
+}
+
+#[test]
 fn hard_errors_close_the_connection_with_the_ids_of_the_method() {
     let queue_ok = AMQPClass::Queue(amq_protocol::protocol::queue::AMQPMethod::BindOk(
         amq_protocol::protocol::queue::BindOk {},

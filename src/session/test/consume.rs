@@ -196,6 +196,13 @@ fn no_ack_deliveries_and_gets_take_tags_too() {
 }
 
 #[test]
+fn no_queue_to_mean_is_noticed_before_a_tag_in_use() {
+    let mut peer = holding(0);
+    peer.send(1, consume("", "c", false));
+    peer.expect(&["1 Close"], &[]);
+}
+
+#[test]
 fn a_tag_in_use_closes_the_connection() {
     let mut peer = holding(0);
     peer.send(1, consume("other", "c", false));

@@ -30,7 +30,7 @@ fn a_client_that_does_all_right_gets_an_open_connection() {
     );
     peer.send(0, start_ok("PLAIN", "\0guest\0secret", true));
     peer.expect(
-        &["Login { mechanism: \"PLAIN\", credentials: Credentials { user: \"guest\", .. } }"],
+        &["Login { mechanism: \"PLAIN\", credentials: Password { user: \"guest\", .. } }"],
         &[],
     );
     assert!(!peer.session.wants_input(), "nothing is read meanwhile");

@@ -315,6 +315,28 @@ fn time_to_live_ends_at_the_head_and_is_not_renewed_by_a_return() {
 }
 
 #[test]
+fn a_life_of_0_ms_ends_at_the_head_only() {
+    let mut set = Set::new(plain());
+    let at_once = |set: &mut Set| {
+        let first = Position::new(set.index + 1, 0);
+        set.run(Command::Enqueue(Enqueue {
+            queue: Q,
+            first,
+            count: 1,
+            size: 10,
+            ttl: Some(Millis(0)),
+            priority: None,
+            delay: None,
+        }))
+    };
+    assert_eq!(dead(&at_once(&mut set)).len(), 1);
+    set.publish(1);
+    assert!(dead(&at_once(&mut set)).is_empty());
+    assert_eq!(dead(&set.consume(1, 1)).len(), 0);
+    assert_eq!(dead(&set.tick(1)).len(), 1);
+}
+
+#[test]
 fn the_failure_past_the_delivery_limit_kills() {
     let mut set = Set::new(QueueConfig {
         delivery_limit: Some(1),

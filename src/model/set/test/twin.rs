@@ -529,14 +529,15 @@ impl Twin {
                 }
                 continue;
             }
+            let alone = q.ready.is_empty();
             if delay > 0 {
                 q.delayed.push((self.now + delay, message));
-            } else if q.ready.is_empty()
+            } else if alone
                 && !q.is_stream()
                 && let Some(id) = self.pick(run.queue)
             {
                 self.hand(run.queue, id, message);
-            } else if ttl == Some(Millis(0)) {
+            } else if alone && ttl == Some(Millis(0)) {
                 self.retire(run.queue, message, DeathReason::Expired);
             } else {
                 let now = self.now;
@@ -709,6 +710,7 @@ impl Twin {
         };
         let message = self.take(queue, spot);
         let delivery = self.lease(queue, holder, message);
+        self.alive(queue);
         self.serve(queue);
         Reply::Got {
             delivery,

@@ -1,0 +1,154 @@
+//! What may differ, and why.
+//!
+//! Need: a difference that is meant must not hide one that is not.
+//! Shape: [`LEVELLED`] are rewritten to one form before anything is compared; [`AVOIDED`] are what programs do not do.
+//! Invariants: every row has its reason, and each is a row in docs/compatibility.md when a client can see it.
+
+use super::client::sort_headers;
+use super::method::{Method, Properties};
+use super::value::{Arg, Table, Value};
+
+/// Something that is rewritten before it is compared.
+pub struct Levelled {
+    /// What differs.
+    pub what: &'static str,
+    /// Why that is right.
+    pub reason: &'static str,
+    level: fn(&mut Method, &mut Properties),
+}
+
+/// Everything that is rewritten.
+pub const LEVELLED: &[Levelled] = &[
+    Levelled {
+        what: "order of headers, and headers with one name",
+        reason: "RabbitMQ sorts them and keeps the first of a name since 3.13; here they pass as they came",
+        level: |_, properties| sort_headers(properties),
+    },
+    Levelled {
+        what: "time in x-death, and the order of what stands in it",
+        reason: "two brokers, two moments; a table has no order",
+        level: |_, properties| {
+            for death in deaths(properties) {
+                death.sort_by(|(left, _), (right, _)| left.cmp(right));
+                for (name, value) in death {
+                    if name == "time" && matches!(value, Value::Time(_)) {
+                        *value = Value::Time(0);
+                    }
+                }
+            }
+        },
+    },
+    Levelled {
+        what: "x-acquired-count, x-delivery-count",
+        reason: "since 4.3 there are two counts, and a nack is not a failed delivery; an older oracle has one count for both",
+        level: |_, properties| {
+            if let Some(headers) = properties.headers_mut() {
+                headers
+                    .retain(|(name, _)| name != "x-acquired-count" && name != "x-delivery-count");
+            }
+        },
+    },
+    Levelled {
+        what: "unknown and invalid exchange types",
+        reason: "which word RabbitMQ says depends on which atoms its virtual machine knows",
+        level: |method, _| {
+            if method.name() == "channel.close"
+                && method.text_of("text").contains("invalid exchange type")
+            {
+                let text = method
+                    .text_of("text")
+                    .replace("invalid exchange type", "unknown exchange type");
+                method_text(method, text);
+            }
+        },
+    },
+    Levelled {
+        what: "bytes of a frame quoted in a 501 or 505",
+        reason: "Erlang's notation of bytes; nobody parses it",
+        level: |method, _| {
+            let closes = method.name() == "connection.close";
+            if closes && [501, 505].contains(&method.num_of("code")) {
+                let text = method.text_of("text").split(", all octets").next();
+                let text = text.and_then(|text| text.split(", first 16 octets").next());
+                let kind = text.and_then(|text| text.split_inclusive("FRAME - type ").nth(1));
+                let text = if kind.is_some() {
+                    text.and_then(|text| text.split(',').next())
+                } else {
+                    text
+                };
+                let text = text.unwrap_or_default().to_owned();
+                method_text(method, text);
+            }
+        },
+    },
+];
+
+/// What is not compared at all: what, and why. Where it is left out is in [`super::side`] and [`super::observer`].
+pub const IGNORED: &[(&str, &str)] = &[
+    (
+        "consumers of quorum queues",
+        "RabbitMQ counts whoever has got a message and not settled it",
+    ),
+    (
+        "order of basic.cancel from the broker and of answers",
+        "the one comes from the queue, the other from the channel",
+    ),
+];
+
+/// What programs do not do: what, and why.
+pub const AVOIDED: &[(&str, &str)] = &[
+    ("hash and random exchanges", "placement is the broker's own"),
+    (
+        "a client's basic.cancel-ok",
+        "taken in silence since 4.3, 503 before",
+    ),
+    (
+        "expirations with a sign or leading zeros",
+        "RabbitMQ sends on the number it read, Leveret the text",
+    ),
+    (
+        "an empty x-queue-type",
+        "not given since 4.1, refused before",
+    ),
+    ("expiry of queues", "asking a queue renews its lease"),
+    (
+        "priorities on quorum queues",
+        "strict since 4.3, two classes before",
+    ),
+    (
+        "methods behind an unanswered tx.commit",
+        "504 there, a wait here",
+    ),
+    (
+        "x-queue-mode, x-queue-version, x-queue-master-locator",
+        "refused by one version, ignored by the next",
+    ),
+];
+
+/// Rewrites what may differ.
+pub fn level(method: &mut Method, properties: &mut Properties) {
+    for row in LEVELLED {
+        (row.level)(method, properties);
+    }
+    // A table that has become empty is no table.
+    sort_headers(properties);
+}
+
+fn method_text(method: &mut Method, text: String) {
+    *method = method.clone().with("text", Arg::Text(text));
+}
+
+fn deaths(properties: &mut Properties) -> impl Iterator<Item = &mut Table> {
+    let headers = properties.headers_mut().into_iter().flatten();
+    headers
+        .filter(|(name, _)| name == "x-death")
+        .filter_map(|(_, value)| match value {
+            Value::Array(deaths) => Some(deaths),
+            _ => None,
+        })
+        .flatten()
+        .filter_map(|death| match death {
+            Value::Table(table) => Some(table),
+            _ => None,
+        })
+}

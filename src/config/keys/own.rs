@@ -1,0 +1,102 @@
+//! Keys that are this broker's own, its name, and definitions read at the start.
+
+use super::super::value;
+use super::{Key, ignored, refused, set, text};
+
+const UNCHANGED: &str = "importing what is there changes nothing; it is done at every start";
+
+pub(super) static KEYS: &[Key] = &[
+    set(
+        "load_definitions",
+        "file, or folder",
+        "",
+        "definitions imported at every start, before clients may come; a folder: each `.json` of it in order. With it no \
+         default user and vhost are made",
+        |d, _, v| {
+            d.config.definitions = Some(v.into());
+            Ok(None)
+        },
+    ),
+    set(
+        "definitions.import_backend",
+        "local_filesystem",
+        "local_filesystem",
+        "where definitions come from",
+        |_, _, v| {
+            let name = v.trim_start_matches("rabbit_definitions_import_");
+            value::one_of(name, &["local_filesystem"])
+                .map(|_| None)
+                .map_err(|_| "local_filesystem: definitions are not fetched over HTTPS".to_owned())
+        },
+    ),
+    set(
+        "definitions.local.path",
+        "file, or folder",
+        "",
+        "the same as `load_definitions`",
+        |d, _, v| {
+            d.config.definitions = Some(v.into());
+            Ok(None)
+        },
+    ),
+    ignored("definitions.skip_if_unchanged", UNCHANGED),
+    ignored("definitions.hashing.*", UNCHANGED),
+    refused("definitions.*", "definitions are read from files only"),
+    set(
+        "cluster_name",
+        "name",
+        "the node's name",
+        "name of the cluster",
+        |d, _, v| text(&mut d.config.cluster_name, v),
+    ),
+    set(
+        "leveret.data_dir",
+        "folder",
+        "./data",
+        "folder of all state",
+        |d, _, v| {
+            d.config.data_dir = v.into();
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.product",
+        "name",
+        "",
+        "product named to clients, in place of RabbitMQ's",
+        |d, _, v| {
+            d.config.product = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.version",
+        "version",
+        "",
+        "version named to clients",
+        |d, _, v| {
+            d.config.version = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.segment_size",
+        "bytes",
+        "64MiB",
+        "size of a log segment, 1 MiB to 1 GiB",
+        |d, _, v| {
+            d.config.segment_bytes = value::bytes_within(v, 1 << 20, 1 << 30)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.snapshot_every",
+        "bytes",
+        "256MiB",
+        "log written after which a snapshot is taken, from 1 MiB",
+        |d, _, v| {
+            d.config.snapshot_every_bytes = value::bytes_within(v, 1 << 20, u64::MAX)?;
+            Ok(None)
+        },
+    ),
+];
