@@ -341,7 +341,7 @@ impl Method {
                 arg.write(kind, &mut out);
                 continue;
             };
-            if bits % 8 == 0 {
+            if bits.is_multiple_of(8) {
                 out.push(0);
             }
             if let Some(octet) = out.last_mut() {
