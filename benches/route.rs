@@ -29,6 +29,7 @@ fn topology() -> Topology {
         apply(TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: "/".into(),
             name: name.clone(),
+            relaxed: false,
             server_named: false,
             durable: true,
             exclusive: false,

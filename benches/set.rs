@@ -35,11 +35,13 @@ impl Load {
             session: SessionId(1),
             channel: 1,
             no_ack: false,
+            until_sent: false,
             exclusive: false,
             priority: 0,
             credit: Credit::Prefetch(1024),
             visibility: None,
             start: StreamStart::Next,
+            overdue: None,
         };
         let queue = QueueId(1);
         load.begin();

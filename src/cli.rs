@@ -1,13 +1,16 @@
 //! The command line. What it says wins over the environment and over files.
 
+mod cluster;
+pub mod ctl;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use leveret::base::SetId;
+pub use cluster::ClusterCommand;
 use leveret::broker::tls;
-use leveret::cluster::peer::control::Ask;
 use leveret::config::{Config, Loaded, LogLevel, Problems, Sources, load, value};
+use leveret::http::api::definition_files;
 
 /// A replicated message broker that RabbitMQ clients use unchanged.
 #[derive(Debug, Parser)]
@@ -54,6 +57,37 @@ pub enum Command {
     },
     /// Ask the node of this configuration, from its own machine, whether it takes clients; within 5 s, without an account
     Check,
+    /// The commands of rabbitmqctl; `leveret ctl help` lists them
+    #[command(disable_help_flag = true)]
+    Ctl(Words),
+    /// The commands of rabbitmq-diagnostics
+    #[command(disable_help_flag = true)]
+    Diagnostics(Words),
+    /// The commands of rabbitmq-queues
+    #[command(disable_help_flag = true)]
+    Queues(Words),
+    /// The commands of rabbitmq-streams
+    #[command(disable_help_flag = true)]
+    Streams(Words),
+    /// The commands of rabbitmq-plugins
+    #[command(disable_help_flag = true)]
+    Plugins(Words),
+    /// The commands of rabbitmq-upgrade
+    #[command(disable_help_flag = true)]
+    Upgrade(Words),
+    /// Print what a shell needs to complete commands
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+        /// The program: leveret, or one of RabbitMQ's names it is called by
+        #[arg(long, default_value = "leveret")]
+        tool: String,
+    },
+    /// Write manual pages, of this program and of RabbitMQ's names it is called by
+    Man {
+        /// Where
+        folder: PathBuf,
+    },
     /// Look at configuration
     Config {
         #[command(subcommand)]
@@ -61,77 +95,56 @@ pub enum Command {
     },
 }
 
-/// Subcommands of `cluster`.
-#[derive(Debug, Subcommand)]
-pub enum ClusterCommand {
-    /// Nodes, sets, leaders, how far each replica is, queues that move
-    Status,
-    /// Let a node give its replicas and leaderships to others
-    Drain {
-        /// Its name, rabbit@host
-        name: String,
-    },
-    /// Let a drained node take its share again
-    Undrain {
-        /// Its name, rabbit@host
-        name: String,
-    },
-    /// Take a node out: what it holds goes to others, then it is no member any more; it need not be running
-    Forget {
-        /// Its name, rabbit@host
-        name: String,
-    },
-    /// Move a queue to another set
-    Move {
-        /// Its name
-        queue: String,
-        /// The set
-        set: u32,
-        /// Its vhost
-        #[arg(long, default_value = "/")]
-        vhost: String,
-    },
-    /// Spread a queue over several sets; over one: gather it there
-    Spread {
-        /// Its name
-        queue: String,
-        /// How many
-        sets: u32,
-        /// Its vhost
-        #[arg(long, default_value = "/")]
-        vhost: String,
-    },
+/// What comes after the name of a tool.
+#[derive(Debug, Args)]
+pub struct Words {
+    /// The command, its arguments and options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
 }
 
-impl ClusterCommand {
-    /// As the question that is sent.
-    #[must_use]
-    pub fn ask(self) -> Ask {
-        match self {
-            Self::Status => Ask::Status,
-            Self::Drain { name } => Ask::Drain {
-                node: name,
-                drain: true,
-            },
-            Self::Undrain { name } => Ask::Drain {
-                node: name,
-                drain: false,
-            },
-            Self::Forget { name } => Ask::Forget { node: name },
-            Self::Move { queue, set, vhost } => Ask::Place {
-                vhost,
-                queue,
-                sets: vec![SetId(set)],
-                parts: 1,
-            },
-            Self::Spread { queue, sets, vhost } => Ask::Place {
-                vhost,
-                queue,
-                sets: Vec::new(),
-                parts: sets,
-            },
-        }
+impl Command {
+    /// The tool that is called, and how.
+    pub fn tool(&self) -> Option<(ctl::Tool, Vec<String>)> {
+        let (tool, words) = match self {
+            Self::Ctl(words) => (ctl::Tool::Ctl, words),
+            Self::Diagnostics(words) => (ctl::Tool::Diagnostics, words),
+            Self::Queues(words) => (ctl::Tool::Queues, words),
+            Self::Streams(words) => (ctl::Tool::Streams, words),
+            Self::Plugins(words) => (ctl::Tool::Plugins, words),
+            Self::Upgrade(words) => (ctl::Tool::Upgrade, words),
+            _ => return None,
+        };
+        let name = std::iter::once(tool.name().to_owned());
+        Some((tool, name.chain(words.words.iter().cloned()).collect()))
     }
+}
+
+/// A program's definition by its name; this one's if there is none of that name.
+fn definition(name: &str) -> clap::Command {
+    ctl::Tool::named(name).map_or_else(<Cli as clap::CommandFactory>::command, ctl::command)
+}
+
+/// What a shell needs to complete a program's commands.
+pub fn completions(shell: clap_complete::Shell, name: &str) -> String {
+    let mut command = definition(name);
+    let name = command.get_name().to_owned();
+    let mut out = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Writes the manual pages of every program.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn manuals(folder: &std::path::Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let tools = ctl::Tool::ALL.into_iter().map(ctl::Tool::name);
+    for name in std::iter::once("leveret").chain(tools) {
+        clap_mangen::generate_to(definition(name), folder)?;
+    }
+    Ok(())
 }
 
 /// Subcommands of `config`.
@@ -195,7 +208,7 @@ pub fn check(options: &Options, file: PathBuf) -> (String, bool) {
     (out, unserved.is_empty())
 }
 
-/// Certificates and keys that are named and cannot be served.
+/// Files that are named and of no use: certificates, keys, definitions.
 fn unserved(config: &Config) -> Vec<String> {
     let served = [
         ("ssl_options", !config.tls_listeners.is_empty(), &config.tls),
@@ -212,9 +225,15 @@ fn unserved(config: &Config) -> Vec<String> {
     ];
     let wrong = served.iter().filter(|(_, served, _)| *served);
     let wrong = wrong.filter_map(|(what, _, options)| Some((what, tls::build(options).err()?)));
-    wrong
+    let mut all: Vec<String> = wrong
         .map(|(what, error)| format!("{what}: {error}"))
-        .collect()
+        .collect();
+    if let Some(path) = &config.definitions
+        && let Err(error) = definition_files(path)
+    {
+        all.push(format!("definitions in {}: {error}", path.display()));
+    }
+    all
 }
 
 #[cfg(test)]
@@ -259,6 +278,11 @@ mod tests {
                 "listeners.ssl.1 = 1\nssl_options.certfile = /nowhere/c\nssl_options.keyfile = /nowhere/k",
                 false,
                 "ssl_options: /nowhere/c",
+            ),
+            (
+                "load_definitions = /nowhere/d.json",
+                false,
+                "definitions in /nowhere/d.json",
             ),
             ("hartbeat = 1", false, "did you mean `heartbeat`?"),
         ] {

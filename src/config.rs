@@ -77,6 +77,21 @@ pub enum LogFormat {
     Json,
 }
 
+/// What there may be of channels, queues and exchanges, and how queues are compared and counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Channels of the node. Default none.
+    pub channels_per_node: Option<u32>,
+    /// Queues of the cluster. Default none.
+    pub queues: Option<u32>,
+    /// Exchanges of the cluster. Default none.
+    pub exchanges: Option<u32>,
+    /// A classic declaration of a quorum queue that is there may differ in what only one of the two types knows. Default no.
+    pub relaxed_redeclaration: bool,
+    /// Every return of a message counts towards its delivery limit, as before RabbitMQ 4.3. Default no.
+    pub count_every_return: bool,
+}
+
 /// Everything a node can be told, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -126,6 +141,8 @@ pub struct Config {
     pub heartbeat_s: u16,
     /// Largest frame, bytes, 0 (no limit) or from 4096. Default 131072.
     pub frame_max: u32,
+    /// Largest frame before connection.tune, bytes, from 4096. Default 8192.
+    pub frame_max_initial: u32,
     /// Channels of a connection, 0 (no limit) to 65535. Default 2047.
     pub channel_max: u16,
     /// Consumers of a channel. Default none.
@@ -146,6 +163,8 @@ pub struct Config {
     pub total_memory_bytes: Option<u64>,
     /// Free disk below which publishers are blocked. Default 50 MB.
     pub disk_free_limit: Threshold,
+    /// What queues and exchanges there may be.
+    pub objects: Objects,
     /// Type of queues declared without `x-queue-type`: `classic`, `quorum` or `stream`. Default `classic`.
     pub default_queue_type: String,
     /// This node's name. Default `rabbit@` and the host's name.
@@ -211,6 +230,7 @@ impl Default for Config {
             name_from: NameFrom::default(),
             heartbeat_s: 60,
             frame_max: 131_072,
+            frame_max_initial: 8192,
             channel_max: 2047,
             consumer_max_per_channel: None,
             max_connections: None,
@@ -221,6 +241,7 @@ impl Default for Config {
             memory_high_watermark: Threshold::Relative(0.6),
             total_memory_bytes: None,
             disk_free_limit: Threshold::Absolute(50_000_000),
+            objects: Objects::default(),
             default_queue_type: "classic".to_owned(),
             node_name: "rabbit@localhost".to_owned(),
             cluster_name: "rabbit@localhost".to_owned(),

@@ -113,6 +113,16 @@ impl Identity {
         })
     }
 
+    /// The folder belongs to no cluster any more, and is another one to whoever knew it.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn forget(&mut self) -> Result<(), IdentityError> {
+        self.membership = None;
+        self.token = rand::random();
+        self.write()
+    }
+
     fn write(&self) -> Result<(), IdentityError> {
         let path = self.dir.join("node.meta");
         let aside = self.dir.join("node.meta.new");
@@ -126,6 +136,24 @@ impl Identity {
         };
         write().map_err(|error| IdentityError::Io { path, error })
     }
+}
+
+/// Deletes all that a node has, so that its next start is its first. The caller knows that no other node counts on it.
+///
+/// # Errors
+/// [`IdentityError`].
+pub fn forget(dir: &Path) -> Result<(), IdentityError> {
+    // Nobody else may have it meanwhile.
+    let _identity = Identity::open(dir, Duration::ZERO)?;
+    let sets = dir.join("sets");
+    let gone = match fs::remove_dir_all(&sets) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    gone.map_err(|error| IdentityError::Io { path: sets, error })?;
+    // Last: what is left after a crash in between is still this node's.
+    let meta = dir.join("node.meta");
+    fs::remove_file(&meta).map_err(|error| IdentityError::Io { path: meta, error })
 }
 
 fn take(lock: &File, path: &Path, patience: Duration) -> Result<(), IdentityError> {

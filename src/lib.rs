@@ -25,3 +25,5 @@ pub mod systemd;
 pub mod telemetry;
 #[cfg(test)]
 mod tidy;
+
+pub use settings::about;

@@ -11,14 +11,16 @@ use tokio::sync::watch;
 use crate::base::{NodeId, SetId};
 use crate::broker::listener::{Entry, SocketOptions};
 use crate::broker::tls::TlsError;
-use crate::broker::{self, Access, Node, NodeOptions, Stats, alarm};
+use crate::broker::{self, Access, Node, NodeOptions, ObjectLimits, Stats, alarm};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
-    Candidate, Cluster, ClusterOptions, FormationError, Patience, StartError, alone, find,
+    Candidate, Cluster, ClusterOptions, FormationError, Leaving, Patience, Rejoin, StartError,
+    alone, find,
 };
 use crate::config;
 use crate::doors::{Doors, TlsFiles, TlsServers, bind, places};
 use crate::http::api::{self, Api};
+use crate::http::control::{Control, SOCKET};
 use crate::http::{MetricsState, Names};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
@@ -67,6 +69,8 @@ pub struct Settings {
     pub default_queue_type: String,
     /// What may change while the node runs.
     pub access: Access,
+    /// What there may be of channels, queues and exchanges.
+    pub objects: ObjectLimits,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
     /// Memory watermark, bytes.
@@ -149,8 +153,13 @@ impl Running {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn start(settings: Settings) -> Result<Self, NodeError> {
+    pub async fn start(mut settings: Settings, control: Control) -> Result<Self, NodeError> {
         let mut identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
+        rejoin(&mut settings, &mut identity)?;
+        control.listen().map_err(|error| {
+            let path = settings.data_dir.join(SOCKET);
+            NodeError::Identity(IdentityError::Io { path, error })
+        })?;
         let doors = Doors::open(&settings)?;
         let tls = Arc::clone(&doors.tls);
         let (front, core) = (Supervisor::default(), Supervisor::default());
@@ -166,6 +175,7 @@ impl Running {
         let node = Node::new(
             Arc::clone(&cluster),
             NodeOptions {
+                objects: settings.objects,
                 queue_defaults: settings.queue_defaults,
             },
             settings.access.clone(),
@@ -176,6 +186,10 @@ impl Running {
         front.spawn("access", broker::watch_access(Arc::clone(&node)));
         let letters = broker::run_set_effects(Arc::clone(&node), effects, core.clone());
         core.spawn("dead letters", letters);
+        core.spawn(
+            "replies",
+            broker::run_relay(Arc::clone(&node), core.clone()),
+        );
         let api = Api::new(
             Arc::clone(&node),
             settings.names.clone(),
@@ -186,7 +200,9 @@ impl Running {
             definitions(&api, path).await?;
         }
         let metrics = MetricsState::new(Arc::clone(&node), settings.names, limits.clone());
+        let served = Arc::clone(&api);
         doors.serve(&node, &settings.entry, api, metrics, &front);
+        control.serves(served);
         Ok(Self {
             front,
             core,
@@ -196,6 +212,13 @@ impl Running {
             tls,
             _identity: identity,
         })
+    }
+
+    /// Whether this node is the only one of its cluster.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        let topology = &self.cluster.topology;
+        topology.read(|topology| topology.nodes().count() < 2)
     }
 
     /// Takes over what may change while the node runs: certificates, limits, watermarks, who may log in and how. What
@@ -224,9 +247,9 @@ impl Running {
         }
     }
 
-    /// Completes when the cluster has taken this node out.
-    pub async fn removed(&self) {
-        self.cluster.removed().await;
+    /// Completes when the node cannot go on as the member it is.
+    pub async fn leaving(&self) -> Leaving {
+        self.cluster.leaving().await
     }
 
     /// Closes every connection (320), then the sets.
@@ -239,6 +262,29 @@ impl Running {
         }
         self.cluster.stop().await;
     }
+}
+
+/// A node that was told to join another cluster leaves its own behind.
+fn rejoin(settings: &mut Settings, identity: &mut Identity) -> Result<(), NodeError> {
+    let dir = &settings.data_dir;
+    let Some(wish) = Rejoin::find(dir).map_err(|error| unread(dir, error))? else {
+        return Ok(());
+    };
+    let member = identity.membership.as_ref();
+    match member.map(|member| member.formation.cluster) {
+        Some(cluster) if cluster != wish.leaves => return Ok(()),
+        _ => {}
+    }
+    wish.clear(dir).map_err(|error| unread(dir, error))?;
+    identity.forget()?;
+    tracing::info!(member = wish.member, "joins another cluster");
+    settings.cluster.join = Some(wish.member);
+    Ok(())
+}
+
+fn unread(dir: &Path, error: io::Error) -> NodeError {
+    let path = dir.to_owned();
+    IdentityError::Io { path, error }.into()
 }
 
 /// Imports definitions from a file, or from each of a folder's.
@@ -286,17 +332,24 @@ async fn enter(
         name: settings.names.node.clone(),
         address: settings.cluster.address.clone().unwrap_or_default(),
         token: identity.token,
-        peers: peers(&settings.cluster).await,
+        peers: peers(&settings.cluster),
+        dns: settings
+            .cluster
+            .dns
+            .clone()
+            .filter(|_| settings.cluster.join.is_none()),
     };
+    let alone_for_good = candidate.peers.is_empty() && candidate.dns.is_none();
     let membership = match identity.membership.clone() {
         Some(membership) => membership,
-        None if settings.cluster.listener.is_none() || candidate.peers.is_empty() => {
+        None if settings.cluster.listener.is_none() || alone_for_good => {
             alone(&candidate, rand::random::<u64>().max(1))
         }
         None => find(candidate.clone(), &links, &hub, core).await?,
     };
     own.set(&membership, identity.incarnation);
     let pipe = identity.join(membership.clone())?;
+    Rejoin::done(&settings.data_dir).map_err(|error| unread(&settings.data_dir, error))?;
     let node = pipe.node;
     tracing::info!(%node, cluster = format_args!("{:016x}", membership.formation.cluster), "member of a cluster");
     Ok(ClusterOptions {
@@ -312,6 +365,7 @@ async fn enter(
         seed: seed(settings),
         queue_defaults: settings.queue_defaults,
         patience: settings.patience,
+        sets_per_node: settings.cluster.sets_per_node,
         pool,
     })
 }
@@ -332,20 +386,11 @@ fn seed(settings: &Settings) -> Option<Seed> {
     })
 }
 
-/// Whom to ask for a cluster. A name that cannot be resolved is told and asked as it is.
-async fn peers(cluster: &config::cluster::Cluster) -> Vec<String> {
-    if let Some(join) = &cluster.join {
-        return vec![join.clone()];
-    }
-    let Some(name) = &cluster.dns else {
-        return cluster.peers.clone();
-    };
-    match tokio::net::lookup_host(name).await {
-        Ok(found) => found.map(|address| address.to_string()).collect(),
-        Err(error) => {
-            tracing::warn!(name, %error, "peers cannot be looked up");
-            vec![name.clone()]
-        }
+/// Whom to ask for a cluster, if it is not found by a name.
+fn peers(cluster: &config::cluster::Cluster) -> Vec<String> {
+    match &cluster.join {
+        Some(join) => vec![join.clone()],
+        None => cluster.peers.clone(),
     }
 }
 

@@ -2,16 +2,20 @@
 
 use crate::amqp::{AMQPValue, FieldTable, LongString};
 use crate::base::Millis;
-use crate::broker::Access;
 use crate::broker::alarm::total_memory_bytes;
 use crate::broker::listener::Entry;
+use crate::broker::{Access, ObjectLimits};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::cluster::Patience;
-use crate::config::Config;
+use crate::config::{Config, Loaded, Threshold};
 use crate::doors::TlsFiles;
 use crate::http::Names;
+use crate::http::control::About;
 use crate::model::topology::QueueDefaults;
 use crate::node::Settings;
 use crate::session::SessionConfig;
@@ -57,9 +61,16 @@ impl From<&Config> for Settings {
             default_vhost: config.default_vhost.clone(),
             default_queue_type: config.default_queue_type.clone(),
             access: access(config, session),
+            objects: ObjectLimits {
+                channels: config.objects.channels_per_node,
+                queues: config.objects.queues,
+                exchanges: config.objects.exchanges,
+                relaxed_redeclaration: config.objects.relaxed_redeclaration,
+            },
             queue_defaults: QueueDefaults {
                 consumer_timeout: Millis(config.consumer_timeout_ms),
                 quorum_delivery_limit: Some(QUORUM_DELIVERY_LIMIT),
+                count_every_return: config.objects.count_every_return,
             },
             memory_limit_bytes: config.memory_high_watermark.bytes(memory),
             disk_free_limit_bytes: config.disk_free_limit.bytes(memory),
@@ -72,6 +83,55 @@ impl From<&Config> for Settings {
             cluster: config.cluster.clone(),
             names,
         }
+    }
+}
+
+/// What the node says of itself before it serves. No secret is in it.
+#[must_use]
+pub fn about(loaded: &Loaded) -> About {
+    let config = &loaded.config;
+    let names = Settings::from(config).names;
+    let addresses = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Value>();
+    let watermark = match config.memory_high_watermark {
+        Threshold::Relative(part) => json!({"relative": part}),
+        Threshold::Absolute(bytes) => json!({"absolute": bytes}),
+    };
+    let environment = json!({
+        "auth_mechanisms": config.auth_mechanisms,
+        "channel_max": config.channel_max,
+        "cluster_name": config.cluster_name,
+        "consumer_timeout": config.consumer_timeout_ms,
+        "data_dir": config.data_dir,
+        "default_queue_type": config.default_queue_type,
+        "default_user": config.default_user,
+        "default_user_tags": config.default_user_tags,
+        "default_vhost": config.default_vhost,
+        "frame_max": config.frame_max,
+        "handshake_timeout": config.handshake_timeout_ms,
+        "heartbeat": config.heartbeat_s,
+        "loopback_users": config.loopback_users,
+        "max_message_size": config.max_message_size,
+        "tcp_listeners": addresses(&config.listeners),
+        "vm_memory_high_watermark": watermark,
+    });
+    let variables = std::env::vars().filter(|(name, _)| name.starts_with("RABBITMQ_"));
+    let shown = variables.map(|(name, value)| {
+        let secret = ["PASS", "COOKIE", "SECRET"];
+        let hidden = secret.iter().any(|word| name.contains(word));
+        (
+            name,
+            Value::from(if hidden { "(hidden)" } else { value.as_str() }),
+        )
+    });
+    About {
+        node: config.node_name.clone(),
+        data_dir: config.data_dir.clone(),
+        config_files: loaded.files.clone(),
+        version: names.version,
+        product: names.product,
+        memory_high_watermark: watermark.clone(),
+        environment,
+        variables: Value::Object(shown.collect()),
     }
 }
 
@@ -100,6 +160,7 @@ fn session(config: &Config) -> SessionConfig {
         mechanisms: config.auth_mechanisms.join(" "),
         channel_max: config.channel_max,
         frame_max: config.frame_max,
+        frame_max_initial: config.frame_max_initial,
         heartbeat_s: config.heartbeat_s,
         max_message_size: config.max_message_size,
         consumer_max_per_channel: config.consumer_max_per_channel,

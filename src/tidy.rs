@@ -37,6 +37,7 @@ const WORDS: &[(&str, &[&str])] = &[
             "doors.rs",
             "operator.rs",
             "main.rs",
+            "process.rs",
         ],
     ),
     ("SystemTime::", &["base/clock.rs", "telemetry.rs"]),
@@ -52,6 +53,7 @@ const WORDS: &[(&str, &[&str])] = &[
             "doors.rs",
             "operator.rs",
             "main.rs",
+            "process.rs",
         ],
     ),
     // A replica owns its two tasks and joins them at shutdown.

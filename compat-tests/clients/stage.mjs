@@ -1,9 +1,15 @@
 // What the suites of the Node clients share: where the broker is, names, deadlines, the way to restart a node.
+import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 
 export const url = process.env.BROKER_URL;
 export const wrongUrl = url.replace('guest:guest@', 'guest:wrong@');
 export const restartable = Boolean(process.env.BROKER_CONTROL);
+// Where TLS is spoken, and who is to be trusted; `undefined` with a broker that is not ours.
+export const tls = process.env.BROKER_CERTIFICATES && {
+  url: `amqps://guest:guest@127.0.0.1:${process.env.BROKER_TLS_PORT}/%2f`,
+  ca: readFileSync(`${process.env.BROKER_CERTIFICATES}/ca.pem`),
+};
 export const PATIENCE = 30_000;
 
 let names = 0;

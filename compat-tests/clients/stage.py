@@ -10,7 +10,11 @@ URL = os.environ["BROKER_URL"]
 WRONG_URL = URL.replace("guest:guest@", "guest:wrong@")
 HOST, PORT = os.environ["BROKER_HOST"], int(os.environ["BROKER_PORT"])
 CONTROL = os.environ.get("BROKER_CONTROL", "")
+TLS_PORT = int(os.environ.get("BROKER_TLS_PORT") or 0)
+AUTHORITY = os.path.join(os.environ.get("BROKER_CERTIFICATES", ""), "ca.pem")
 PATIENCE = 30
+
+secured = pytest.mark.skipif(not TLS_PORT, reason="certificates are made for a broker of ours")
 
 restartable = pytest.mark.skipif(not CONTROL, reason="a broker that cannot be restarted from here")
 

@@ -40,6 +40,7 @@ pub struct Broker {
     amqp_port: u16,
     metrics_port: u16,
     management_port: u16,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     log: Arc<Mutex<String>>,
     stderr: Arc<Mutex<String>>,
@@ -67,6 +68,20 @@ impl Broker {
         broker
     }
 
+    /// Starts a broker of ours with environment variables.
+    ///
+    /// # Panics
+    /// As [`Self::start_with`].
+    #[must_use]
+    pub fn start_in(environment: &[(&str, &str)], settings: Settings<'_>) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let mut broker = Self::prepared(data, settings);
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        broker.environment = environment.iter().map(owned).collect();
+        broker.launch();
+        broker
+    }
+
     /// Starts a broker of ours in a folder of the test's making; what it keeps is in `data` of that folder.
     ///
     /// # Errors
@@ -87,6 +102,7 @@ impl Broker {
             amqp_port,
             metrics_port,
             management_port: free_port(),
+            environment: Vec::new(),
             child: None,
             log: Arc::default(),
             stderr: Arc::default(),
@@ -278,6 +294,7 @@ impl Broker {
             .arg(self.data.path().join("data"))
             .arg("--config")
             .arg(self.data.path().join("test.conf"))
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -28,7 +28,10 @@ pub fn workspace_dir() -> PathBuf {
 }
 
 /// The release binary, built at most once per process.
-pub(crate) fn binary() -> &'static Path {
+///
+/// # Panics
+/// When it does not build.
+pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Ok(path) = std::env::var("LEVERET_BIN") {

@@ -242,6 +242,15 @@ impl TestCluster {
         self.nodes[node].log()
     }
 
+    /// What `leveret cluster …` answers when it is told `words` and asks `node`; what it says if it fails.
+    ///
+    /// # Errors
+    /// It ended with another status than 0.
+    pub fn operate(&self, node: usize, words: &[&str]) -> Result<String, String> {
+        let address = self.peer_address(node);
+        self.nodes[node].operate(&self.net.command(node), &address, words)
+    }
+
     /// What a node says of the sets it holds; `None` if it does not answer.
     #[must_use]
     pub fn sets(&self, node: usize) -> Option<Sets> {

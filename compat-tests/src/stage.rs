@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `BROKER_URL` | AMQP URL, user `guest`, vhost `/` |
 //! | `BROKER_HOST`, `BROKER_PORT` | the same in parts |
-//! | `BROKER_TLS_PORT` | the same under TLS, at 127.0.0.1 |
+//! | `BROKER_TLS_PORT` | the same under TLS, at 127.0.0.1; empty with a foreign broker, as the next |
 //! | `BROKER_CERTIFICATES` | folder: `ca.pem`, and for clients `client`, `nobody`, `stranger` with `.pem` and `.key` |
 //! | `BROKER_MANAGEMENT_URL`, `BROKER_METRICS_URL` | without user and path |
 //! | `BROKER_CONTROL` | `host:port` that takes one line: `restart` stops the client's node gracefully and starts it again, `kill` ends it at once and starts it again; the answer, `ok`, comes when it takes clients. Empty with a foreign broker |
@@ -114,6 +114,7 @@ impl Stage {
     ) -> Self {
         let nodes = Arc::new(Mutex::new(nodes));
         let ours = foreign_url().is_none();
+        let if_ours = |text: String| if ours { text } else { String::new() };
         let control = ours.then(|| Control::new(Arc::clone(&nodes)));
         let address = control.as_ref().map(|control| control.address.to_string());
         let place = url.rsplit('@').next().unwrap_or(url);
@@ -123,10 +124,10 @@ impl Stage {
             ("BROKER_URL", url.to_owned()),
             ("BROKER_HOST", host.to_owned()),
             ("BROKER_PORT", port.to_owned()),
-            ("BROKER_TLS_PORT", tls_port),
+            ("BROKER_TLS_PORT", if_ours(tls_port)),
             (
                 "BROKER_CERTIFICATES",
-                certificates.folder().display().to_string(),
+                if_ours(certificates.folder().display().to_string()),
             ),
             ("BROKER_MANAGEMENT_URL", management),
             ("BROKER_METRICS_URL", metrics),

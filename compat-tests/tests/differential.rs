@@ -7,8 +7,11 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use compat_tests::differential::client::Address;
-use compat_tests::differential::lockstep::{Pair, run};
+use compat_tests::differential::lockstep::{Pair, run, shrunk};
+use compat_tests::differential::method::Method;
 use compat_tests::differential::oracle::Oracle;
+use compat_tests::differential::program::{Act, Place, Step};
+use compat_tests::differential::value::Value;
 use compat_tests::differential::{compare, framing, generate, program};
 use compat_tests::{Broker, env_number};
 
@@ -120,15 +123,27 @@ fn a_seed_always_gives_the_same_program() {
 }
 
 #[test]
-fn a_broker_does_not_differ_from_itself() {
-    let Some((oracle, ..)) = brokers() else {
+fn a_difference_is_found_and_shrunk_to_its_step() {
+    let Some((_oracle, _broker, pairs)) = brokers() else {
         return;
     };
-    let address = &oracle.addresses()[0];
-    let pair = Pair {
-        oracle: address.clone(),
-        ours: address.clone(),
+    let place = Place {
+        link: 0,
+        channel: 1,
     };
-    // Names would collide on one broker: a program without any is enough to see that the comparison holds still.
-    assert_eq!(run(&pair, &[]), Ok(None));
+    let declare = |name: &str| Method::new("queue.declare").text("queue", name);
+    // Only Leveret knows this argument, and refuses the value.
+    let argument = ("x-visibility-timeout".to_owned(), Value::I32(1));
+    let own = declare("~q1").table("arguments", vec![argument]);
+    let program: Vec<Step> = [declare("~q0"), own, declare("~q2")]
+        .map(|method| Step {
+            place,
+            act: Act::Call(method),
+        })
+        .into();
+    let found = run(&pairs[0], &program).unwrap().expect("a difference");
+    assert_eq!(found.step, 1);
+    let (smaller, _) = shrunk(&pairs[0], &program, found).unwrap();
+    assert_eq!(smaller.len(), 1);
+    assert!(smaller[0].to_string().contains("x-visibility-timeout"));
 }

@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
@@ -366,4 +367,44 @@ fn a_signal_takes_over_what_can_change_names_what_cannot_and_refuses_what_is_wro
     said(&broker, "the configuration stays as it was");
     assert!(limit(&broker, 2_000_000));
     broker.stop();
+}
+
+#[test]
+fn systemd_hears_that_the_node_is_ready_alive_reloading_and_stopping() {
+    if skipped_on_foreign("readiness") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let path = path.display().to_string();
+    let environment = [
+        ("NOTIFY_SOCKET", path.as_str()),
+        ("WATCHDOG_USEC", "200000"),
+    ];
+    let mut broker = Broker::start_in(&environment, &[]);
+    let until = |word: &str| {
+        let mut buffer = [0; 512];
+        loop {
+            let count = socket.recv(&mut buffer).expect("a message in time");
+            if String::from_utf8_lossy(&buffer[..count]).contains(word) {
+                return;
+            }
+        }
+    };
+    for word in [
+        "EXTEND_TIMEOUT_USEC=",
+        "READY=1",
+        "WATCHDOG=1",
+        "WATCHDOG=1",
+    ] {
+        until(word);
+    }
+    broker.signal("HUP");
+    until("RELOADING=1");
+    until("READY=1");
+    broker.terminate();
+    until("STOPPING=1");
+    assert!(broker.wait_end().success());
 }

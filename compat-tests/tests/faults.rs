@@ -2,7 +2,8 @@
 //!
 //! With nothing set, a short run. Longer: `COMPAT_FAULT_MINUTES=30 cargo test --release -p compat-tests --test faults -- --nocapture`.
 //! A run's faults are repeated with the seed it printed: `COMPAT_FAULT_SEED=…`; only some kinds:
-//! `COMPAT_FAULTS=KillLeader,CutLeader`. `COMPAT_KEEP=1` keeps the folders of a failed run.
+//! `COMPAT_FAULTS=KillLeader,CutLeader`. `COMPAT_KEEP=1` keeps the folders of a failed run. `COMPAT_DISCONNECTED_MS=2000`
+//! lets the leases of a silent node end during faults; without it they outlast them.
 //!
 //! Links are cut in network namespaces and disks filled on a small tmpfs, which needs root; clocks are moved by a preloaded
 //! library, which needs a C compiler. What cannot be done is left out, and the run says so. There are no retries.
@@ -25,6 +26,9 @@ use load::{Load, Plan, declare, depth, drain};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+/// Longer than any fault, so that no lease ends but by its consumer's end: what comes back after an ack that was certain
+/// is then a fault of the broker.
+const OUTLASTS_FAULTS_MS: u64 = 120_000;
 const SHORT: Duration = Duration::from_secs(30);
 const DRAIN_LIMIT: Duration = Duration::from_secs(40);
 /// Between two faults every queue must confirm this many messages, within the time.
@@ -32,7 +36,7 @@ const CONFIRMS_BETWEEN: usize = 20;
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the faults need beyond processes.
-fn world() -> (TestCluster, bool, bool, Vec<SmallDisk>) {
+fn world(disconnected_ms: u64) -> (TestCluster, bool, bool, Vec<SmallDisk>) {
     let net = Net::namespaces(3);
     let links = net.is_some();
     let disks: Vec<SmallDisk> = (0..3).map_while(|_| SmallDisk::mount(DISK_MIB)).collect();
@@ -42,9 +46,7 @@ fn world() -> (TestCluster, bool, bool, Vec<SmallDisk>) {
             ("leveret.segment_size", "1MiB".to_owned()),
             ("leveret.snapshot_every", "2MiB".to_owned()),
             ("disk_free_limit.absolute", "1MB".to_owned()),
-            // Longer than any fault, so that no lease ends but by its consumer's end: what comes back after an ack that was
-            // certain is then a fault of the broker.
-            ("consumer_disconnected_timeout", "120000".to_owned()),
+            ("consumer_disconnected_timeout", disconnected_ms.to_string()),
         ],
         ..Shape::default()
     };
@@ -74,7 +76,8 @@ async fn nothing_confirmed_is_lost_whatever_fails() {
     } else {
         Duration::from_secs(60 * minutes)
     };
-    let (mut cluster, links, clocks, disks) = world();
+    let disconnected_ms = env_number("COMPAT_DISCONNECTED_MS", OUTLASTS_FAULTS_MS);
+    let (mut cluster, links, clocks, disks) = world(disconnected_ms);
     cluster.start_all();
     cluster.settled();
     let queues = declare(&cluster.url(0), "fault", 6).await;
@@ -84,6 +87,7 @@ async fn nothing_confirmed_is_lost_whatever_fails() {
     (plan.publishers, plan.consumers) = (2, 2);
     plan.patience = Duration::from_secs(20);
     plan.requeue_one_in = 97;
+    plan.rules.silence_ends_leases = disconnected_ms < OUTLASTS_FAULTS_MS;
     let mut load = Load::start(plan.clone(), Arc::clone(&history));
     let chance = StdRng::seed_from_u64(seed);
     let mut nemesis = Nemesis::new(chance, Arc::clone(&history), links, clocks, disks);

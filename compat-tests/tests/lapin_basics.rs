@@ -4,7 +4,7 @@
 mod common;
 
 use common::{PATIENCE, connect, declared, put};
-use compat_tests::{Broker, skipped_on_foreign};
+use compat_tests::{Broker, Stage, skipped_on_foreign};
 use futures_util::StreamExt;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeleteOptions,
@@ -22,7 +22,7 @@ fn arguments(pairs: &[(&str, AMQPValue)]) -> FieldTable {
 
 #[tokio::test]
 async fn a_confirmed_message_can_be_got() {
-    let broker = Broker::start();
+    let broker = Stage::start(&[]);
     let channel = declared(
         &connect(broker.url()).await,
         "lapin-get",
@@ -55,7 +55,7 @@ async fn a_confirmed_message_can_be_got() {
 
 #[tokio::test]
 async fn an_unroutable_mandatory_message_comes_back_before_its_ack() {
-    let broker = Broker::start();
+    let broker = Stage::start(&[]);
     let connection = connect(broker.url()).await;
     let channel = connection.create_channel().await.expect("a channel");
     channel
@@ -90,7 +90,7 @@ async fn an_unroutable_mandatory_message_comes_back_before_its_ack() {
 
 #[tokio::test]
 async fn a_full_queue_with_reject_publish_answers_nack() {
-    let broker = Broker::start();
+    let broker = Stage::start(&[]);
     let limits = arguments(&[
         ("x-max-length", AMQPValue::LongInt(1)),
         ("x-overflow", AMQPValue::LongString("reject-publish".into())),
@@ -109,7 +109,7 @@ async fn a_message_whose_lease_ran_out_goes_to_another_consumer_and_the_late_ack
     if skipped_on_foreign("x-visibility-timeout") {
         return;
     }
-    let broker = Broker::start();
+    let broker = Stage::start(&[]);
     let connection = connect(broker.url()).await;
     let lease = arguments(&[("x-visibility-timeout", AMQPValue::LongInt(1000))]);
     let first = declared(&connection, "lapin-lease", lease.clone()).await;

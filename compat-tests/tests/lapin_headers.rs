@@ -4,13 +4,13 @@
 mod common;
 
 use common::{connect, declared, persistent};
-use compat_tests::Broker;
+use compat_tests::Stage;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 #[tokio::test]
 async fn header_values_of_every_type_come_back_with_their_type() {
-    let broker = Broker::start();
+    let broker = Stage::start(&[]);
     let channel = declared(
         &connect(broker.url()).await,
         "lapin-headers",

@@ -45,7 +45,7 @@ fn node(suite: &str) {
             &[
                 "node",
                 "-e",
-                "process.exit(parseInt(process.versions.node) < 20)",
+                "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)",
             ],
         )
     {

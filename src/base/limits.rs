@@ -33,5 +33,7 @@ pub const VISIBILITY_TIMEOUT_MS_MAX: u64 = 43_200_000;
 pub const TTL_MS_MAX: u64 = 315_360_000_000;
 /// Dead letters and vanished queues told to the worker and not taken yet; past it the worker asks the machine.
 pub const SET_EFFECTS_MAX: usize = 16 * 1024;
+/// Dead letters of one queue with `x-dead-letter-strategy: at-least-once` that are tried at once; the others wait in it.
+pub const RETAINED_IN_FLIGHT_MAX: usize = 32;
 /// Bytes read ahead when a delivery misses the tail cache.
 pub const READ_AHEAD_BYTES: usize = 1024 * 1024;

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -15,12 +15,13 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::amqp::{FieldTable, ProtocolError, ReplyCode};
-use crate::base::{ChannelId, Clock, Millis, QueueId, SessionId, SystemClock};
+use crate::base::{ChannelId, Clock, ConsumerId, Millis, QueueId, SessionId, SystemClock};
 use crate::model::topology::Topology;
 use crate::session::ChannelState;
 
 use super::connection::Connection;
 use super::consume::Kind;
+use super::meters::ChannelMeter;
 use super::node::Node;
 use super::wire::TlsView;
 
@@ -29,17 +30,15 @@ use super::wire::TlsView;
 pub enum Order {
     /// 320 with this text.
     Close(String),
-    /// Its channels and consumers as they are.
+    /// Its channels and consumers as they are; kept short, as it is answered between two frames.
     Describe(oneshot::Sender<Described>),
 }
 
-/// A connection's channels, and whether it is blocked.
+/// A connection's channels.
 #[derive(Debug, Default)]
 pub struct Described {
     /// By number.
     pub channels: Vec<ChannelView>,
-    /// An alarm stops it.
-    pub blocked: bool,
 }
 
 /// A channel as listings show it.
@@ -54,6 +53,8 @@ pub struct ChannelView {
 /// A consumer as listings show it.
 #[derive(Debug)]
 pub struct ConsumerView {
+    /// Its id.
+    pub id: ConsumerId,
     /// Consumer tag.
     pub tag: String,
     /// Its queue.
@@ -103,6 +104,14 @@ pub struct Client {
     pub bytes_in: AtomicU64,
     /// Bytes sent.
     pub bytes_out: AtomicU64,
+    /// Reads from the socket.
+    pub reads: AtomicU64,
+    /// Writes to it.
+    pub writes: AtomicU64,
+    /// An alarm stops it.
+    pub blocked: AtomicBool,
+    /// What its channels counted, in the order they were opened.
+    meters: Mutex<Vec<Arc<ChannelMeter>>>,
     /// Which user and vhost of these names.
     born: (u64, u64),
     order: mpsc::UnboundedSender<Order>,
@@ -126,6 +135,12 @@ impl Client {
         let (tell, told) = oneshot::channel();
         self.order.send(Order::Describe(tell)).ok()?;
         tokio::time::timeout(limit, told).await.ok()?.ok()
+    }
+
+    /// What its open channels counted.
+    #[must_use]
+    pub fn meters(&self) -> Vec<Arc<ChannelMeter>> {
+        self.meters.lock().clone()
     }
 
     fn is_orphan(&self, topology: &Topology) -> Option<String> {
@@ -216,6 +231,12 @@ impl Clients {
         all
     }
 
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, session: SessionId) -> Option<Arc<Client>> {
+        self.0.lock().open.get(&session).cloned()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -281,6 +302,10 @@ impl Connection {
                 channels: AtomicU32::new(0),
                 bytes_in: AtomicU64::new(0),
                 bytes_out: AtomicU64::new(0),
+                reads: AtomicU64::new(0),
+                writes: AtomicU64::new(0),
+                blocked: AtomicBool::new(false),
+                meters: Mutex::default(),
                 born: (born, settings.born),
                 order: self.order(),
             });
@@ -289,6 +314,7 @@ impl Connection {
             Ok(client)
         })?;
         self.client = Some(client);
+        self.tally.of_vhost(self.node.meters.vhost(vhost));
         Ok(())
     }
 
@@ -296,29 +322,42 @@ impl Connection {
     ///
     /// # Errors
     /// 530 if the user may have no more.
-    pub(super) fn count_channel(&mut self) -> Result<(), ProtocolError> {
+    pub(super) fn count_channel(&mut self, channel: ChannelId) -> Result<(), ProtocolError> {
         let Some(client) = &self.client else {
             return Ok(());
         };
         client.channels.fetch_add(1, Ordering::Relaxed);
+        let meter = self.tally.open(channel);
+        client.meters.lock().push(meter);
+        let refused = |text: String| Err(ProtocolError::new(ReplyCode::NotAllowed, text));
         let topology = &self.node.cluster.topology;
         let limit = topology.read(|topology| topology.user(&self.user)?.max_channels);
-        let Some(limit) = limit.filter(|limit| *limit >= 0) else {
-            return Ok(());
-        };
-        if self.node.clients.channels_of(&self.user) <= limit {
-            return Ok(());
+        if let Some(limit) = limit.filter(|limit| *limit >= 0)
+            && self.node.clients.channels_of(&self.user) > limit
+        {
+            return refused(format!(
+                "number of channels opened for user '{}' has reached the maximum allowed user limit of ({limit})",
+                self.user
+            ));
         }
-        let text = format!(
-            "number of channels opened for user '{}' has reached the maximum allowed user limit of ({limit})",
-            self.user
-        );
-        Err(ProtocolError::new(ReplyCode::NotAllowed, text))
+        let limit = self.node.options.objects.channels;
+        if let Some(limit) = limit
+            && self.node.stats.channels.get() > i64::from(limit)
+        {
+            let node = self.node.cluster.node_name();
+            return refused(format!(
+                "number of channels opened on node '{node}' has reached the maximum allowed limit of ({limit})"
+            ));
+        }
+        Ok(())
     }
 
-    pub(super) fn forget_channel(&self) {
+    pub(super) fn forget_channel(&mut self, channel: ChannelId) {
+        self.tally.close(channel, &self.node.stats);
         if let Some(client) = &self.client {
             client.channels.fetch_sub(1, Ordering::Relaxed);
+            let mut meters = client.meters.lock();
+            meters.retain(|meter| meter.number != channel.0);
         }
     }
 
@@ -330,8 +369,14 @@ impl Connection {
             client
                 .bytes_out
                 .fetch_add(tally.bytes_out, Ordering::Relaxed);
+            client.reads.fetch_add(tally.reads, Ordering::Relaxed);
+            client.writes.fetch_add(tally.writes, Ordering::Relaxed);
+            let blocked = self.session.is_blocked();
+            client.blocked.store(blocked, Ordering::Relaxed);
         }
-        self.tally.flush(&self.node.stats);
+        let session = &mut self.session;
+        self.tally
+            .flush(&self.node.stats, |channel| session.load(channel));
     }
 
     pub(super) fn obey(&mut self, order: Order) {
@@ -350,7 +395,6 @@ impl Connection {
         };
         Described {
             channels: states.into_iter().map(view).collect(),
-            blocked: self.session.is_blocked(),
         }
     }
 
@@ -365,6 +409,7 @@ impl Connection {
                 continue;
             }
             views.push(ConsumerView {
+                id: *id,
                 tag: tag.clone(),
                 queue: entry.queue,
                 no_ack: entry.no_ack,

@@ -2,11 +2,13 @@
 //! and exclusive queues deleted, all before close-ok goes out.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::base::{ChannelId, QueueId, SetId};
 use crate::model::set::{Command, Reply};
 use crate::model::topology::TopologyCommand;
 
+use super::clients::Client;
 use super::connection::{Connection, Posted, Work};
 use super::consume::Kind;
 use super::queues::Asker;
@@ -71,14 +73,13 @@ impl Connection {
         );
         self.node.stats.channels.dec();
         self.node.stats.channels_closed.inc();
-        self.forget_channel();
+        self.forget_channel(channel);
         self.session
             .answer_channel(channel, crate::session::ChannelAnswer::Done);
     }
 
     /// The session wants everything gone; its close or close-ok goes out after it.
     pub(super) fn close_all(&mut self) {
-        self.closing = true;
         let release = self.release();
         self.task(async move {
             release.await;
@@ -132,19 +133,17 @@ impl Connection {
         }
         self.kick();
         self.release().await;
-        let channels = i64::try_from(self.session.channel_count()).unwrap_or_default();
-        if !self.closing {
-            self.node.stats.channels.sub(channels);
-            self.node
-                .stats
-                .channels_closed
-                .inc_by(channels.unsigned_abs());
-        }
+        // Those that did not close by themselves, whoever closed the connection.
+        let open = |client: &Arc<Client>| client.channels.swap(0, Ordering::Relaxed);
+        let channels = self.client.as_ref().map_or(0, open);
+        self.node.stats.channels.sub(i64::from(channels));
+        self.node.stats.channels_closed.inc_by(u64::from(channels));
         let consumers: Vec<_> = self.consumers.keys().copied().collect();
         for consumer in consumers {
             self.forget_consumer(consumer);
         }
         self.report();
+        self.tally.end(&self.node.stats);
         if let Some(client) = self.client.take() {
             self.node.clients.remove(&client);
         }

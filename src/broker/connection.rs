@@ -28,7 +28,7 @@ use super::consume::Consumer;
 use super::node::Node;
 use super::replies::DirectReply;
 use super::routes::Routes;
-use super::stats::Tally;
+use super::tally::Tally;
 use super::wire::{TlsView, Wire};
 
 /// Past this much unsent output nothing is delivered and nothing is read.
@@ -131,7 +131,6 @@ pub(super) struct Connection {
     pub loaded: Option<(SetId, u64, Bytes)>,
     pub tally: Tally,
     pub publishes: bool,
-    pub closing: bool,
     input: BytesMut,
     /// The session did not want all of the input when it was last offered.
     input_refused: bool,
@@ -190,7 +189,6 @@ pub(super) async fn run(node: Arc<Node>, mut wire: Wire, ends: Ends) {
         loaded: None,
         tally: Tally::default(),
         publishes: false,
-        closing: false,
         input: BytesMut::new(),
         input_refused: false,
         read_bytes: READ_BYTES_MIN,
@@ -345,6 +343,7 @@ impl Connection {
                 Event::Refused(set, seq) => self.confirms.refused(set, seq),
                 Event::Applied(set, seq) => self.applied(set, seq),
                 Event::Cancelled(consumer) => self.cancelled(consumer),
+                Event::TimedOut(late) => self.timed_out(late),
             }
         }
         self.events = events;
@@ -377,6 +376,7 @@ impl Connection {
                 }
                 let now = SystemClock.now();
                 self.tally.bytes_in += read as u64;
+                self.tally.reads += 1;
                 self.session.note_received(now);
                 self.take_input(now);
                 Ok(true)
@@ -447,6 +447,7 @@ impl Connection {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.tally.bytes_out += written as u64;
+                    self.tally.writes += 1;
                     let output = self.session.output();
                     bytes::Buf::advance(output, written);
                     self.session.note_sent(SystemClock.now());

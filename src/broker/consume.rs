@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ChannelId, ConsumerId, QueueId, SetId};
-use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome};
+use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome, TimedOut};
 use crate::model::topology::StreamFilter;
 use crate::session::{SettleOutcome, Settlement};
 
 use super::connection::Connection;
+use super::stats::QueueType;
+
+/// Bytes that may have been sent to a consumer without acks before its set is told.
+const SENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// What kind of holder of leases it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +50,16 @@ pub(super) struct Consumer {
     pub no_ack: bool,
     /// Deliveries carry x-delivery-count and x-acquired-count (quorum queues).
     pub counts: bool,
+    /// Its queue is a stream.
+    pub stream: bool,
     /// Which messages of a stream it wants.
     pub filter: Option<Arc<StreamFilter>>,
     /// Lives by a window renewed as messages are sent, not by a prefetch.
     pub window: bool,
-    /// Sent since the window was last renewed.
+    /// Sent since the window was last renewed, messages and bytes.
     pub sent: u32,
+    /// See `sent`.
+    pub sent_bytes: usize,
     /// As basic.qos said; 0 = unlimited.
     pub prefetch: u32,
     /// Arguments of basic.consume.
@@ -59,6 +68,16 @@ pub(super) struct Consumer {
     pub unsettled: u64,
     /// Came before consume-ok.
     pub early: Vec<(Delivery, Option<Bytes>)>,
+}
+
+impl Consumer {
+    pub(super) fn queue_type(&self) -> QueueType {
+        match (self.stream, self.counts) {
+            (true, _) => QueueType::Stream,
+            (false, true) => QueueType::Quorum,
+            (false, false) => QueueType::Classic,
+        }
+    }
 }
 
 impl Connection {
@@ -77,10 +96,12 @@ impl Connection {
             let count = last - first + 1;
             entry.unsettled = entry.unsettled.saturating_sub(count);
             let set = entry.set;
+            let (channel, kind) = (entry.channel, entry.queue_type());
+            self.tally.touch(channel);
             let done = entry.kind == Kind::Cancelled && entry.unsettled == 0;
             let outcome = match outcome {
                 SettleOutcome::Ack => {
-                    self.tally.acknowledged += count;
+                    self.tally.acked(channel, kind, count);
                     Outcome::Ack
                 }
                 SettleOutcome::Requeue => Outcome::Requeue { failed: false },
@@ -126,8 +147,8 @@ impl Connection {
         );
     }
 
-    /// Counts a sent message against the window, and renews it by quarters.
-    pub(super) fn sent(&mut self, consumer: ConsumerId) {
+    /// Counts a sent message against the window, and renews that by quarters.
+    pub(super) fn sent(&mut self, consumer: ConsumerId, bytes: usize) {
         let Some(entry) = self.consumers.get_mut(&consumer) else {
             return;
         };
@@ -138,7 +159,11 @@ impl Connection {
             return;
         }
         entry.sent += 1;
-        if entry.sent >= WINDOW_MESSAGES / 4 {
+        entry.sent_bytes += bytes;
+        // What was sent without acks is kept until this is said, so it is said by bytes too.
+        let large = entry.no_ack && entry.sent_bytes >= SENT_BYTES_MAX;
+        if large || entry.sent >= WINDOW_MESSAGES / 4 {
+            entry.sent_bytes = 0;
             let add = std::mem::take(&mut entry.sent);
             let set = entry.set;
             self.push(set, &Command::Grant { consumer, add });
@@ -183,6 +208,40 @@ impl Connection {
             self.forget_consumer(main);
         }
         self.forget_consumer(consumer);
+    }
+
+    /// A consumer was too slow: it is cancelled if its client can take that, otherwise its channel closes.
+    pub(super) fn timed_out(&mut self, late: TimedOut) {
+        let Some(entry) = self.consumers.get(&late.consumer) else {
+            return;
+        };
+        let (channel, main) = (entry.channel, entry.main);
+        tracing::info!(%channel, timeout_ms = late.timeout.0, close = late.close, "consumer timed out");
+        if !late.close && self.session.takes_cancel() {
+            return self.stop_consumer(main);
+        }
+        let text = format!(
+            "delivery acknowledgement on channel {channel} timed out. Timeout value used: {} ms. This timeout value can \
+             be configured, see consumers doc guide to learn more",
+            late.timeout.0
+        );
+        let error = ProtocolError::new(ReplyCode::PreconditionFailed, text);
+        self.session.fail_channel(channel, error, (0, 0));
+    }
+
+    /// Ends a consumer by the broker's wish, in every part of its queue; what it holds may still be settled.
+    pub(super) fn stop_consumer(&mut self, main: ConsumerId) {
+        let Some(entry) = self.consumers.get(&main) else {
+            return;
+        };
+        let channel = entry.channel;
+        for (set, consumer) in entry.parts.clone() {
+            self.push(set, &Command::Unsubscribe { consumer });
+        }
+        self.session.cancel_consumer(channel, main);
+        for one in self.attached(main) {
+            self.detached(one);
+        }
     }
 
     /// Nothing of this consumer is left.

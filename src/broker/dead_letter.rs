@@ -3,15 +3,17 @@
 //!
 //! One task, bounded in flight. What a full channel could not take is asked of the machines again.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::amqp::{ProtocolError, RawProperties};
 use crate::base::{Clock, QueueId, SetId, SystemClock};
-use crate::cluster::{Event, Mailbox, SetEffect};
+use crate::cluster::{Event, Mailbox, SetEffect, SetHandle, SetReplica};
 use crate::model::batch::{self, Message, MessageFlags, MessageParts, PublishOptions};
 use crate::model::route::{QueueTarget, RouteInput};
 use crate::model::set::{Command, DeadLetter, DeathReason};
@@ -23,38 +25,63 @@ use super::death::{Death, Obituary, routing_keys};
 use super::node::Node;
 use super::parts::drop_parts;
 use super::replies::ADDRESS_PREFIX;
+use super::retained::{Key, Retained};
 use super::routes::by_set;
 
+/// Dead letters under way whose queues do not wait for them.
 const IN_FLIGHT_MAX: usize = 1024;
+/// A retained dead letter that found no queue, or one that refused it, is tried again after this long.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Runs until the node stops.
 pub async fn run(node: Arc<Node>, effects: mpsc::Receiver<SetEffect>, supervisor: Supervisor) {
     let worker = Worker {
         node,
         mailbox: Arc::default(),
+        flights: HashMap::new(),
         waiting: BTreeMap::new(),
         known: HashSet::new(),
+        retained: Retained::default(),
+        backlog: VecDeque::new(),
+        retries: VecDeque::new(),
+        given_up: false,
         events: Vec::new(),
     };
     worker.run(effects, supervisor).await;
 }
 
-/// A dead letter that has been published and waits for its last target.
+/// One publish of a dead letter.
+#[derive(Debug)]
+struct Sent {
+    seq: u64,
+    key: Key,
+    to: Vec<QueueId>,
+    refused: bool,
+    given_up: bool,
+}
+
+/// A dead letter under way.
 #[derive(Debug)]
 struct Flight {
-    seq: u64,
-    set: SetId,
-    queue: QueueId,
-    id: u64,
+    retains: bool,
+    left: usize,
+    refused: bool,
+    given_up: bool,
 }
 
 struct Worker {
     node: Arc<Node>,
     mailbox: Arc<Mailbox>,
-    /// Per target set, in the order of the pipe. A letter to several sets waits in the last of them it was sent to,
-    /// after waiting in the others.
-    waiting: BTreeMap<SetId, VecDeque<(Flight, Vec<(SetId, u64)>)>>,
-    known: HashSet<(SetId, QueueId, u64)>,
+    flights: HashMap<Key, Flight>,
+    /// Per target set, in the order of the pipe.
+    waiting: BTreeMap<SetId, VecDeque<Sent>>,
+    /// Those of queues that do not retain them.
+    known: HashSet<Key>,
+    retained: Retained,
+    backlog: VecDeque<(SetId, DeadLetter)>,
+    retries: VecDeque<(SetId, DeadLetter)>,
+    /// Some were given up by their pipe: the machines are to be asked for them again.
+    given_up: bool,
     events: Vec<Event>,
 }
 
@@ -67,10 +94,31 @@ struct Letter {
     sets: Vec<(SetId, Vec<QueueId>)>,
 }
 
+/// What is to become of a dead letter.
+enum Prepared {
+    /// Nothing more.
+    Over,
+    /// There is no queue for it.
+    Nowhere,
+    Letter(Box<Letter>),
+}
+
 impl Worker {
     async fn run(mut self, mut effects: mpsc::Receiver<SetEffect>, supervisor: Supervisor) {
         loop {
+            while let Some((set, letter)) = self.backlog.pop_front() {
+                self.letter(set, letter).await;
+            }
+            while let Some((set, letter)) = self.retries.pop_front() {
+                let key = (set, letter.queue, letter.id);
+                let record = self.record(letter.queue);
+                self.send(key, record, &letter, true).await;
+            }
+            if !self.backlog.is_empty() {
+                continue;
+            }
             let room = self.known.len() < IN_FLIGHT_MAX;
+            let due = self.retained.next();
             tokio::select! {
                 effect = effects.recv(), if room => match effect {
                     Some(SetEffect::DeadLetter(set, letter)) => self.letter(set, letter).await,
@@ -78,9 +126,11 @@ impl Worker {
                     None => return,
                 },
                 () = self.mailbox.ready() => self.settle(),
+                () = until(due) => self.try_again(),
                 () = supervisor.stopping() => return,
             }
-            if effects.is_empty() && self.node.cluster.effects.take_missed() {
+            let missed = effects.is_empty() && self.node.cluster.effects.take_missed();
+            if missed || std::mem::take(&mut self.given_up) {
                 self.ask_again().await;
             }
         }
@@ -90,6 +140,9 @@ impl Worker {
     async fn ask_again(&mut self) {
         let node = Arc::clone(&self.node);
         for (set, handle) in node.cluster.sets() {
+            if !leads(handle) {
+                continue;
+            }
             let pending = handle.with(|replica| replica.machine().pending_dead_letters());
             for letter in pending.unwrap_or_default() {
                 while self.known.len() >= IN_FLIGHT_MAX {
@@ -99,6 +152,11 @@ impl Worker {
                 self.letter(set, letter).await;
             }
         }
+    }
+
+    fn record(&self, queue: QueueId) -> Option<QueueRecord> {
+        let topology = &self.node.cluster.topology;
+        topology.read(|topology| topology.queue_by_id(queue).cloned())
     }
 
     async fn queue_gone(&mut self, queue: QueueId) {
@@ -112,41 +170,104 @@ impl Worker {
 
     async fn letter(&mut self, set: SetId, letter: DeadLetter) {
         let key = (set, letter.queue, letter.id);
-        if !self.known.insert(key) {
-            return;
+        let record = self.record(letter.queue);
+        let retains = record
+            .as_ref()
+            .is_some_and(QueueRecord::retains_dead_letters);
+        let new = if retains {
+            self.retained.begin(key)
+        } else {
+            self.known.insert(key)
+        };
+        if new {
+            self.send(key, record, &letter, retains).await;
         }
-        let sent = match self.prepare(set, &letter).await {
-            Some(ready) => self.publish(&ready),
-            None => Vec::new(),
-        };
-        let flight = Flight {
-            seq: 0,
-            set,
-            queue: letter.queue,
-            id: letter.id,
-        };
-        self.wait(flight, sent);
     }
 
-    /// Moves a letter to the next set it waits for, or ends it.
-    fn wait(&mut self, mut flight: Flight, mut sent: Vec<(SetId, u64)>) {
-        match sent.pop() {
-            Some((target, seq)) => {
-                flight.seq = seq;
-                self.waiting
-                    .entry(target)
-                    .or_default()
-                    .push_back((flight, sent));
-            }
-            None => {
-                self.known.remove(&(flight.set, flight.queue, flight.id));
-                if let Some(handle) = self.node.cluster.set(flight.set) {
-                    handle.push(&Command::DeadLettered {
-                        queue: flight.queue,
-                        id: flight.id,
-                    });
-                    handle.kick();
-                }
+    /// Publishes a dead letter to wherever it has not gone yet.
+    async fn send(
+        &mut self,
+        key: Key,
+        record: Option<QueueRecord>,
+        letter: &DeadLetter,
+        retains: bool,
+    ) {
+        let prepared = match &record {
+            Some(record) => self.prepare(key.0, record, letter).await,
+            None => Prepared::Over,
+        };
+        let mut flight = Flight {
+            retains,
+            left: 0,
+            refused: false,
+            given_up: false,
+        };
+        match prepared {
+            Prepared::Over => {}
+            Prepared::Nowhere => flight.refused = true,
+            Prepared::Letter(ready) => flight.left = self.publish(key, &ready, retains),
+        }
+        if flight.left == 0 {
+            self.landed(key, &flight);
+        } else {
+            self.flights.insert(key, flight);
+        }
+    }
+
+    /// Every publish of it is through.
+    fn landed(&mut self, key: Key, flight: &Flight) {
+        if flight.retains && (flight.refused || flight.given_up) {
+            self.retained.again(key, Instant::now() + RETRY_AFTER);
+            return;
+        }
+        if flight.given_up {
+            self.known.remove(&key);
+            self.given_up = true;
+            return;
+        }
+        let (set, queue, id) = key;
+        if let Some(handle) = self.node.cluster.set(set) {
+            handle.push(&Command::DeadLettered { queue, id });
+            handle.kick();
+        }
+        if flight.retains {
+            self.ended(key);
+        } else {
+            self.known.remove(&key);
+        }
+    }
+
+    /// A retained letter has gone: the next ones of its queue have their turn.
+    fn ended(&mut self, key: Key) {
+        let Some((last, room)) = self.retained.end(key) else {
+            return;
+        };
+        let (set, queue, _) = key;
+        let Some(handle) = self.node.cluster.set(set) else {
+            return;
+        };
+        let next = handle.with(|r| r.machine().dead_letters_after(queue, last, room));
+        let next = next.unwrap_or_default();
+        if next.is_empty() {
+            self.retained.rest(set, queue);
+        }
+        self.backlog
+            .extend(next.into_iter().map(|letter| (set, letter)));
+    }
+
+    /// Tries what is due, unless another node leads its set by now, or it has gone.
+    fn try_again(&mut self) {
+        while let Some(key) = self.retained.due(Instant::now()) {
+            let (set, queue, id) = key;
+            let handle = self.node.cluster.set(set).filter(|handle| leads(handle));
+            let Some(handle) = handle else {
+                self.retained.forget(set, queue);
+                continue;
+            };
+            let letters = handle.with(|r| r.machine().dead_letters_after(queue, id - 1, 1));
+            match letters.unwrap_or_default().first() {
+                Some(letter) if letter.id == id => self.retries.push_back((set, *letter)),
+                _ => self.ended(key),
             }
         }
     }
@@ -155,23 +276,56 @@ impl Worker {
         let mut events = std::mem::take(&mut self.events);
         self.mailbox.take(&mut events);
         for event in events.drain(..) {
-            let Event::Applied(set, seq) = event else {
-                continue;
-            };
-            let mut done = Vec::new();
-            if let Some(waiting) = self.waiting.get_mut(&set) {
-                while waiting.front().is_some_and(|(flight, _)| flight.seq <= seq) {
-                    done.extend(waiting.pop_front());
+            match event {
+                Event::Refused(set, seq) => {
+                    let sent = self.waiting.get_mut(&set);
+                    let at = sent.and_then(|sent| {
+                        let at = sent.binary_search_by_key(&seq, |sent| sent.seq).ok()?;
+                        sent.get_mut(at)
+                    });
+                    if let Some(sent) = at {
+                        sent.refused = true;
+                    }
                 }
-            }
-            for (flight, sent) in done {
-                self.wait(flight, sent);
+                Event::GivenUp(set, seq) => {
+                    let sent = self.waiting.get_mut(&set).into_iter().flatten();
+                    for sent in sent.take_while(|sent| sent.seq <= seq) {
+                        sent.given_up = true;
+                    }
+                }
+                Event::Applied(set, seq) => self.applied(set, seq),
+                Event::Deliver(..) | Event::Lost(_) | Event::Cancelled(_) | Event::TimedOut(_) => {}
             }
         }
         self.events = events;
     }
 
-    fn publish(&mut self, letter: &Letter) -> Vec<(SetId, u64)> {
+    fn applied(&mut self, set: SetId, seq: u64) {
+        while let Some(waiting) = self.waiting.get_mut(&set)
+            && waiting.front().is_some_and(|sent| sent.seq <= seq)
+            && let Some(sent) = waiting.pop_front()
+        {
+            let Some(flight) = self.flights.get_mut(&sent.key) else {
+                continue;
+            };
+            flight.left -= 1;
+            flight.refused |= sent.refused;
+            flight.given_up |= sent.given_up;
+            if flight.retains && !sent.refused && !sent.given_up {
+                for queue in sent.to {
+                    self.retained.taken(sent.key, queue);
+                }
+            }
+            if flight.left == 0
+                && let Some(flight) = self.flights.remove(&sent.key)
+            {
+                self.landed(sent.key, &flight);
+            }
+        }
+    }
+
+    /// One publish per set; per queue where each queue's word counts. How many.
+    fn publish(&mut self, key: Key, letter: &Letter, retains: bool) -> usize {
         let parts = MessageParts {
             flags: MessageFlags { died: true },
             exchange: &letter.exchange,
@@ -184,32 +338,49 @@ impl Worker {
             priority: letter.properties.priority(),
             delay: None,
         };
-        let mut sent = Vec::new();
+        let mut count = 0;
         for (set, queues) in &letter.sets {
-            if let Some(handle) = self.node.cluster.set(*set) {
-                let pushed = handle.publish(&self.mailbox, queues, options, &parts);
-                handle.kick();
-                sent.push((*set, pushed.seq));
+            let Some(handle) = self.node.cluster.set(*set) else {
+                continue;
+            };
+            let each: Vec<&[QueueId]> = if retains {
+                queues.chunks(1).collect()
+            } else {
+                vec![queues]
+            };
+            for to in each {
+                if to.iter().all(|queue| self.retained.has_taken(key, *queue)) {
+                    continue;
+                }
+                let pushed = handle.publish(&self.mailbox, to, options, &parts);
+                count += 1;
+                self.waiting.entry(*set).or_default().push_back(Sent {
+                    seq: pushed.seq,
+                    key,
+                    to: to.to_vec(),
+                    refused: false,
+                    given_up: false,
+                });
             }
+            handle.kick();
         }
-        sent
+        count
     }
 
-    /// Reads a dead letter and finds where it goes. `None`: nowhere, it is dropped.
-    async fn prepare(&self, set: SetId, letter: &DeadLetter) -> Option<Letter> {
+    /// Reads a dead letter and finds where it goes.
+    async fn prepare(&self, set: SetId, record: &QueueRecord, letter: &DeadLetter) -> Prepared {
         let cluster = &self.node.cluster;
-        let record = cluster
-            .topology
-            .read(|t| t.queue_by_id(letter.queue).cloned())?;
-        let target = record.dead_letter.clone()?;
+        let (Some(target), Some(handle)) = (record.dead_letter.clone(), cluster.set(set)) else {
+            return Prepared::Over;
+        };
         let position = letter.position;
-        let payload = match cluster.set(set)?.load(position).await {
+        let payload = match handle.load(position).await {
             Ok(payload) => payload,
-            Err(error) => return self.unreadable(set, &record, &error),
+            Err(error) => return self.unreadable(set, record, &error),
         };
         let message = match batch::message(&payload, position.slot()) {
             Ok(message) => message,
-            Err(error) => return self.unreadable(set, &record, &error),
+            Err(error) => return self.unreadable(set, record, &error),
         };
         let now = SystemClock.now();
         let death = Death {
@@ -224,26 +395,37 @@ impl Worker {
             None => routing_keys(&message, headers.as_ref()),
         };
         let exchange = target.exchange.to_string();
-        let sets = self
-            .route(&record, &exchange, &keys, &obituary, letter.reason)
-            .unwrap_or_default();
+        let routed = self.route(record, &exchange, &keys, &obituary, letter.reason);
+        let (found, sets) = routed.unwrap_or_default();
         let routing_key = keys.into_iter().next().unwrap_or_default();
         let exchange = Bytes::from(exchange);
         if exchange.is_empty() && routing_key.starts_with(ADDRESS_PREFIX) {
             let properties = &obituary.properties.0;
             let body = std::slice::from_ref(&message.body);
-            self.node
-                .replies
-                .send(&record.vhost, &routing_key, properties, body);
-            return None;
+            let (vhost, mailbox) = (&record.vhost, &self.mailbox);
+            let (_, set) = self
+                .node
+                .send_reply(mailbox, vhost, &routing_key, properties, body);
+            if let Some(handle) = set.and_then(|set| self.node.cluster.set(set)) {
+                handle.kick();
+            }
+            return Prepared::Over;
         }
-        Some(Letter {
+        if sets.is_empty() {
+            // What would only go round in a circle is dropped.
+            return if found {
+                Prepared::Over
+            } else {
+                Prepared::Nowhere
+            };
+        }
+        Prepared::Letter(Box::new(Letter {
             message,
             properties: obituary.properties,
             exchange,
             routing_key,
             sets,
-        })
+        }))
     }
 
     fn unreadable(
@@ -251,12 +433,13 @@ impl Worker {
         set: SetId,
         record: &QueueRecord,
         error: &dyn std::fmt::Display,
-    ) -> Option<Letter> {
+    ) -> Prepared {
         tracing::error!(%set, queue = record.name, %error, "a dead letter cannot be read");
         self.node.stats.unreadable.inc();
-        None
+        Prepared::Nowhere
     }
 
+    /// Whether any queue was found, and those that do not begin a cycle.
     fn route(
         &self,
         record: &QueueRecord,
@@ -264,10 +447,10 @@ impl Worker {
         keys: &[Bytes],
         obituary: &Obituary,
         reason: DeathReason,
-    ) -> Result<Vec<(SetId, Vec<QueueId>)>, ProtocolError> {
+    ) -> Result<(bool, Vec<(SetId, Vec<QueueId>)>), ProtocolError> {
         let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
         let mut targets: Vec<QueueTarget> = Vec::new();
-        self.node.cluster.topology.read(|topology| {
+        let found = self.node.cluster.topology.read(|topology| {
             let input = RouteInput {
                 vhost: &record.vhost,
                 exchange: exchange.as_bytes(),
@@ -276,14 +459,27 @@ impl Worker {
                 dice: rand::random(),
             };
             topology.route(&input, &mut targets)?;
+            let found = !targets.is_empty();
             targets.retain(|target| {
                 let name = topology
                     .queue_by_id(target.queue)
                     .map(|record| &*record.name);
                 name.is_some_and(|name| !obituary.cycles(name, reason))
             });
-            Ok::<_, ProtocolError>(())
+            Ok::<_, ProtocolError>(found)
         })?;
-        Ok(by_set(&targets))
+        Ok((found, by_set(&targets)))
+    }
+}
+
+/// Whether this node sees to the effects of a set.
+fn leads(handle: &SetHandle) -> bool {
+    handle.with(SetReplica::leads) == Some(true)
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

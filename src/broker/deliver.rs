@@ -1,7 +1,8 @@
 //! Deliveries and answers, in the order the replicas gave them: read the body, check it, write it out.
 //!
-//! Stops when the output is high or when a body must come from the disk; goes on when there is room or the body is
-//! there. A cancel-ok stands in the same line, so it follows the last delivery of its consumer.
+//! Stops when the output is high, when a body must come from the disk, or when this node was silent for so long that its
+//! leases may be over; goes on when there is room, the body is there, or the set has been asked. A cancel-ok stands in the
+//! same line, so it follows the last delivery of its consumer.
 
 use bytes::Bytes;
 
@@ -15,6 +16,7 @@ use crate::session::{ChannelAnswer, Lease};
 use super::connection::{Connection, Loading, Posted, Work};
 use super::consume::Kind;
 use super::replies::DirectReply;
+use super::stats::QueueType;
 use super::stream::{wanted, with_offset};
 
 impl Connection {
@@ -25,6 +27,11 @@ impl Connection {
                 None => return,
                 Some(Work::Posted(posted)) => self.posted(posted),
                 Some(Work::Deliver(set, delivery, body)) => {
+                    // Woken when the set has been asked whether the lease still runs.
+                    if !self.node.cluster.is_sure(set) {
+                        self.work.push_front(Work::Deliver(set, delivery, body));
+                        return;
+                    }
                     if let Some(rest) = self.deliver(set, delivery, body.as_ref()) {
                         self.work.push_front(Work::Deliver(set, rest, body));
                         return;
@@ -36,7 +43,19 @@ impl Connection {
 
     fn posted(&mut self, posted: Posted) {
         match posted {
-            Posted::Answer(channel, answer) => self.session.answer_channel(channel, answer),
+            Posted::Answer(channel, answer) => {
+                match &answer {
+                    ChannelAnswer::Got {
+                        lease, redelivered, ..
+                    } => {
+                        let found = Some((lease.is_none(), *redelivered));
+                        self.tally.got(channel, found);
+                    }
+                    ChannelAnswer::GotNothing => self.tally.got(channel, None),
+                    _ => {}
+                }
+                self.session.answer_channel(channel, answer);
+            }
             Posted::Declared {
                 channel,
                 answer,
@@ -103,6 +122,7 @@ impl Connection {
             return None;
         }
         let (channel, no_ack, counts) = (entry.channel, entry.no_ack, entry.counts);
+        let kind = entry.queue_type();
         let (main, filter) = (entry.main, entry.filter.clone());
         let mut unwanted = 0;
         let known = body.cloned();
@@ -140,8 +160,9 @@ impl Connection {
                     }
                     return None;
                 }
-                self.tally.delivered(no_ack, delivery.redelivered);
-                self.sent(delivery.consumer);
+                self.tally
+                    .delivered(channel, kind, no_ack, delivery.redelivered);
+                self.sent(delivery.consumer, message.body.len());
             } else if lost || filter.is_some() {
                 unwanted += 1;
             }
@@ -228,7 +249,8 @@ impl Connection {
             &reply.body,
         );
         if sent {
-            self.tally.delivered(true, false);
+            self.tally
+                .delivered(reply.channel, QueueType::Classic, true, false);
         }
     }
 }

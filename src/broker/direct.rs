@@ -21,9 +21,10 @@ use crate::model::topology::{
 };
 use crate::session::{self, ChannelAnswer};
 
+use super::meters::{Count, Counts};
 use super::node::Node;
 use super::queues::Asker;
-use super::routes::{Routed, Routes, with_parts};
+use super::routes::{Route, Routed, Routes, with_parts};
 use super::stream::no_stream;
 
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
@@ -88,7 +89,16 @@ impl Direct {
             session: node.cluster.registry.session(),
             user: Arc::from(user),
             vhost: Arc::from(vhost),
+            operator: false,
         })
+    }
+
+    /// Whoever runs the node, in `vhost`: deletes, purges and gets without permissions of its own.
+    #[must_use]
+    pub fn operator(node: &Arc<Node>, vhost: &str) -> Self {
+        let mut direct = Self::new(node, "", vhost);
+        direct.0.operator = true;
+        direct
     }
 
     /// queue.declare.
@@ -199,11 +209,7 @@ impl Direct {
         };
         let topology = &self.0.node.cluster.topology;
         topology.read(|topology| topology.check_bind(&self.0.user, &command))?;
-        let command = match bind {
-            true => TopologyCommand::Bind(command),
-            false => TopologyCommand::Unbind(command),
-        };
-        self.0.change(command).await.map(drop)
+        self.0.change_binding(command, bind).await
     }
 
     /// Makes a queue without asking for rights.
@@ -225,6 +231,7 @@ impl Direct {
         let command = TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: self.0.vhost.to_string(),
             name,
+            relaxed: false,
             server_named: false,
             durable,
             exclusive: false,
@@ -257,6 +264,7 @@ impl Direct {
         arguments: FieldTable,
     ) -> Result<(), ProtocolError> {
         let [durable, auto_delete, internal] = flags;
+        let history = name.clone();
         let pipe = self.0.node.cluster.pipe;
         let command = TopologyCommand::DeclareExchange(DeclareExchange {
             vhost: self.0.vhost.to_string(),
@@ -270,7 +278,8 @@ impl Direct {
             node: pipe.node,
             incarnation: pipe.incarnation,
         });
-        self.0.change(command).await.map(drop)
+        self.0.change(command).await?;
+        self.0.keep_history(&history).await
     }
 
     /// Makes a binding without asking for rights.
@@ -324,13 +333,16 @@ impl Direct {
             routing_key,
             more_keys: &[],
             properties,
+            meters: &self.0.node.meters,
         };
         let cluster = &self.0.node.cluster;
         let route = Routes::default().find(&cluster.topology, &routed)?;
+        self.count_publish(&route, body.len());
         let sets = with_parts(&route.sets, &route.spread, rand::random::<u32>().into());
         if sets.is_empty() {
             return Ok(false);
         }
+        let routed = !route.nowhere;
         let expiration = properties.expiration();
         let ttl = expiration.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
         let options = PublishOptions {
@@ -356,9 +368,23 @@ impl Direct {
         }
         let confirmed = confirmed(&mailbox, waiting);
         match tokio::time::timeout(CONFIRM_WAIT, confirmed).await {
-            Ok(true) => Ok(true),
+            Ok(true) => Ok(routed),
             Ok(false) => Err(Refused::Nack),
             Err(_) => Err(Refused::Timeout),
+        }
+    }
+
+    fn count_publish(&self, route: &Route, size: usize) {
+        let (stats, meters) = (&self.0.node.stats, &self.0.node.meters);
+        stats.received.inc();
+        stats.message_size.observe(size as f64);
+        let mut counts = Counts::default();
+        counts.add(Count::Publish, 1);
+        meters.vhost(&self.0.vhost).counts.add(&counts);
+        route.meter.add([1, route.queues, 0, 0]);
+        if route.queues > 0 {
+            stats.routed.inc();
+            stats.enqueued.inc_by(route.queues);
         }
     }
 
@@ -382,6 +408,24 @@ impl Direct {
         let result = taken.await.map(|taken| messages = taken);
         self.settle(held, settled).await;
         result.map(|()| messages)
+    }
+
+    /// What is at the head of a queue, which stays there; nobody's rights are asked for.
+    ///
+    /// # Errors
+    /// If its set gives no answer.
+    pub(super) async fn look(
+        &self,
+        record: &QueueRecord,
+        count: usize,
+    ) -> Result<Vec<Got>, ProtocolError> {
+        let mut held = Held::new();
+        let mailbox: Arc<Mailbox> = Arc::default();
+        let how = Settled::Requeued;
+        let taken = self.take(record, (count, usize::MAX), how, &mailbox, &mut held);
+        let taken = taken.await;
+        self.settle(held, how).await;
+        taken
     }
 
     async fn take(

@@ -13,6 +13,7 @@ use super::consume::Kind;
 use super::deliver::with_counts;
 use super::queues::{Asker, count, no_queue, soft};
 use super::requests::{answer, stopping};
+use super::stats::QueueType;
 use super::stream::no_stream;
 
 impl Connection {
@@ -112,7 +113,7 @@ impl Asker {
         let (delivery, ready) = match reply {
             Some(Reply::Got { delivery, ready }) => (delivery, ready),
             Some(Reply::GotNothing) => {
-                stats.get_empty.inc();
+                stats.get_empty.add(QueueType::of(record.kind), 1);
                 return Ok(ChannelAnswer::GotNothing);
             }
             Some(_) => return Err(no_queue(&record.name, &record.vhost)),
@@ -131,7 +132,7 @@ impl Asker {
             .map_err(|error| unreadable(&error))?;
         let message =
             batch::message(&payload, position.slot()).map_err(|error| unreadable(&error))?;
-        stats.got(no_ack, delivery.redelivered);
+        stats.got(QueueType::of(record.kind), no_ack, delivery.redelivered);
         let counts = record.kind == QueueKind::Quorum;
         let properties = crate::amqp::RawProperties(with_counts(&message, counts, &delivery));
         let lease = Lease {

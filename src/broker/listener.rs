@@ -114,12 +114,23 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Accepts until the node stops.
-pub async fn accept(node: Arc<Node>, listener: TcpListener, entry: Entry) {
+/// Accepts until the node stops. While it takes no clients, nothing listens there: they are refused, and go elsewhere.
+pub async fn accept(node: Arc<Node>, mut listener: TcpListener, entry: Entry) {
+    let Ok(address) = listener.local_addr() else {
+        return;
+    };
     let entry = Arc::new(entry);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = node.suspended(true) => {
+                drop(listener);
+                let Some(again) = resumed(&node, address, &entry.socket).await else {
+                    return;
+                };
+                listener = again;
+                continue;
+            }
             () = node.supervisor.stopping() => return,
         };
         match accepted {
@@ -135,6 +146,26 @@ pub async fn accept(node: Arc<Node>, listener: TcpListener, entry: Entry) {
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The listener of an address once clients are taken again; `None` if the node stops before.
+async fn resumed(node: &Node, address: SocketAddr, options: &SocketOptions) -> Option<TcpListener> {
+    loop {
+        tokio::select! {
+            () = node.suspended(false) => {}
+            () = node.supervisor.stopping() => return None,
+        }
+        match bind(address, options) {
+            Ok(listener) => return Some(listener),
+            Err(error) => {
+                tracing::error!(%address, %error, "cannot listen again yet");
+                tokio::select! {
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    () = node.supervisor.stopping() => return None,
+                }
             }
         }
     }

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::{Clock, SystemClock};
+use crate::model::topology::{Permission, Resource};
 use crate::session::{Answer, Credentials};
 
 use super::connection::{Connection, Posted};
+use super::consume::Kind;
 use super::node::{Access, Node};
 use super::wire::TlsView;
 
@@ -87,6 +89,37 @@ impl Connection {
             self.vhost = Arc::from(vhost);
         }
         self.session.answer(answer);
+    }
+
+    /// connection.update-secret. Users of the broker's own keep theirs; but who may no longer be here, or no longer read what
+    /// it consumes, is told so now (RabbitMQ 4.3).
+    pub(super) fn update_secret(&mut self) {
+        let topology = Arc::clone(&self.node.cluster.topology);
+        let lost = topology.read(|topology| {
+            if !topology.vhost_access(&self.user, &self.vhost) {
+                return None;
+            }
+            let open = self.consumers.iter().filter(|(_, c)| c.kind == Kind::Open);
+            let lost = open.filter(|(_, consumer)| {
+                topology.queue_by_id(consumer.queue).is_some_and(|record| {
+                    let queue = Resource::Queue(&record.name);
+                    let read = Permission::Read;
+                    let may = topology.check_permission(&self.user, &self.vhost, queue, read);
+                    may.is_err()
+                })
+            });
+            Some(lost.map(|(id, _)| *id).collect::<Vec<_>>())
+        });
+        let Some(lost) = lost else {
+            let (vhost, user) = (&self.vhost, &self.user);
+            let text = format!("access to vhost '{vhost}' refused for user '{user}'");
+            let error = ProtocolError::new(ReplyCode::NotAllowed, text);
+            return self.session.answer(Answer::Failed(error));
+        };
+        for consumer in lost {
+            self.stop_consumer(consumer);
+        }
+        self.session.answer(Answer::Done);
     }
 
     pub(super) fn connection_answer(&mut self, answer: Answer) {

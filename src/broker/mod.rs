@@ -7,6 +7,7 @@
 //! - `direct`: what is done for a user without a connection.
 //! - `dead_letter`: the leader's side of dead-lettering.
 //! - `alarm`: memory and disk.
+//! - `stats`, `meters`, `tally`: what is counted, of the node, of what is in it, and by each connection until it reports.
 //!
 //! Not here: openraft, the log, JSON.
 
@@ -22,18 +23,23 @@ mod deliver;
 mod direct;
 mod failures;
 mod get;
+mod history;
 pub mod listener;
 mod login;
+mod meters;
 mod node;
 mod parts;
 mod proxy;
 mod publish;
 mod queues;
+mod relay;
 mod replies;
 mod requests;
+mod retained;
 mod routes;
 mod stats;
 mod stream;
+mod tally;
 pub mod tls;
 mod wire;
 
@@ -41,6 +47,8 @@ pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
 pub use dead_letter::run as run_set_effects;
 pub use direct::{Direct, Got, Refused, Settled};
 pub use failures::Failures;
-pub use node::{Access, Node, NodeOptions};
-pub use stats::Stats;
+pub use meters::{COUNTS, ChannelMeter, Count, Counts, Meters, VhostMeter};
+pub use node::{Access, Node, NodeOptions, ObjectLimits};
+pub use relay::run as run_relay;
+pub use stats::{QueueType, Stats, Typed};
 pub use wire::TlsView;

@@ -16,13 +16,30 @@ use crate::session::SessionConfig;
 use super::alarm::Alarm;
 use super::clients::Clients;
 use super::failures::Failures;
+use super::meters::Meters;
+use super::relay::Relay;
 use super::replies::Replies;
 use super::stats::Stats;
 use super::tls::NameFrom;
 
+/// What there may be of channels, queues and exchanges; `None` = no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ObjectLimits {
+    /// Channels of the node.
+    pub channels: Option<u32>,
+    /// Queues of the cluster.
+    pub queues: Option<u32>,
+    /// Exchanges of the cluster.
+    pub exchanges: Option<u32>,
+    /// A quorum queue that is there may be declared as a classic one with the same limits.
+    pub relaxed_redeclaration: bool,
+}
+
 /// What the configuration says once and for all.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    /// What there may be of channels, queues and exchanges.
+    pub objects: ObjectLimits,
     /// What the configuration says about queues.
     pub queue_defaults: QueueDefaults,
 }
@@ -55,17 +72,25 @@ pub struct Node {
     pub access: ArcSwap<Access>,
     /// Counters.
     pub stats: Arc<Stats>,
+    /// What exchanges and vhosts saw.
+    pub meters: Meters,
     /// Open connections.
     pub clients: Clients,
     /// Logins that failed.
     pub failures: Failures,
     /// Direct reply-to consumers of this node.
     pub replies: Replies,
+    /// Replies from other nodes.
+    pub(super) relay: Relay,
     /// Resource alarms.
     pub alarm: watch::Receiver<Alarm>,
     /// Tasks.
     pub supervisor: Supervisor,
     connections: AtomicU32,
+    /// Whoever reads an exchange's history holds all of it for a moment.
+    pub(super) histories: tokio::sync::Mutex<()>,
+    /// No client is taken for now.
+    suspended: watch::Sender<bool>,
 }
 
 impl Node {
@@ -84,13 +109,35 @@ impl Node {
             options,
             access: ArcSwap::from_pointee(access),
             stats,
+            meters: Meters::default(),
             clients: Clients::default(),
             failures: Failures::default(),
             replies: Replies::default(),
+            relay: Relay::default(),
             alarm,
             supervisor,
             connections: AtomicU32::new(0),
+            histories: tokio::sync::Mutex::new(()),
+            suspended: watch::Sender::new(false),
         })
+    }
+
+    /// Takes no clients from now on, or takes them again. Those that are there stay.
+    pub fn suspend(&self, suspended: bool) {
+        self.suspended.send_replace(suspended);
+    }
+
+    /// Whether no clients are taken for now.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        *self.suspended.borrow()
+    }
+
+    /// Completes when clients are taken again, or (true) when none are any more.
+    pub(super) async fn suspended(&self, suspended: bool) {
+        let mut watch = self.suspended.subscribe();
+        // The sender lives as long as the node.
+        drop(watch.wait_for(|now| *now == suspended).await);
     }
 
     pub(super) fn connection_opened(&self) {

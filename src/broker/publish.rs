@@ -13,6 +13,7 @@ use crate::model::set::Command;
 use crate::session::{ChannelAnswer, PublishRequest, Settlement};
 
 use super::connection::{Connection, Posted};
+use super::meters::Count;
 use super::replies::ADDRESS_PREFIX;
 use super::routes::{Route, Routed, with_parts};
 
@@ -56,6 +57,7 @@ impl Connection {
             routing_key: &publish.routing_key,
             more_keys: &publish.more_keys,
             properties: &publish.properties,
+            meters: &self.node.meters,
         };
         self.routes.find(&self.node.cluster.topology, &routed)
     }
@@ -70,18 +72,18 @@ impl Connection {
     ) -> Result<(), ProtocolError> {
         self.publishes = true;
         self.tally
-            .received(publish.body.size, number.is_some() && !tx);
+            .received(channel, publish.body.size, number.is_some() && !tx);
         let route = self.route(publish)?;
+        self.tally.through(&route.meter, route.queues);
         // After the check of the right to publish, which replies need too.
         let replied = publish.exchange.is_empty() && self.reply_to_requester(publish);
+        if route.nowhere && !replied {
+            self.unroutable(channel, publish);
+        }
         if route.sets.is_empty() && route.spread.is_empty() {
-            if !replied {
-                self.unroutable(channel, publish);
-            }
             self.accepted(channel, number, tx);
             return Ok(());
         }
-        self.tally.routed += 1;
         let parts = MessageParts {
             flags: MessageFlags::default(),
             exchange: &publish.exchange,
@@ -140,17 +142,16 @@ impl Connection {
     /// A publish that needs no queue's word is confirmed at once.
     fn accepted(&mut self, channel: ChannelId, number: Option<u64>, tx: bool) {
         if let (Some(number), false) = (number, tx) {
-            self.tally.confirmed += 1;
+            self.tally.count(channel, Count::Confirm, 1);
             self.session.confirm(channel, number, false);
         }
     }
 
     fn unroutable(&mut self, channel: ChannelId, publish: &PublishRequest) {
+        self.tally.unroutable(channel, publish.mandatory);
         if !publish.mandatory {
-            self.tally.unroutable_dropped += 1;
             return;
         }
-        self.tally.unroutable_returned += 1;
         let body = Bytes::from(publish.body.parts.concat());
         self.session.return_message(
             channel,
@@ -170,7 +171,13 @@ impl Connection {
         for key in keys.filter(|key| key.starts_with(ADDRESS_PREFIX)) {
             let properties = &publish.properties.0;
             let parts = &publish.body.parts;
-            replied |= self.node.replies.send(&self.vhost, key, properties, parts);
+            let node = Arc::clone(&self.node);
+            let (address, set) =
+                node.send_reply(&self.mailbox, &self.vhost, key, properties, parts);
+            replied |= address;
+            if let Some(set) = set {
+                self.touch(set);
+            }
         }
         replied
     }
@@ -186,10 +193,13 @@ impl Connection {
                     refused.insert(channel);
                 }
                 (false, true) => {
-                    tally.confirmed += 1;
+                    tally.count(channel, Count::Confirm, 1);
                     session.confirm(channel, verdict.number, false);
                 }
-                (false, false) => session.refuse(channel, verdict.number),
+                (false, false) => {
+                    tally.touch(channel);
+                    session.refuse(channel, verdict.number);
+                }
             }
         });
     }

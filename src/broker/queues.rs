@@ -18,6 +18,7 @@ use super::connection::{Connection, Posted};
 use super::consume::{Consumer, Kind};
 use super::node::{Node, random_name};
 use super::parts::share;
+use super::replies::Replies;
 use super::requests::stopping;
 use super::stream::{check_consume, no_stream};
 
@@ -30,6 +31,8 @@ pub(super) struct Asker {
     pub session: SessionId,
     pub user: Arc<str>,
     pub vhost: Arc<str>,
+    /// Whoever runs the node: bound by no permission.
+    pub operator: bool,
 }
 
 pub(super) fn soft(code: ReplyCode, text: String) -> ProtocolError {
@@ -60,7 +63,9 @@ impl Asker {
     ) -> Result<QueueRecord, ProtocolError> {
         self.node.cluster.topology.read(|topology| {
             let resource = Resource::Queue(queue);
-            topology.check_permission(&self.user, &self.vhost, resource, permission)?;
+            if !self.operator {
+                topology.check_permission(&self.user, &self.vhost, resource, permission)?;
+            }
             let record = topology
                 .queue(&self.vhost, queue)
                 .ok_or_else(|| no_queue(queue, &self.vhost))?;
@@ -136,7 +141,17 @@ impl Asker {
         };
         self.node.cluster.topology.read(|topology| {
             let resource = Resource::Queue(&name);
-            topology.check_permission(&self.user, &self.vhost, resource, Permission::Configure)
+            topology.check_permission(&self.user, &self.vhost, resource, Permission::Configure)?;
+            let limit = self.node.options.objects.queues;
+            match limit.filter(|limit| topology.queue_count() >= u64::from(*limit)) {
+                Some(limit) if topology.queue(&self.vhost, &name).is_none() => {
+                    let text = format!(
+                        "cannot declare queue '{name}': queue limit in cluster ({limit}) is reached"
+                    );
+                    Err(soft(ReplyCode::PreconditionFailed, text))
+                }
+                _ => Ok(()),
+            }
         })?;
         let cluster = &self.node.cluster;
         let transient = request.exclusive || !request.durable;
@@ -148,6 +163,7 @@ impl Asker {
         let command = TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: self.vhost.to_string(),
             name,
+            relaxed: self.node.options.objects.relaxed_redeclaration,
             server_named,
             durable: request.durable,
             exclusive: request.exclusive,
@@ -168,7 +184,10 @@ impl Asker {
 
     /// The pseudo-queue of direct reply-to only answers whether somebody waits.
     fn declare_reply_to(&self, queue: String) -> Result<ChannelAnswer, ProtocolError> {
-        let alive = queue == REPLY_TO || self.node.replies.is_open(&self.vhost, queue.as_bytes());
+        // Of a requester elsewhere only its node is known.
+        let elsewhere = Replies::node_of(queue.as_bytes()).is_some_and(|at| self.node.is_other(at));
+        let here = || self.node.replies.is_open(&self.vhost, queue.as_bytes());
+        let alive = queue == REPLY_TO || elsewhere || here();
         if alive {
             Ok(ChannelAnswer::QueueDeclared {
                 queue,
@@ -311,9 +330,11 @@ impl Connection {
             config: None,
             no_ack: false,
             counts: record.kind == QueueKind::Quorum,
+            stream: record.kind == QueueKind::Stream,
             filter: None,
             window: false,
             sent: 0,
+            sent_bytes: 0,
             prefetch: 0,
             arguments: FieldTable::default(),
             unsettled: 0,
@@ -354,6 +375,8 @@ impl Connection {
             session: self.id,
             channel: channel.0,
             no_ack: request.no_ack,
+            // A set in memory gives its entries along with deliveries.
+            until_sent: request.no_ack && !record.set().is_local(),
             exclusive: request.exclusive && record.kind == QueueKind::Classic,
             priority: arguments.priority,
             credit: if window {
@@ -363,6 +386,7 @@ impl Connection {
             },
             visibility: arguments.visibility,
             start: arguments.start,
+            overdue: arguments.overdue,
         };
         if let Some(entry) = self.consumers.get_mut(&consumer) {
             entry.config = Some(config);
@@ -416,9 +440,11 @@ impl Connection {
             config: None,
             no_ack: true,
             counts: false,
+            stream: false,
             filter: None,
             window: false,
             sent: 0,
+            sent_bytes: 0,
             prefetch: 0,
             arguments: FieldTable::default(),
             unsettled: 0,
@@ -426,7 +452,9 @@ impl Connection {
         };
         self.consumers.insert(consumer, entry);
         self.node.stats.consumers.inc();
+        self.node.expect_replies();
         let token = self.node.replies.open(
+            self.node.cluster.node(),
             &self.vhost,
             channel,
             consumer,

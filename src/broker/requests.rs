@@ -59,6 +59,7 @@ impl Connection {
             session: self.id,
             user: std::sync::Arc::clone(&self.user),
             vhost: std::sync::Arc::clone(&self.vhost),
+            operator: false,
         }
     }
 
@@ -70,7 +71,7 @@ impl Connection {
                 credentials,
             } => self.login(mechanism, credentials),
             Request::Open { vhost } => self.open(vhost),
-            Request::UpdateSecret { .. } => self.session.answer(session::Answer::Done),
+            Request::UpdateSecret { .. } => self.update_secret(),
             Request::CloseConnection => self.close_all(),
             Request::Channel(channel, request) => self.handle_channel(channel, request),
         }
@@ -84,7 +85,7 @@ impl Connection {
             ChannelRequest::Open => {
                 self.node.stats.channels_opened.inc();
                 self.node.stats.channels.inc();
-                let answer = match self.count_channel() {
+                let answer = match self.count_channel(channel) {
                     Ok(()) => ChannelAnswer::Done,
                     Err(error) => ChannelAnswer::Failed(error),
                 };
@@ -178,9 +179,21 @@ impl Asker {
             return Ok(ChannelAnswer::Done);
         }
         topology.read(|t| {
-            t.check_declare_exchange(&self.user, &self.vhost, &request.kind, &request.exchange)
+            let (name, limit) = (&request.exchange, self.node.options.objects.exchanges);
+            t.check_declare_exchange(&self.user, &self.vhost, &request.kind, name)?;
+            match limit.filter(|limit| t.exchange_count() >= u64::from(*limit)) {
+                Some(limit) if t.check_exchange_passive(&self.vhost, name).is_err() => {
+                    let text = format!(
+                        "cannot declare exchange '{name}' in vhost '{}': exchange limit of {limit} is reached",
+                        self.vhost
+                    );
+                    Err(ProtocolError::new(ReplyCode::PreconditionFailed, text))
+                }
+                _ => Ok(()),
+            }
         })?;
         let pipe = self.node.cluster.pipe;
+        let name = request.exchange.clone();
         let command = TopologyCommand::DeclareExchange(DeclareExchange {
             vhost: self.vhost.to_string(),
             name: request.exchange,
@@ -194,6 +207,7 @@ impl Asker {
             incarnation: pipe.incarnation,
         });
         self.change(command).await?;
+        self.keep_history(&name).await?;
         Ok(ChannelAnswer::Done)
     }
 
@@ -237,12 +251,7 @@ impl Asker {
         };
         let topology = &self.node.cluster.topology;
         topology.read(|t| t.check_bind(&self.user, &command))?;
-        let command = if bind {
-            TopologyCommand::Bind(command)
-        } else {
-            TopologyCommand::Unbind(command)
-        };
-        self.change(command).await?;
+        self.change_binding(command, bind).await?;
         Ok(ChannelAnswer::Done)
     }
 
@@ -255,6 +264,7 @@ impl Asker {
         match reply {
             TopologyReply::Failed(error) => Err(error),
             TopologyReply::Removed(removed) => {
+                self.drop_histories(&removed).await?;
                 for record in &removed.queues {
                     self.drop_contents(record.set(), record.id).await?;
                 }

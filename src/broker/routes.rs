@@ -13,6 +13,8 @@ use crate::cluster::SharedTopology;
 use crate::model::route::{QueueTarget, RouteInput};
 use crate::model::topology::{Permission, Resource};
 
+use super::meters::{ExchangeMeter, Meters};
+
 /// Routes kept per connection; past it all are dropped.
 const ROUTES_MAX: usize = 4096;
 
@@ -24,6 +26,12 @@ pub(super) struct Route {
     pub spread: Vec<(QueueId, Vec<SetId>)>,
     /// Whether the message's `x-delay` counts.
     pub delays: bool,
+    /// To how many queues.
+    pub queues: u64,
+    /// What the exchange saw.
+    pub meter: Arc<ExchangeMeter>,
+    /// No queue takes it but such as keep the history of an exchange.
+    pub nowhere: bool,
 }
 
 /// See the module's head.
@@ -45,6 +53,7 @@ pub(super) struct Routed<'a> {
     pub routing_key: &'a Bytes,
     pub more_keys: &'a [Bytes],
     pub properties: &'a RawProperties,
+    pub meters: &'a Meters,
 }
 
 /// Targets grouped by the set they live in, sets in the order they are met.
@@ -131,6 +140,7 @@ impl Routes {
         self.targets.clear();
         self.dice = rand::random();
         let mut spread = Vec::new();
+        let mut found = 0;
         let result = topology.read(|topology| {
             if !allowed {
                 topology.check_permission(
@@ -156,6 +166,7 @@ impl Routes {
                 dice: self.dice,
             };
             let routed = topology.route(&input, &mut self.targets);
+            found = self.targets.len();
             self.targets.retain(|target| {
                 let parts = topology.spread(target.queue);
                 spread.extend(parts.map(|parts| (target.queue, parts.to_vec())));
@@ -165,8 +176,11 @@ impl Routes {
         })?;
         let route = Arc::new(Route {
             sets: by_set(&self.targets),
+            queues: found.saturating_sub(result.histories) as u64,
             spread,
             delays: result.delays,
+            meter: publish.meters.exchange(publish.vhost, publish.exchange),
+            nowhere: found <= result.histories,
         });
         // Names must not keep a socket's read buffer alive.
         let exchange = Bytes::copy_from_slice(publish.exchange);

@@ -1,8 +1,10 @@
-//! Counters and gauges under RabbitMQ's names (spec/operations.md §2.2). A connection counts in its own [`Tally`] and
-//! adds it up once per turn of its loop.
+//! Counters and gauges of a node under RabbitMQ's names. A connection counts in its own `Tally` and adds it up once per
+//! turn of its loop. Every series is there from the start, at 0, so that rates work from the first scrape.
 
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::model::topology::QueueKind;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -25,26 +27,88 @@ pub struct Stats {
     pub received: IntCounter,
     pub received_confirm: IntCounter,
     pub routed: IntCounter,
+    pub enqueued: IntCounter,
     pub confirmed: IntCounter,
     pub unroutable_dropped: IntCounter,
     pub unroutable_returned: IntCounter,
-    pub delivered: IntCounter,
-    pub delivered_manual: IntCounter,
-    pub delivered_auto: IntCounter,
-    pub get_manual: IntCounter,
-    pub get_auto: IntCounter,
-    pub get_empty: IntCounter,
-    pub redelivered: IntCounter,
-    pub acknowledged: IntCounter,
+    pub delivered: Typed,
+    pub delivered_manual: Typed,
+    pub delivered_auto: Typed,
+    pub get_manual: Typed,
+    pub get_auto: Typed,
+    pub get_empty: Typed,
+    pub redelivered: Typed,
+    pub acknowledged: Typed,
     pub bytes_in: IntCounter,
     pub bytes_out: IntCounter,
+    pub packets_in: IntCounter,
+    pub packets_out: IntCounter,
+    pub unacked: IntGauge,
+    pub unconfirmed: IntGauge,
+    pub http_auth_attempts: IntCounter,
+    pub http_auth_attempts_succeeded: IntCounter,
+    pub http_auth_attempts_failed: IntCounter,
     pub message_size: Histogram,
+    /// Died by a length limit, by time, rejected, by the delivery limit; counted by who leads the queue's set.
+    pub dead_lettered: [IntCounter; 4],
     /// Messages whose bytes could not be had, or were wrong.
     pub unreadable: IntCounter,
 }
 
+/// Types of queues, as metrics tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueType {
+    /// `rabbit_classic_queue`.
+    Classic,
+    /// `rabbit_quorum_queue`.
+    Quorum,
+    /// `rabbit_stream_queue`.
+    Stream,
+}
+
+impl QueueType {
+    pub(super) const ALL: [Self; 3] = [Self::Classic, Self::Quorum, Self::Stream];
+
+    /// Of a queue's record.
+    #[must_use]
+    pub fn of(kind: QueueKind) -> Self {
+        match kind {
+            QueueKind::Classic => Self::Classic,
+            QueueKind::Quorum => Self::Quorum,
+            QueueKind::Stream => Self::Stream,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Classic => "rabbit_classic_queue",
+            Self::Quorum => "rabbit_quorum_queue",
+            Self::Stream => "rabbit_stream_queue",
+        }
+    }
+}
+
+/// A counter by type of queue.
+#[derive(Debug)]
+pub struct Typed([IntCounter; 3]);
+
+impl Typed {
+    /// Counts some of a type.
+    pub fn add(&self, kind: QueueType, by: u64) {
+        if by > 0 {
+            self.0[kind as usize].inc_by(by);
+        }
+    }
+
+    /// Of all types.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.iter().map(IntCounter::get).sum()
+    }
+}
+
 /// RabbitMQ's bounds of rabbitmq_message_size_bytes.
-const SIZE_BOUNDS: [f64; 9] = [
+const SIZE_BOUNDS: [f64; 8] = [
     100.0,
     1_000.0,
     10_000.0,
@@ -53,7 +117,6 @@ const SIZE_BOUNDS: [f64; 9] = [
     10_000_000.0,
     50_000_000.0,
     100_000_000.0,
-    536_870_912.0,
 ];
 
 /// Registers metrics as they are made; names are ours, so a clash is a fault of ours.
@@ -84,10 +147,32 @@ impl Maker {
         self.add(family).with_label_values(&["amqp091"])
     }
 
-    fn queue_type(&self, name: &str, help: &str) -> IntCounter {
+    /// By protocol: AMQP, HTTP.
+    fn protocols(&self, name: &str, help: &str) -> [IntCounter; 2] {
+        let family = self.add(IntCounterVec::new(Opts::new(name, help), &["protocol"]));
+        ["amqp091", "http"].map(|protocol| family.with_label_values(&[protocol]))
+    }
+
+    /// Dead letters. Machines do not tell types of queues and strategies apart: all count as one.
+    fn letters(&self, reason: &str) -> IntCounter {
+        let name = format!("rabbitmq_global_messages_dead_lettered_{reason}_total");
+        let opts = Opts::new(name, "Messages that died");
+        let family = self.add(IntCounterVec::new(
+            opts,
+            &["queue_type", "dead_letter_strategy"],
+        ));
+        for kind in QueueType::ALL {
+            for strategy in ["disabled", "at_most_once", "at_least_once"] {
+                family.with_label_values(&[kind.label(), strategy]);
+            }
+        }
+        family.with_label_values(&["rabbit_quorum_queue", "at_most_once"])
+    }
+
+    fn queue_type(&self, name: &str, help: &str) -> Typed {
         let family = IntCounterVec::new(Opts::new(name, help), &["protocol", "queue_type"]);
-        self.add(family)
-            .with_label_values(&["amqp091", "rabbit_quorum_queue"])
+        let family = self.add(family);
+        Typed(QueueType::ALL.map(|kind| family.with_label_values(&["amqp091", kind.label()])))
     }
 }
 
@@ -97,6 +182,14 @@ impl Default for Stats {
         let size = HistogramOpts::new("rabbitmq_message_size_bytes", "Size of messages received")
             .buckets(SIZE_BOUNDS.to_vec())
             .const_label("protocol", "amqp091");
+        let [auth_attempts, http_auth_attempts] =
+            make.protocols("rabbitmq_auth_attempts_total", "Login attempts");
+        let [auth_attempts_succeeded, http_auth_attempts_succeeded] = make.protocols(
+            "rabbitmq_auth_attempts_succeeded_total",
+            "Logins that succeeded",
+        );
+        let [auth_attempts_failed, http_auth_attempts_failed] =
+            make.protocols("rabbitmq_auth_attempts_failed_total", "Logins that failed");
         Self {
             connections: make.gauge("rabbitmq_connections", "Connections currently open"),
             channels: make.gauge("rabbitmq_channels", "Channels currently open"),
@@ -110,13 +203,12 @@ impl Default for Stats {
             queues_declared: make.counter("rabbitmq_queues_declared_total", "Queues declared"),
             queues_created: make.counter("rabbitmq_queues_created_total", "Queues created"),
             queues_deleted: make.counter("rabbitmq_queues_deleted_total", "Queues deleted"),
-            auth_attempts: make.protocol("rabbitmq_auth_attempts_total", "Login attempts"),
-            auth_attempts_succeeded: make.protocol(
-                "rabbitmq_auth_attempts_succeeded_total",
-                "Logins that succeeded",
-            ),
-            auth_attempts_failed: make
-                .protocol("rabbitmq_auth_attempts_failed_total", "Logins that failed"),
+            auth_attempts,
+            auth_attempts_succeeded,
+            auth_attempts_failed,
+            http_auth_attempts,
+            http_auth_attempts_succeeded,
+            http_auth_attempts_failed,
             received: make.protocol(
                 "rabbitmq_global_messages_received_total",
                 "Messages from publishers",
@@ -128,6 +220,10 @@ impl Default for Stats {
             routed: make.protocol(
                 "rabbitmq_global_messages_routed_total",
                 "Messages routed to queues",
+            ),
+            enqueued: make.counter(
+                "rabbitmq_queue_messages_published_total",
+                "Messages published into queues",
             ),
             confirmed: make.protocol(
                 "rabbitmq_global_messages_confirmed_total",
@@ -175,7 +271,25 @@ impl Default for Stats {
             ),
             bytes_in: make.counter("rabbitmq_connection_incoming_bytes_total", "Bytes received"),
             bytes_out: make.counter("rabbitmq_connection_outgoing_bytes_total", "Bytes sent"),
+            packets_in: make.counter(
+                "rabbitmq_connection_incoming_packets_total",
+                "Reads from clients",
+            ),
+            packets_out: make.counter(
+                "rabbitmq_connection_outgoing_packets_total",
+                "Writes to clients",
+            ),
+            unacked: make.gauge(
+                "rabbitmq_channel_messages_unacked",
+                "Delivered but not yet acknowledged messages",
+            ),
+            unconfirmed: make.gauge(
+                "rabbitmq_channel_messages_unconfirmed",
+                "Published but not yet confirmed messages",
+            ),
             message_size: make.add(Histogram::with_opts(size)),
+            dead_lettered: ["maxlen", "expired", "rejected", "delivery_limit"]
+                .map(|reason| make.letters(reason)),
             unreadable: make.counter(
                 "leveret_messages_unreadable_total",
                 "Messages that could not be read back",
@@ -186,87 +300,15 @@ impl Default for Stats {
 }
 
 impl Stats {
-    pub(super) fn got(&self, no_ack: bool, redelivered: bool) {
-        self.delivered.inc();
+    pub(super) fn got(&self, kind: QueueType, no_ack: bool, redelivered: bool) {
+        self.delivered.add(kind, 1);
         if no_ack {
-            self.get_auto.inc()
+            self.get_auto.add(kind, 1);
         } else {
-            self.get_manual.inc()
+            self.get_manual.add(kind, 1);
         }
         if redelivered {
-            self.redelivered.inc();
-        }
-    }
-}
-
-/// What one connection did since it last reported.
-#[derive(Debug, Default)]
-#[allow(missing_docs, reason = "as in `Stats`")]
-pub struct Tally {
-    pub received: u64,
-    pub received_confirm: u64,
-    pub routed: u64,
-    pub confirmed: u64,
-    pub unroutable_dropped: u64,
-    pub unroutable_returned: u64,
-    pub delivered_manual: u64,
-    pub delivered_auto: u64,
-    pub redelivered: u64,
-    pub acknowledged: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    /// (size, how many) of messages received in a row.
-    sizes: Vec<(usize, u32)>,
-}
-
-impl Tally {
-    pub(super) fn received(&mut self, size: usize, confirm: bool) {
-        self.received += 1;
-        self.received_confirm += u64::from(confirm);
-        match self.sizes.last_mut() {
-            Some((last, count)) if *last == size => *count += 1,
-            _ => self.sizes.push((size, 1)),
-        }
-    }
-
-    pub(super) fn delivered(&mut self, no_ack: bool, redelivered: bool) {
-        if no_ack {
-            self.delivered_auto += 1;
-        } else {
-            self.delivered_manual += 1;
-        }
-        self.redelivered += u64::from(redelivered);
-    }
-
-    /// Adds everything to the node's counters.
-    pub fn flush(&mut self, stats: &Stats) {
-        for (size, count) in self.sizes.drain(..) {
-            for _ in 0..count {
-                stats.message_size.observe(size as f64);
-            }
-        }
-        let delivered = self.delivered_manual + self.delivered_auto;
-        let pairs = [
-            (&stats.received, &mut self.received),
-            (&stats.received_confirm, &mut self.received_confirm),
-            (&stats.routed, &mut self.routed),
-            (&stats.confirmed, &mut self.confirmed),
-            (&stats.unroutable_dropped, &mut self.unroutable_dropped),
-            (&stats.unroutable_returned, &mut self.unroutable_returned),
-            (&stats.delivered_manual, &mut self.delivered_manual),
-            (&stats.delivered_auto, &mut self.delivered_auto),
-            (&stats.redelivered, &mut self.redelivered),
-            (&stats.acknowledged, &mut self.acknowledged),
-            (&stats.bytes_in, &mut self.bytes_in),
-            (&stats.bytes_out, &mut self.bytes_out),
-        ];
-        for (counter, value) in pairs {
-            if *value > 0 {
-                counter.inc_by(std::mem::take(value));
-            }
-        }
-        if delivered > 0 {
-            stats.delivered.inc_by(delivered);
+            self.redelivered.add(kind, 1);
         }
     }
 }

@@ -37,7 +37,8 @@ impl Cluster {
             }));
     }
 
-    async fn told(&self, ask: Ask) -> Told {
+    /// The answer to a question of a peer or an operator.
+    pub async fn told(&self, ask: Ask) -> Told {
         let answered = match ask {
             Ask::Hello => Ok(Told::Hello {
                 name: self.options.name.clone(),
@@ -52,6 +53,8 @@ impl Cluster {
             } => self.take_node(name, address, token).await,
             Ask::Status => Ok(Told::Text(self.status().await)),
             Ask::Report => Ok(Told::Text(self.report())),
+            Ask::JoinOther { member } => Ok(self.join_other(member).await),
+            Ask::Here { node } => Ok(self.note_presence(node)),
             Ask::Drain { node, drain } => {
                 let state = match drain {
                     true => NodeState::Draining,
@@ -66,6 +69,7 @@ impl Cluster {
                 sets,
                 parts,
             } => self.place_queue(&vhost, &queue, sets, parts).await,
+            Ask::Figures(question) => Ok(self.figures.told(question).await),
         };
         answered.unwrap_or_else(|error| Told::Refused(error.to_string()))
     }
@@ -290,13 +294,17 @@ impl Cluster {
                 (false, None) => "no leader",
             };
             let number = |value: Option<u64>| value.unwrap_or(0);
+            let members = group.members();
+            let all = members.voters.keys().chain(members.learners.keys());
+            let all: Vec<String> = all.map(NodeId::to_string).collect();
             text += &format!(
-                "replica\t{set}\t{}\t{role}\t{}\t{}\t{}\t{}\n",
+                "replica\t{set}\t{}\t{role}\t{}\t{}\t{}\t{}\t{}\n",
                 self.pipe.node,
                 metrics.term,
                 number(metrics.last_log),
                 number(metrics.committed),
                 number(metrics.applied),
+                all.join(","),
             );
         }
         text

@@ -4,6 +4,7 @@
 //! Shape: [`plan`] is pure: records in, changes out. The task around it runs on every node and acts only where the
 //! topology is led, so there is one controller at a time; its changes are commands like any other, so a change of
 //! controller half-way loses nothing.
+//! At most one set at a time is changed only to spread what there is evenly, and only when nothing else is to be done.
 //! Invariants: a set keeps as many members as before or more, except that nobody is kept who was told to leave; a member
 //! is replaced only where a node is there to take its place.
 //! Not here: carrying it out ([`super::reconcile`]).
@@ -41,12 +42,14 @@ impl Default for Patience {
     }
 }
 
-/// The changes that are due. `lost`: nodes that were silent for too long.
+/// The changes that are due. `lost`: nodes that were silent for too long; `sets_per_node`: broker sets for each node that
+/// takes its share.
 #[must_use]
 pub fn plan(
     nodes: &[NodeRecord],
     sets: &[SetRecord],
     lost: &BTreeSet<NodeId>,
+    sets_per_node: usize,
 ) -> Vec<MembersCommand> {
     let mut load = Load::new(nodes, sets, lost);
     let mut changes = Vec::new();
@@ -63,7 +66,8 @@ pub fn plan(
             changes.push(MembersCommand::PutSet(set.clone()));
         }
     }
-    for _ in sets.len()..load.active.len() {
+    let wanted = (load.active.len() * sets_per_node).min(SetRecord::ID_MAX as usize);
+    for _ in sets.len()..wanted {
         let mut set = SetRecord {
             id: SetId::TOPOLOGY,
             members: Vec::new(),
@@ -74,7 +78,13 @@ pub fn plan(
         load.choose_leader(&mut set);
         changes.push(MembersCommand::PutSet(set));
     }
-    changes.extend(load.level_leaders(&sets).map(MembersCommand::PutSet));
+    // Members first: a replica may go to a node that then can lead.
+    let levelled = match changes.is_empty() {
+        true => load.level_replicas(&sets),
+        false => None,
+    };
+    let levelled = levelled.or_else(|| load.level_leaders(&sets));
+    changes.extend(levelled.map(MembersCommand::PutSet));
     for node in nodes.iter().filter(|node| node.state == NodeState::Leaving) {
         if !sets.iter().any(|set| set.members.contains(&node.id)) {
             changes.push(MembersCommand::RemoveNode { node: node.id });
@@ -161,6 +171,32 @@ impl Load {
         }
     }
 
+    /// One set of which a replica goes from the node with the most to one with at least two fewer.
+    fn level_replicas(&self, sets: &[SetRecord]) -> Option<SetRecord> {
+        let holds = |node: &NodeId| self.replicas.get(node).copied().unwrap_or(0);
+        let most = self.active.iter().copied().max_by_key(holds)?;
+        let fewest = self.least(&self.replicas, |_| true)?;
+        if holds(&most) < holds(&fewest) + 2 {
+            return None;
+        }
+        let fits = |set: &&SetRecord| set.members.contains(&most) && !set.members.contains(&fewest);
+        // Best one that is led elsewhere.
+        let fit = sets.iter().filter(fits);
+        let set = fit.min_by_key(|set| set.leader == most)?;
+        let kept = set.members.iter().copied().filter(|node| *node != most);
+        let mut members: Vec<NodeId> = kept.chain([fewest]).collect();
+        members.sort_unstable();
+        let leader = match set.leader == most {
+            true => fewest,
+            false => set.leader,
+        };
+        Some(SetRecord {
+            members,
+            leader,
+            ..set.clone()
+        })
+    }
+
     /// One set whose leader has two more than another member.
     fn level_leaders(&self, sets: &[SetRecord]) -> Option<SetRecord> {
         let leads = |node: &NodeId| self.leads.get(node).copied().unwrap_or(0);
@@ -174,31 +210,57 @@ impl Load {
     }
 }
 
+/// What the controller has seen, for as long as it has looked without a break.
+#[derive(Default)]
+struct Seen {
+    /// When each node was last heard of, or first missed.
+    heard: BTreeMap<NodeId, Instant>,
+    /// Incarnations that were ended in the topology and in the sets.
+    closed: BTreeSet<(NodeId, u64, SetId)>,
+    looked: Option<Instant>,
+}
+
+impl Seen {
+    /// Whether what was seen still says who is silent: a controller that stood still, or was not heard by a majority,
+    /// knows of its own silence only.
+    fn goes_on(&mut self, now: Instant, majority: Option<Duration>) -> bool {
+        let before = self.looked.replace(now);
+        let awake = before.is_none_or(|before| now - before <= LOOK_EVERY * 2);
+        let heard = majority.is_some_and(|silence| silence <= LOOK_EVERY);
+        if !(awake && heard) {
+            self.heard.clear();
+            self.closed.clear();
+        }
+        awake && heard
+    }
+
+    fn silent(&self, node: NodeId, now: Instant) -> Duration {
+        let heard = self.heard.get(&node);
+        heard.map_or(Duration::ZERO, |at| now.saturating_duration_since(*at))
+    }
+}
+
 /// Runs until the node stops; acts while this node leads the topology.
 pub async fn run(cluster: Arc<Cluster>, patience: Patience, supervisor: Supervisor) {
-    let mut heard: BTreeMap<NodeId, Instant> = BTreeMap::new();
-    let mut closed: BTreeSet<(NodeId, u64)> = BTreeSet::new();
+    let mut seen = Seen::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = supervisor.stopping() => return,
         }
-        if !cluster.topology_group().is_leader() {
-            heard.clear();
-            closed.clear();
+        let group = cluster.topology_group();
+        if !group.is_leader() {
+            seen = Seen::default();
             continue;
         }
-        cluster.control(patience, &mut heard, &mut closed).await;
+        if seen.goes_on(Instant::now(), group.heard().majority) {
+            cluster.control(patience, &mut seen).await;
+        }
     }
 }
 
 impl Cluster {
-    async fn control(
-        &self,
-        patience: Patience,
-        heard: &mut BTreeMap<NodeId, Instant>,
-        closed: &mut BTreeSet<(NodeId, u64)>,
-    ) {
+    async fn control(&self, patience: Patience, seen: &mut Seen) {
         let (nodes, sets) = self.topology.read(|topology| {
             let nodes: Vec<NodeRecord> = topology.nodes().cloned().collect();
             let sets: Vec<SetRecord> = topology.sets().cloned().collect();
@@ -209,7 +271,8 @@ impl Cluster {
         for node in &nodes {
             let age = ages.get(&node.id).copied().flatten();
             let at = age.and_then(|age| now.checked_sub(age));
-            let known = heard.entry(node.id).or_insert(now);
+            let at = at.max(self.presence.noted(node.id));
+            let known = seen.heard.entry(node.id).or_insert(now);
             let at = if node.id == self.pipe.node {
                 Some(now)
             } else {
@@ -217,19 +280,23 @@ impl Cluster {
             };
             *known = at.unwrap_or(*known).max(*known);
         }
-        let silent = |id: &NodeId| heard.get(id).map_or(Duration::ZERO, |at| now - *at);
-        for node in nodes
-            .iter()
-            .filter(|node| silent(&node.id) >= patience.leases)
-        {
-            if node.incarnation > 0 && closed.insert((node.id, node.incarnation)) {
-                self.close_node(node.id, node.incarnation).await;
+        for node in &nodes {
+            if node.incarnation > 0 && seen.silent(node.id, now) >= patience.leases {
+                self.close_node(node.id, node.incarnation, &sets, &mut seen.closed)
+                    .await;
             }
         }
-        closed.retain(|(id, _)| silent(id) >= patience.leases);
+        let silent: BTreeSet<NodeId> = nodes
+            .iter()
+            .map(|node| node.id)
+            .filter(|id| seen.silent(*id, now) >= patience.leases)
+            .collect();
+        seen.closed.retain(|(id, ..)| silent.contains(id));
         let lost = nodes.iter().map(|node| node.id);
-        let lost = lost.filter(|id| silent(id) >= patience.replicas).collect();
-        for change in plan(&nodes, &sets, &lost) {
+        let lost = lost
+            .filter(|id| seen.silent(*id, now) >= patience.replicas)
+            .collect();
+        for change in plan(&nodes, &sets, &lost, self.options.sets_per_node) {
             tracing::info!(?change, "the controller changes the cluster");
             if self
                 .ask_topology(&TopologyCommand::Members(change))
@@ -241,22 +308,29 @@ impl Cluster {
         }
     }
 
-    /// A node was silent for too long: what it held is given to others.
-    async fn close_node(&self, node: NodeId, incarnation: u64) {
-        tracing::warn!(%node, incarnation, "a node is silent; its leases end");
-        let close = MembersCommand::CloseNode { node, incarnation };
-        if self
-            .ask_topology(&TopologyCommand::Members(close))
-            .await
-            .is_err()
-        {
+    /// A node is silent for too long: what it held is given to others. First the topology is told, and each set at a later
+    /// look, if the node is still silent then and the set has a leader: a command that waits for one would end the leases
+    /// of a node that is back.
+    async fn close_node(
+        &self,
+        node: NodeId,
+        incarnation: u64,
+        sets: &[SetRecord],
+        closed: &mut BTreeSet<(NodeId, u64, SetId)>,
+    ) {
+        if closed.insert((node, incarnation, SetId::TOPOLOGY)) {
+            tracing::warn!(%node, incarnation, "a node is silent; its leases end");
+            let close = MembersCommand::CloseNode { node, incarnation };
+            // Refused only when the node stops.
+            drop(self.ask_topology(&TopologyCommand::Members(close)).await);
             return;
         }
-        let sets: Vec<SetId> = self
-            .topology
-            .read(|topology| topology.sets().map(|set| set.id).collect());
-        for set in sets {
-            if let Some(handle) = self.set(set) {
+        for set in sets.iter().map(|set| set.id) {
+            let Some(handle) = self.set(set) else {
+                continue;
+            };
+            let led = handle.group().is_none_or(|group| group.leader().is_some());
+            if led && closed.insert((node, incarnation, set)) {
                 handle.push(&Command::CloseNode { node, incarnation });
                 handle.kick();
             }
@@ -297,7 +371,7 @@ mod test {
         let lost = lost.iter().map(|id| NodeId(*id)).collect();
         let mut sets = sets.to_vec();
         for _ in 0..20 {
-            let changes = plan(nodes, &sets, &lost);
+            let changes = plan(nodes, &sets, &lost, 1);
             let mut changed = false;
             for change in changes {
                 let MembersCommand::PutSet(mut new) = change else {
@@ -320,13 +394,38 @@ mod test {
     }
 
     #[test]
+    fn a_controller_that_stood_still_or_was_not_heard_blames_nobody_else() {
+        let begin = Instant::now();
+        let fresh = Some(Duration::from_millis(100));
+        let mut seen = Seen::default();
+        assert!(seen.goes_on(begin, fresh));
+        seen.heard.insert(NodeId(2), begin);
+        assert!(seen.goes_on(begin + LOOK_EVERY, fresh));
+        assert_eq!(seen.silent(NodeId(2), begin + LOOK_EVERY), LOOK_EVERY);
+        assert!(
+            !seen.goes_on(begin + LOOK_EVERY * 5, fresh),
+            "it stood still"
+        );
+        assert_eq!(
+            seen.silent(NodeId(2), begin + LOOK_EVERY * 5),
+            Duration::ZERO
+        );
+        assert!(seen.goes_on(begin + LOOK_EVERY * 6, fresh));
+        seen.heard.insert(NodeId(2), begin);
+        let cut_off = Some(LOOK_EVERY * 2);
+        assert!(!seen.goes_on(begin + LOOK_EVERY * 7, cut_off));
+        assert!(seen.heard.is_empty());
+        assert!(!seen.goes_on(begin + LOOK_EVERY * 8, None));
+    }
+
+    #[test]
     fn a_cluster_that_is_as_it_should_be_is_left_alone() {
         let sets = [
             set(1, &[1, 2, 3], 1),
             set(2, &[1, 2, 3], 2),
             set(3, &[1, 2, 3], 3),
         ];
-        assert_eq!(plan(&active(3), &sets, &BTreeSet::new()), []);
+        assert_eq!(plan(&active(3), &sets, &BTreeSet::new(), 1), []);
     }
 
     #[test]
@@ -343,8 +442,36 @@ mod test {
         let sets = settle(&active(5), &[set(1, &[1], 1)], &[]);
         for id in 1..=5 {
             let holds = sets.iter().filter(|set| set.members.contains(&NodeId(id)));
-            assert!((2..=4).contains(&holds.count()), "{sets:?}");
+            assert_eq!(holds.count(), 3, "{sets:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_no_longer_drained_gets_replicas_and_leaderships_back() {
+        let mut nodes = active(4);
+        let all = settle(&nodes, &[set(1, &[1], 1)], &[]);
+        nodes[3].state = NodeState::Draining;
+        let without = settle(&nodes, &all, &[]);
+        assert!(without.iter().all(|set| !set.members.contains(&NodeId(4))));
+        nodes[3].state = NodeState::Active;
+        let back = settle(&nodes, &without, &[]);
+        let holds = back.iter().filter(|set| set.members.contains(&NodeId(4)));
+        assert_eq!(holds.count(), 3, "{back:?}");
+        assert!(back.iter().any(|set| set.leader == NodeId(4)), "{back:?}");
+        assert!(back.iter().all(|set| set.members.len() == 3), "{back:?}");
+    }
+
+    #[test]
+    fn there_are_as_many_sets_for_each_node_as_are_wanted() {
+        let wanted = |per_node| plan(&active(3), &[], &BTreeSet::new(), per_node);
+        assert_eq!(wanted(4).len(), 12);
+        let leads = |node: u64| {
+            let of = wanted(4).into_iter().filter(|change| {
+                matches!(change, MembersCommand::PutSet(set) if set.leader == NodeId(node))
+            });
+            of.count()
+        };
+        assert_eq!([leads(1), leads(2), leads(3)], [4, 4, 4]);
     }
 
     #[test]
@@ -381,7 +508,7 @@ mod test {
             sets.iter()
                 .all(|set| set.members.len() == 3 && set.leader != NodeId(1))
         );
-        let last = plan(&nodes, &sets, &BTreeSet::new());
+        let last = plan(&nodes, &sets, &BTreeSet::new(), 1);
         assert_eq!(last, [MembersCommand::RemoveNode { node: NodeId(1) }]);
     }
 

@@ -6,6 +6,7 @@
 //! | a peer that belongs to a cluster which lists this data folder | it is a member already |
 //! | a peer that belongs to a cluster | it asks to be taken in |
 //! | every peer named, none in a cluster, all told of the same peers | a cluster of all of them |
+//! | the same, but by a name that stands for other nodes at one of them | ask again, and look the name up again |
 //! | anything else | ask again |
 //!
 //! Invariants: a cluster is formed only by nodes that all saw each other before any had formed it, so each computes the
@@ -41,6 +42,8 @@ pub struct Candidate {
     pub token: u64,
     /// Addresses of those it forms a cluster with, itself among them; without itself it only joins.
     pub peers: Vec<String>,
+    /// A name, `host:port`, that stands for these addresses instead and may come to stand for others.
+    pub dns: Option<String>,
 }
 
 /// What a node must never forget.
@@ -130,10 +133,20 @@ pub async fn find(
     candidate.peers.sort();
     candidate.peers.dedup();
     let formed: Arc<Mutex<Option<Formation>>> = Arc::default();
-    answer_hello(hub, candidate.clone(), Arc::clone(&formed));
+    let known: Arc<Mutex<Vec<String>>> = Arc::new(Mutex::new(candidate.peers.clone()));
+    answer_hello(
+        hub,
+        candidate.clone(),
+        Arc::clone(&known),
+        Arc::clone(&formed),
+    );
     let mut told = Instant::now();
     let mut silent = HashMap::new();
     loop {
+        if let Some(name) = &candidate.dns {
+            candidate.peers = look_up(name, &mut silent).await;
+            known.lock().clone_from(&candidate.peers);
+        }
         let heard = ask_all(links, &candidate.peers, &mut silent).await;
         if let Some(membership) = join(&candidate, links, &heard).await? {
             return Ok(membership);
@@ -154,13 +167,39 @@ pub async fn find(
     }
 }
 
-fn answer_hello(hub: &Hub, candidate: Candidate, formed: Arc<Mutex<Option<Formation>>>) {
+/// What a name stands for now. One that cannot be resolved is told, and stands for nobody.
+async fn look_up(name: &str, silent: &mut HashMap<String, String>) -> Vec<String> {
+    match tokio::net::lookup_host(name).await {
+        Ok(found) => {
+            silent.remove(name);
+            let mut peers: Vec<String> = found.map(|address| address.to_string()).collect();
+            peers.sort();
+            peers.dedup();
+            peers
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            if silent.get(name) != Some(&reason) {
+                tracing::warn!(name, %error, "peers cannot be looked up");
+                silent.insert(name.to_owned(), reason);
+            }
+            Vec::new()
+        }
+    }
+}
+
+fn answer_hello(
+    hub: &Hub,
+    candidate: Candidate,
+    known: Arc<Mutex<Vec<String>>>,
+    formed: Arc<Mutex<Option<Formation>>>,
+) {
     hub.answer_control(Arc::new(move |bytes: Bytes| {
         let told = match Ask::decode(&bytes) {
             Ok(Ask::Hello) => Told::Hello {
                 name: candidate.name.clone(),
                 token: candidate.token,
-                peers: candidate.peers.clone(),
+                peers: known.lock().clone(),
                 formed: formed.lock().clone(),
             },
             _ => Told::Refused("the node is not a member of a cluster yet".to_owned()),
@@ -259,6 +298,10 @@ fn form(candidate: &Candidate, heard: &[Heard]) -> Result<Option<Membership>, Fo
         return Ok(None);
     }
     if let Some(other) = heard.iter().find(|one| one.peers != candidate.peers) {
+        if candidate.dns.is_some() {
+            // The name does not stand for the same nodes everywhere yet.
+            return Ok(None);
+        }
         return Err(FormationError::OtherPeers {
             peer: other.address.clone(),
             theirs: other.peers.clone(),

@@ -2,9 +2,10 @@
 //! with their connection or their node.
 //!
 //! Who kicks it applies what waits, under one lock, so an RPC costs no task switch here. Bodies stay in memory while
-//! a message of their entry lives; the memory alarm bounds them.
+//! a message of their entry lives, and for one sweep more: whoever was just given a message it need not acknowledge still
+//! has to read it. Deliveries carry their entry for as long as they wait. The memory alarm bounds them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,13 +29,27 @@ pub struct LocalSet {
     outbox: Arc<Outbox<Reply>>,
     deadline: Arc<Deadline>,
     inner: Mutex<Inner>,
-    store: Mutex<BTreeMap<u64, Bytes>>,
+    store: Arc<Entries>,
+}
+
+/// The set's entries by index.
+#[derive(Debug, Default)]
+pub struct Entries(Mutex<BTreeMap<u64, Bytes>>);
+
+impl Entries {
+    /// An entry's payload, while it is kept.
+    #[must_use]
+    pub fn get(&self, index: u64) -> Option<Bytes> {
+        self.0.lock().get(&index).cloned()
+    }
 }
 
 struct Inner {
     replica: SetReplica,
     index: u64,
     last: Millis,
+    /// Dead at the last sweep.
+    doomed: BTreeSet<u64>,
     unswept_bytes: usize,
     unswept_entries: usize,
     sweep_at_bytes: usize,
@@ -47,10 +62,13 @@ impl LocalSet {
     pub fn new(outbox: Arc<Outbox<Reply>>, mut replica: SetReplica) -> Self {
         replica.lead(true);
         let deadline = replica.deadline();
+        let store: Arc<Entries> = Arc::default();
+        let replica = replica.with_entries(Arc::clone(&store));
         let inner = Inner {
             replica,
             index: 0,
             last: Millis(0),
+            doomed: BTreeSet::new(),
             unswept_bytes: 0,
             unswept_entries: 0,
             sweep_at_bytes: SWEEP_BYTES,
@@ -60,7 +78,7 @@ impl LocalSet {
             outbox,
             deadline,
             inner: Mutex::new(inner),
-            store: Mutex::default(),
+            store,
         }
     }
 
@@ -91,7 +109,7 @@ impl LocalSet {
 
     fn apply(&self, inner: &mut Inner, payload: Bytes) {
         inner.index += 1;
-        self.store.lock().insert(inner.index, payload.clone());
+        self.store.0.lock().insert(inner.index, payload.clone());
         inner.replica.apply_entry(inner.index, &payload);
         inner.unswept_bytes += payload.len();
         inner.unswept_entries += 1;
@@ -105,11 +123,22 @@ impl LocalSet {
     /// Drops the entries without a live message. Amortised: what stays has been paid for by as much that came.
     fn sweep(&self, inner: &mut Inner) {
         let live = inner.replica.machine().live();
-        let mut store = self.store.lock();
-        store.retain(|index, _| live.any(*index, *index));
-        let kept: usize = store.values().map(Bytes::len).sum();
-        inner.sweep_at_bytes = kept.max(SWEEP_BYTES);
-        inner.sweep_at_entries = store.len().max(SWEEP_ENTRIES);
+        let doomed = std::mem::take(&mut inner.doomed);
+        let (mut entries, mut bytes) = (0, 0);
+        self.store.0.lock().retain(|index, payload| {
+            if live.any(*index, *index) {
+                entries += 1;
+                bytes += payload.len();
+                return true;
+            }
+            let first = !doomed.contains(index);
+            if first {
+                inner.doomed.insert(*index);
+            }
+            first
+        });
+        inner.sweep_at_bytes = bytes.max(SWEEP_BYTES);
+        inner.sweep_at_entries = entries.max(SWEEP_ENTRIES);
         inner.unswept_bytes = 0;
         inner.unswept_entries = 0;
     }
@@ -117,7 +146,7 @@ impl LocalSet {
     /// The payload of an entry, while a message of it lives.
     #[must_use]
     pub fn payload(&self, index: u64) -> Option<Bytes> {
-        self.store.lock().get(&index).cloned()
+        self.store.get(index)
     }
 
     /// Reads the machine.

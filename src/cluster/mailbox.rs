@@ -11,12 +11,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::{ConsumerId, SetId};
-use crate::model::set::Delivery;
+use crate::model::set::{Delivery, TimedOut};
 
 /// One thing for a connection, in the order its replica produced it.
 #[derive(Debug)]
 pub enum Event {
-    /// Messages leased to one of its consumers; with the part of their entry that holds them, if the set is elsewhere.
+    /// Messages leased to one of its consumers; with the part of their entry that holds them, if the set is elsewhere or keeps
+    /// its entries in memory.
     Deliver(SetId, Delivery, Option<Bytes>),
     /// The publish at this sequence number of the pipe to the set was refused.
     Refused(SetId, u64),
@@ -28,6 +29,8 @@ pub enum Event {
     Lost(SetId),
     /// A set ended this consumer.
     Cancelled(ConsumerId),
+    /// A set ended this consumer, which was too slow.
+    TimedOut(TimedOut),
 }
 
 /// See the module's head.

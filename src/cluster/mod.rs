@@ -12,9 +12,11 @@
 mod clock;
 mod control;
 mod controller;
+mod figures;
 mod formation;
 #[cfg(test)]
 mod gap_test;
+mod leftovers;
 mod local_set;
 mod mailbox;
 mod others;
@@ -22,9 +24,11 @@ mod outbox;
 mod pages;
 pub mod peer;
 mod policies;
+mod presence;
 mod proposer;
 mod reconcile;
 mod registry;
+mod rejoin;
 mod remote;
 mod replica;
 mod replicas;
@@ -36,12 +40,17 @@ mod topology_replica;
 
 pub use clock::LeaderClock;
 pub use controller::Patience;
+pub use figures::{Figures, NodeAnswer};
 pub use formation::{Candidate, FormationError, Membership, alone, find};
 pub use local_set::LocalSet;
 pub use mailbox::{Event, Mailbox};
-pub use outbox::{Outbox, Pushed, Refusal};
+pub use outbox::{Latency, Outbox, Pushed, Refusal};
 pub use registry::Registry;
+pub use rejoin::{Leaving, Rejoin};
 pub use replica::{SetEffect, SetEffects, SetReplica};
 pub use set_handle::{ReadError, SetHandle};
 pub use start::{Cluster, ClusterOptions, StartError};
 pub use topology_replica::SharedTopology;
+
+/// A replica's group, as whoever shows its figures has it.
+pub use crate::raft::{Group, GroupMetrics};

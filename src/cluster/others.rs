@@ -1,6 +1,7 @@
 //! The other replicas of a set, for what cannot be read here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -9,6 +10,9 @@ use crate::model::batch;
 
 use super::peer::Links;
 use super::topology_replica::SharedTopology;
+
+/// A replica that does not answer within this time is passed over: a consumer waits for the message.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// See the module's head.
 #[derive(Clone)]
@@ -36,7 +40,12 @@ impl Others {
             record.map_or_else(Vec::new, |record| record.members.clone())
         });
         for node in members.into_iter().filter(|node| *node != self.own) {
-            match self.links.entry(node, set, position.index()).await {
+            let asked = self.links.entry(node, set, position.index());
+            let Ok(answer) = tokio::time::timeout(ANSWER_LIMIT, asked).await else {
+                tracing::warn!(%set, %node, ?position, "no answer in time");
+                continue;
+            };
+            match answer {
                 Ok(payload) if batch::message(&payload, position.slot()).is_ok() => {
                     return Some(payload);
                 }

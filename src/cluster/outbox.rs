@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -48,6 +49,9 @@ pub struct Outbox<R> {
     applied: AtomicU64,
     in_flight: AtomicUsize,
     resend: AtomicBool,
+    /// See [`super::presence`]: lapses the set has been asked about, and those a question is under way about.
+    lapses: AtomicU64,
+    lapses_asked: AtomicU64,
     /// Something waits, or a batch was applied, or leadership changed.
     pub(super) kick: Notify,
     /// A batch was applied and none is left in flight.
@@ -68,6 +72,26 @@ struct Inner<R> {
     last_stamp: Millis,
     flights: VecDeque<Flight>,
     replies: HashMap<u64, oneshot::Sender<R>>,
+    latency: Latency,
+}
+
+/// How long batches took from this node until they were applied here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// How many.
+    pub batches: u64,
+    /// In all.
+    pub sum: Duration,
+    /// The last one.
+    pub last: Duration,
+}
+
+impl Latency {
+    fn took(&mut self, time: Duration) {
+        self.batches += 1;
+        self.sum += time;
+        self.last = time;
+    }
 }
 
 impl<R> Inner<R> {
@@ -89,6 +113,7 @@ impl<R> Inner<R> {
         self.batch += 1;
         Flight {
             last_seq,
+            sent: None,
             payload,
             contributors: std::mem::take(&mut self.contributors),
         }
@@ -98,6 +123,8 @@ impl<R> Inner<R> {
 #[derive(Debug)]
 struct Flight {
     last_seq: u64,
+    /// When it went on its way.
+    sent: Option<Instant>,
     payload: Bytes,
     contributors: Vec<Arc<Mailbox>>,
 }
@@ -120,15 +147,41 @@ impl<R> Outbox<R> {
                 last_stamp: Millis(0),
                 flights: VecDeque::new(),
                 replies: HashMap::new(),
+                latency: Latency::default(),
             }),
             waiting_bytes: AtomicUsize::new(0),
             applied: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             resend: AtomicBool::new(false),
+            lapses: AtomicU64::new(0),
+            lapses_asked: AtomicU64::new(0),
             kick: Notify::new(),
             quiet: Notify::new(),
             room: Notify::new(),
         }
+    }
+
+    /// Lapses of the node's presence after which the set has been asked.
+    #[must_use]
+    pub fn known_lapses(&self) -> u64 {
+        self.lapses.load(Ordering::Acquire)
+    }
+
+    /// The set has been asked after this many lapses, or its pipe began after them.
+    pub fn knows_lapses(&self, lapses: u64) {
+        self.lapses.fetch_max(lapses, Ordering::AcqRel);
+        self.lapses_asked.fetch_max(lapses, Ordering::AcqRel);
+    }
+
+    /// Whether a question after this many lapses is not under way yet; it is from now on.
+    pub(super) fn ask_begins(&self, lapses: u64) -> bool {
+        self.lapses_asked.swap(lapses, Ordering::AcqRel) != lapses
+    }
+
+    /// The question under way got no answer.
+    pub(super) fn ask_failed(&self) {
+        let known = self.lapses.load(Ordering::Acquire);
+        self.lapses_asked.store(known, Ordering::Release);
     }
 
     /// The set at its end.
@@ -254,7 +307,7 @@ impl<R> Outbox<R> {
     pub fn seal(&self, stamp: Millis) -> Option<Bytes> {
         let mut inner = self.inner.lock();
         inner.last_stamp = stamp;
-        let flight = match inner.closed.pop_front() {
+        let mut flight = match inner.closed.pop_front() {
             Some(flight) => {
                 inner.closed_bytes -= flight.payload.len();
                 flight
@@ -263,6 +316,7 @@ impl<R> Outbox<R> {
             None => inner.close(self.pipe, stamp),
         };
         let payload = flight.payload.clone();
+        flight.sent = Some(Instant::now());
         inner.flights.push_back(flight);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         self.waiting_bytes.store(inner.waiting(), Ordering::Relaxed);
@@ -322,6 +376,9 @@ impl<R> Outbox<R> {
             .is_some_and(|flight| flight.last_seq <= seq)
         {
             if let Some(flight) = inner.flights.pop_front() {
+                if let Some(sent) = flight.sent {
+                    inner.latency.took(sent.elapsed());
+                }
                 for mailbox in flight.contributors {
                     mailbox.post(Event::Applied(self.set, flight.last_seq));
                 }
@@ -334,6 +391,15 @@ impl<R> Outbox<R> {
                 self.quiet.notify_one();
             }
             self.kick.notify_one();
+        }
+    }
+
+    /// This node's replica was given the pipe's commands up to `sent`, and has applied them up to `applied`. If that is
+    /// less, an earlier batch is missing: all in flight goes again, behind it.
+    pub fn settled(&self, applied: u64, sent: u64) {
+        self.applied(applied.min(sent));
+        if applied < sent {
+            self.resend();
         }
     }
 
@@ -372,6 +438,12 @@ impl<R> Outbox<R> {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.in_flight() > 0 || self.depth().0 > 0
+    }
+
+    /// How long batches took, for metrics.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        self.inner.lock().latency
     }
 
     /// Bytes waiting and batches in flight, for metrics.

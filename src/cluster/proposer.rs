@@ -4,6 +4,8 @@
 //! batch grows by itself. An idle leader proposes a tick when the machine's next deadline passes.
 //! After a change of leader, or of the connection to it, everything not yet applied here goes again; the pipe's numbers
 //! make that harmless.
+//! Invariant: in each term the pipe's batches are proposed without a gap, from the first that is not applied on: a
+//! sequence begun in one term, here or on a stream from a peer, never goes on in another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +95,7 @@ impl<R: Send + 'static> Proposer<R> {
             if !current.leading || current.stopped || current.term != term {
                 return !current.stopped;
             }
-            self.propose();
+            self.propose(term);
             let Some(now) = self.stamp.now() else {
                 return true;
             };
@@ -113,11 +115,12 @@ impl<R: Send + 'static> Proposer<R> {
         }
     }
 
-    fn propose(&self) {
+    /// Proposes what waits, in `term` and no other: what follows a batch that fell with its term would come without it.
+    fn propose(&self, term: u64) {
         let outbox = &*self.outbox;
         if outbox.take_resend() {
             for payload in outbox.unapplied() {
-                if self.group.propose(payload).is_err() {
+                if self.group.propose_in(term, payload).is_err() {
                     outbox.resend();
                     return;
                 }
@@ -127,7 +130,7 @@ impl<R: Send + 'static> Proposer<R> {
             && let Some(now) = self.stamp.now()
             && let Some(payload) = outbox.seal(now)
         {
-            if self.group.propose(payload).is_err() {
+            if self.group.propose_in(term, payload).is_err() {
                 outbox.resend();
                 return;
             }

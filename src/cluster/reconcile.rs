@@ -21,6 +21,7 @@ use crate::model::topology::{
 use crate::raft::{Group, RaftError};
 use crate::rt::Supervisor;
 
+use super::leftovers::Leftovers;
 use super::set_handle::SetHandle;
 use super::start::{Cluster, TOPOLOGY_VOTERS_MAX};
 
@@ -59,8 +60,10 @@ struct Wanted {
 pub async fn run(cluster: Arc<Cluster>, supervisor: Supervisor) {
     let mut changed = cluster.topology.changes();
     let (mut leads, mut lost, mut drains) = (Leads::new(), Leads::new(), Drains::new());
+    let mut leftovers = Leftovers::find(&cluster);
     loop {
         cluster.look(&mut leads, &mut lost).await;
+        cluster.sweep(&mut leftovers).await;
         cluster.end_drained(&mut drains).await;
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}

@@ -287,6 +287,11 @@ impl Remote {
                     mailbox.post(Event::Cancelled(consumer));
                 }
             }
+            PipeEvent::TimedOut(late) => {
+                if let Some(mailbox) = self.registry.mailbox(late.consumer) {
+                    mailbox.post(Event::TimedOut(late));
+                }
+            }
         }
     }
 

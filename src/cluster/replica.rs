@@ -20,6 +20,7 @@ use crate::model::set::{
 };
 use crate::raft::{LiveEntry, Machine, MachineError, PageStore, SnapshotPages};
 
+use super::local_set::Entries;
 use super::mailbox::{Event, Mailbox};
 use super::outbox::Outbox;
 use super::pages::SetPages;
@@ -118,6 +119,8 @@ pub struct SetReplica {
     effects: Effects,
     last_mailbox: Option<(ConsumerId, Arc<Mailbox>)>,
     pages: Option<SetPages>,
+    /// The entries themselves, if they are kept in memory and may be gone when a delivery is read.
+    entries: Option<Arc<Entries>>,
     ring: Arc<Ring>,
     /// This node's own pipe and consumers hear of the set from elsewhere: nothing is told to them here.
     mute: bool,
@@ -145,6 +148,7 @@ impl SetReplica {
             effects: Effects::new(),
             last_mailbox: None,
             pages: None,
+            entries: None,
         }
     }
 
@@ -152,6 +156,13 @@ impl SetReplica {
     #[must_use]
     pub fn with_pages(mut self, pages: SetPages) -> Self {
         self.pages = Some(pages);
+        self
+    }
+
+    /// With the entries of a set that keeps them in memory.
+    #[must_use]
+    pub fn with_entries(mut self, entries: Arc<Entries>) -> Self {
+        self.entries = Some(entries);
         self
     }
 
@@ -182,6 +193,12 @@ impl SetReplica {
     /// Whether this node's own pipe is told here what became of it.
     fn tells(&self, pipe: PipeId) -> bool {
         !self.mute && pipe == self.outbox.pipe()
+    }
+
+    /// Whether the set's effects are this node's to see to.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leading
     }
 
     /// The machine.
@@ -267,11 +284,8 @@ impl SetReplica {
             // What was refused for a gap is not applied: it must come again, behind what is missing.
             if self.tells(chunk.pipe) {
                 self.run_effects(index);
-                let last = self.machine.last_seq(chunk.pipe);
-                self.outbox.applied(last.min(seq - 1));
-                if last < seq - 1 {
-                    self.outbox.resend();
-                }
+                self.outbox
+                    .settled(self.machine.last_seq(chunk.pipe), seq - 1);
             } else if self.ring.keeps(chunk.pipe.node) {
                 self.run_effects(index);
                 let (node, last) = (chunk.pipe.node, self.machine.last_seq(chunk.pipe));
@@ -378,6 +392,14 @@ impl SetReplica {
                         self.keep(node_of(consumer), index, PipeEvent::Cancelled(consumer));
                     }
                 }
+                Effect::TimedOut(late) => {
+                    if let Some(mailbox) = self.mailbox(late.consumer) {
+                        mailbox.post(Event::TimedOut(late));
+                    } else {
+                        let node = node_of(late.consumer);
+                        self.keep(node, index, PipeEvent::TimedOut(late));
+                    }
+                }
                 Effect::DeadLetter(letter) if self.leading => {
                     self.leader.send(SetEffect::DeadLetter(self.set, letter));
                 }
@@ -440,7 +462,9 @@ impl SetReplica {
             }
         }
         if let Some((_, mailbox)) = &self.last_mailbox {
-            mailbox.push(Event::Deliver(self.set, delivery, None));
+            let entries = self.entries.as_ref();
+            let entry = entries.and_then(|entries| entries.get(delivery.first.index()));
+            mailbox.push(Event::Deliver(self.set, delivery, entry));
         } else {
             let node = node_of(delivery.consumer);
             self.keep(node, index, PipeEvent::Deliver(delivery));

@@ -33,6 +33,7 @@ pub async fn start_set(
     let dir = options.set_dir(set);
     let mut group_options = (options.group)(set, dir.clone());
     group_options.voters = first_voters(cluster, record);
+    group_options.peers = addresses(cluster, record);
     group_options.transport = Arc::new(options.links.clone());
     let pages = PageFiles::open(Arc::clone(&group_options.disk), dir.join("pages"))
         .map_err(|error| StartError::Pages { set, error })?;
@@ -97,6 +98,10 @@ fn first_voters(cluster: &Cluster, record: &SetRecord) -> Vec<(NodeId, String)> 
     if record.generation > 0 {
         return Vec::new();
     }
+    addresses(cluster, record)
+}
+
+fn addresses(cluster: &Cluster, record: &SetRecord) -> Vec<(NodeId, String)> {
     let address = |node: &NodeId| cluster.options.links.address(*node).unwrap_or_default();
     record
         .members

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::base::{ConsumerId, NodeId, PipeId};
-use crate::model::set::{Delivery, Reply};
+use crate::model::set::{Delivery, Reply, TimedOut};
 
 /// Events kept for one node.
 const EVENTS_MAX: usize = 64 * 1024;
@@ -35,6 +35,8 @@ pub enum PipeEvent {
     Deliver(Delivery),
     /// A consumer was ended.
     Cancelled(ConsumerId),
+    /// A consumer was ended because it was too slow.
+    TimedOut(TimedOut),
 }
 
 /// An event and the entry it came from.

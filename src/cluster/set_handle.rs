@@ -202,9 +202,21 @@ impl SetHandle {
             return got.ok_or(ReadError::Gone);
         }
         let here = self.load_here(index).await;
-        let (Err(error), Self::Replica { others, outbox, .. }) = (&here, self.now()) else {
+        let (
+            Err(error),
+            Self::Replica {
+                others,
+                outbox,
+                group,
+                ..
+            },
+        ) = (&here, self.now())
+        else {
             return here;
         };
+        if matches!(error, ReadError::Log(LogError::Damaged { .. })) {
+            group.damaged(index);
+        }
         // Same index, same bytes: a committed entry is what it is on every replica.
         match others.entry(outbox.set(), position).await {
             Some(payload) => {

@@ -15,7 +15,7 @@ use crate::base::limits::SET_EFFECTS_MAX;
 use crate::base::{NodeId, PipeId, QueueId, SetId};
 use crate::log::LogError;
 use crate::model::batch::BufferPool;
-use crate::model::set::{Command, MemoryPages, SetMachine};
+use crate::model::set::{Command, MemoryPages, Reply, SetMachine};
 use crate::model::topology::{
     MembersCommand, QueueDefaults, QueueRecord, Seed, SetRecord, TopologyCommand, TopologyReply,
 };
@@ -23,11 +23,13 @@ use crate::raft::{Group, GroupOptions, RaftError};
 use crate::rt::Supervisor;
 
 use super::controller::{self, Patience};
+use super::figures::Figures;
 use super::formation::Membership;
 use super::local_set::LocalSet;
 use super::outbox::{Outbox, Refusal};
 use super::peer::{Hosted, Hub, Links};
 use super::policies;
+use super::presence::{self, Presence};
 use super::proposer::Proposer;
 use super::reconcile;
 use super::registry::Registry;
@@ -89,6 +91,8 @@ pub struct ClusterOptions {
     pub queue_defaults: QueueDefaults,
     /// How long silent nodes keep what they have.
     pub patience: Patience,
+    /// Broker sets for each node.
+    pub sets_per_node: usize,
     /// Recycled buffers.
     pub pool: BufferPool,
 }
@@ -106,15 +110,25 @@ pub struct Cluster {
     pub topology: Arc<SharedTopology>,
     /// What the node's worker must do.
     pub effects: SetEffects,
+    /// Who answers for what this node can show of itself.
+    pub figures: Figures,
+    pub(super) presence: Presence,
     pub(super) options: ClusterOptions,
     pub(super) topology_outbox: Arc<Outbox<TopologyReply>>,
     pub(super) topology_group: Group,
     pub(super) table: SetTable,
     pub(super) supervisor: Supervisor,
     pub(super) removed: CancellationToken,
+    pub(super) joins: CancellationToken,
 }
 
 impl Cluster {
+    /// This node's name.
+    #[must_use]
+    pub fn node_name(&self) -> &str {
+        &self.options.name
+    }
+
     /// Starts the topology, the sets and the local set, and opens this incarnation's pipes.
     ///
     /// # Errors
@@ -139,12 +153,15 @@ impl Cluster {
             registry,
             topology,
             effects,
+            figures: Figures::default(),
+            presence: Presence::new(options.patience.leases),
             options,
             topology_outbox,
             topology_group,
             table: SetTable::default(),
             supervisor: supervisor.clone(),
             removed: CancellationToken::new(),
+            joins: CancellationToken::new(),
         });
         cluster.answer_control();
         cluster.enter().await?;
@@ -167,6 +184,8 @@ impl Cluster {
         let patience = cluster.options.patience;
         let run = controller::run(Arc::clone(&cluster), patience, supervisor.clone());
         supervisor.spawn("controller", run);
+        let run = presence::run(Arc::clone(&cluster), supervisor.clone());
+        supervisor.spawn("presence", run);
         Ok((cluster, receiver))
     }
 
@@ -229,13 +248,18 @@ impl Cluster {
             Some(_) => return Ok(()),
             None => {}
         }
-        let outbox = Outbox::new(record.id, self.pipe, self.options.pool.clone());
-        let outbox = Arc::new(outbox);
+        let outbox = self.pipe_to(record.id);
         // The first command of the pipe, before anybody else can send one.
         outbox.push(&Command::OpenPipe);
         let handle = replicas::start_set(self, record, outbox, false).await?;
         self.table.insert(record.id, handle);
         Ok(())
+    }
+
+    fn pipe_to(&self, set: SetId) -> Arc<Outbox<Reply>> {
+        let outbox = Outbox::new(set, self.pipe, self.options.pool.clone());
+        outbox.knows_lapses(self.presence.lapses());
+        Arc::new(outbox)
     }
 
     /// Waits until the set knows this incarnation of the node.
@@ -318,8 +342,7 @@ impl Cluster {
             return None;
         }
         self.table.insert_with(set, || {
-            let outbox = Outbox::new(set, self.pipe, self.options.pool.clone());
-            let outbox = Arc::new(outbox);
+            let outbox = self.pipe_to(set);
             outbox.push(&Command::OpenPipe);
             let registry = Arc::clone(&self.registry);
             let links = self.options.links.clone();
@@ -405,9 +428,12 @@ impl Cluster {
         &self.topology_group
     }
 
-    /// Completes when this node is no member of the cluster any more.
-    pub async fn removed(&self) {
-        self.removed.cancelled().await;
+    /// Gives every leadership to another member that is there.
+    pub async fn yield_leaderships(&self) {
+        let groups = self.sets().filter_map(|(_, handle)| handle.group());
+        let yields = groups.chain([&self.topology_group]);
+        let yields = yields.map(Group::yield_leadership);
+        futures_util::future::join_all(yields).await;
     }
 
     /// Stops every replica: hands leaderships over, snapshot, close.
@@ -437,6 +463,7 @@ async fn start_topology(
         .take(TOPOLOGY_VOTERS_MAX)
         .map(|node| (node.id, node.address.clone()))
         .collect();
+    group_options.peers.clone_from(&group_options.voters);
     group_options.transport = Arc::new(options.links.clone());
     let started = Group::start(group_options, Arc::clone(&machine)).await;
     let group = started.map_err(|error| StartError::Replica { set, error })?;

@@ -8,8 +8,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::base::{NodeId, SetId};
+use crate::model::set::Reply;
 use crate::model::topology::SetRecord;
 
+use super::outbox::Outbox;
 use super::set_handle::SetHandle;
 
 /// See the module's head.
@@ -67,6 +69,12 @@ impl SetTable {
     /// A set, made now if it was not added yet.
     pub fn insert_with(&self, set: SetId, make: impl FnOnce() -> SetHandle) -> Option<&SetHandle> {
         Some(self.slot(set)?.get_or_init(make))
+    }
+
+    /// The pipes to all broker sets that this node uses, here or elsewhere.
+    pub fn outboxes(&self) -> impl Iterator<Item = (SetId, &Arc<Outbox<Reply>>)> {
+        let used = self.broker.iter().filter_map(OnceLock::get);
+        used.map(|handle| (handle.outbox().set(), handle.outbox()))
     }
 
     /// Sets with a replica here, and this node's own.

@@ -146,12 +146,7 @@ impl TopologyReplica {
                 seq += 1;
             }
             if pipe == self.outbox.pipe() {
-                let last = self.last_seq(pipe);
-                self.outbox.applied(last.min(seq - 1));
-                if last < seq - 1 {
-                    // An earlier batch is missing: this one must come again, behind it.
-                    self.outbox.resend();
-                }
+                self.outbox.settled(self.last_seq(pipe), seq - 1);
             }
         }
         Ok(())

@@ -30,6 +30,8 @@ pub struct Cluster {
     pub tls: [Option<PathBuf>; 3],
     /// Silence of a node after which another takes its replicas, if there is one to spare, seconds. Default 600.
     pub replace_after_s: u64,
+    /// Broker sets for each node; the controller makes what lacks and removes none. Default 1.
+    pub sets_per_node: usize,
 }
 
 impl Default for Cluster {
@@ -43,9 +45,13 @@ impl Default for Cluster {
             secret: String::new(),
             tls: [None, None, None],
             replace_after_s: 600,
+            sets_per_node: 1,
         }
     }
 }
+
+/// Each set costs every member a heartbeat and a log of its own.
+const SETS_PER_NODE_MAX: u64 = 64;
 
 const PEERS: &str = "peers are found by a list (classic_config) or by DNS only";
 
@@ -102,6 +108,17 @@ pub(super) static KEYS: &[Key] = &[
         "silence of a node after which another takes its replicas",
         |d, _, v| {
             d.cluster.config.replace_after_s = value::number(v, 1, u64::MAX)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.cluster.sets_per_node",
+        "count",
+        "1",
+        "broker sets for each node that takes its share; more are made, none are removed",
+        |d, _, v| {
+            let count = value::number(v, 1, SETS_PER_NODE_MAX)?;
+            d.cluster.config.sets_per_node = usize::try_from(count).unwrap_or(1);
             Ok(None)
         },
     ),
@@ -191,6 +208,27 @@ fn with_port(host: &str, port: u16) -> String {
     match host.parse::<IpAddr>() {
         Ok(ip) => SocketAddr::new(ip, port).to_string(),
         Err(_) => format!("{host}:{port}"),
+    }
+}
+
+impl Cluster {
+    /// Joins the cluster of a node at the next start: `rabbit@host`, or `host:port`.
+    ///
+    /// # Errors
+    /// There is no such name, or this node does not listen for peers.
+    pub fn join_node(&mut self, node: &str) -> Result<(), Expected> {
+        let Some(listener) = self.listener else {
+            return Err(
+                "this node does not listen for peers: set leveret.cluster.listener and a secret"
+                    .to_owned(),
+            );
+        };
+        let address = match node.contains('@') {
+            true => with_port(host(node)?, listener.port()),
+            false => node.to_owned(),
+        };
+        self.join = Some(address);
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
-//! F8, what is served over HTTP: Prometheus metrics and the management API.
+//! F8, what is served over HTTP: Prometheus metrics the management API, and the control socket.
 //!
 //! Not here: business rules.
 
 pub mod api;
+pub mod control;
 mod metrics;
 mod web;
 

@@ -23,6 +23,7 @@ mod read_buffers;
 mod reading;
 mod record;
 mod recovery;
+mod repair;
 mod segment;
 mod segment_file;
 pub mod snapshot_file;
@@ -41,6 +42,7 @@ pub use options::LogOptions;
 pub use page_file::PageFiles;
 pub use record::Record;
 pub use recovery::{Damage, Recovered};
+pub use repair::{Repair, Repaired};
 pub use segment::SegmentInfo;
 pub use stats::LogStats;
 pub use turns::{Turns, Wake, WriterHost};
@@ -56,5 +58,7 @@ pub mod faulty_disk;
 mod install_test;
 #[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod repair_test;
 #[cfg(test)]
 mod truncate_test;

@@ -9,6 +9,7 @@
 //! | older segment unsound before the end its successor notes | | damage | see below |
 //! | damage | the next sound record after it is at most one past the purge mark | nobody needs for Raft what it hides | noted |
 //! | damage | a later truncation cut its whole segment | nobody needs it | noted |
+//! | damage before the oldest segment's first sound record | never purged, its index is not 0 | the beginning is lost | refuse |
 //! | damage | otherwise | an acknowledged record is lost | refuse |
 //! | a record of an index the segment had, after damage | | the damage hid a truncation | records before it: damaged |
 //! | records past a later segment's truncation or first record | | the cut was not finished | cut again |
@@ -144,6 +145,11 @@ fn next_frame(bytes: &[u8], salt: u32, at: usize) -> Option<usize> {
 }
 
 impl Scan {
+    /// Where each damage begins.
+    pub(super) fn damage_offsets(&self) -> impl Iterator<Item = u64> {
+        self.damages.iter().map(|lost| lost.offset)
+    }
+
     fn next(&self) -> u64 {
         self.first + self.offsets.len() as u64
     }
@@ -319,7 +325,10 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Found, LogError> {
             let until = lost.until.min(floor);
             // Of a segment without a sound record, a gap tells what is missed, if there is a mark to count from.
             let hollow = seen.offsets.is_empty() && found.recovered.purged.is_some();
-            let dead = !newest && (until <= seen.first || (hollow && until < u64::MAX));
+            // Before the first sound record of a later segment a gap is seen; the log's own beginning has nothing to miss.
+            let beginning = at == 0 && found.recovered.purged.is_none() && seen.first > 0;
+            let gone = floor <= seen.first || (until <= seen.first && !beginning);
+            let dead = !newest && (gone || (hollow && until < u64::MAX));
             damages.push((damage, Some(until).filter(|_| !dead)));
         }
         if !head.compacted {

@@ -32,6 +32,14 @@ pub struct LogStats {
     pub queued_bytes: u64,
 }
 
+impl LogStats {
+    /// Upper bounds in microseconds of the classes of [`Self::sync_micros`]; the last class has none.
+    #[must_use]
+    pub fn sync_bounds(&self) -> &'static [u64] {
+        &COMMIT_MICROS_BOUNDS
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) writes: AtomicU64,

@@ -36,6 +36,10 @@ impl Group {
                 let answer = raft.handle_transfer_leader(request).await.map_err(text)?;
                 Ok(wire::put_transfer_answer(&answer))
             }
+            Request::Records(first, end) => {
+                let given = self.give(first, end).await?;
+                Ok(wire::put_records_answer(&given))
+            }
         }
     }
 

@@ -179,8 +179,18 @@ impl Group {
     /// # Errors
     /// [`ProposeError`] if this replica does not lead or too much is on its way; nothing was appended then.
     pub fn propose(&self, payload: Bytes) -> Result<ProposalReceipt, ProposeError> {
+        let term = self.inner.shared.leadership.borrow().term;
+        self.propose_in(term, payload)
+    }
+
+    /// As [`Self::propose`], but only in `term`: whoever sends a sequence of payloads must not go on with it in a term
+    /// that may lack what was proposed in the one before.
+    ///
+    /// # Errors
+    /// As [`Self::propose`], also if this replica leads in another term.
+    pub fn propose_in(&self, term: u64, payload: Bytes) -> Result<ProposalReceipt, ProposeError> {
         let state = *self.inner.shared.leadership.borrow();
-        if !state.leading {
+        if !state.leading || state.term != term {
             return Err(ProposeError::NotLeader {
                 leader: state.leader,
             });
@@ -258,7 +268,7 @@ impl Group {
     /// [`RaftError`] if the snapshot was not taken or the log not closed cleanly; all acknowledged entries are
     /// durable even then.
     pub async fn shutdown(&self) -> Result<(), RaftError> {
-        self.give_up_leadership().await;
+        self.yield_leadership().await;
         let snapshot = self.snapshot_now().await;
         self.inner.shared.stop();
         let joined = self.inner.raft.shutdown().await;
@@ -273,7 +283,8 @@ impl Group {
         snapshot
     }
 
-    async fn give_up_leadership(&self) {
+    /// Hands the leadership to another member, if this replica has it, and waits a moment until it is gone.
+    pub async fn yield_leadership(&self) {
         if !self.is_leader() {
             return;
         }

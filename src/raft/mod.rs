@@ -16,6 +16,7 @@ mod group;
 mod lead;
 mod machine;
 mod members;
+mod mend;
 mod network;
 mod options;
 mod proposal;

@@ -22,6 +22,8 @@ pub struct GroupOptions {
     pub dir: PathBuf,
     /// Members a fresh group starts with, and where their nodes are; not looked at once the log has an entry.
     pub voters: Vec<(NodeId, String)>,
+    /// Nodes that hold replicas, and where they are: asked for what this one's disk lost.
+    pub peers: Vec<(NodeId, String)>,
     /// Options of the log.
     pub log: LogOptions,
     /// The disk the log writes to.
@@ -57,6 +59,7 @@ impl GroupOptions {
             node,
             dir,
             voters: vec![(node, String::new())],
+            peers: Vec::new(),
             log: LogOptions::default(),
             disk,
             transport: Arc::new(Alone),

@@ -15,12 +15,16 @@ use tokio::time::Instant;
 
 use super::Leadership;
 use super::machine::{CompactPayload, Machine};
+use super::mend::Mender;
 use super::options::OnFatal;
 use super::snapshot::Held;
 use super::types::{LogId, Vote};
 use super::upkeep::Liveness;
 use crate::base::{NodeId, SetId};
 use crate::log::Log;
+
+/// Damaged entries that are remembered; more are found again when they are read.
+const DAMAGES_MAX: usize = 64;
 
 /// What is known of who leads and how far this replica has applied.
 #[derive(Debug, Default)]
@@ -68,6 +72,10 @@ pub(super) struct Shared {
     applied_end: AtomicU64,
     /// Last entry of the log when the replica started; until it is applied or replaced the replica is not ready.
     tail_at_start: Option<LogId>,
+    /// Who may have what the disk lost.
+    pub(super) mender: Mender,
+    /// Entries whose messages were found damaged and are to be had from a peer.
+    pub(super) damaged: Mutex<Vec<u64>>,
     on_fatal: OnFatal,
     failed: AtomicBool,
 }
@@ -83,10 +91,20 @@ pub(super) struct Parts {
     pub(super) snapshot: Option<Held>,
     pub(super) snapshot_every_bytes: u64,
     pub(super) tail_at_start: Option<LogId>,
+    pub(super) mender: Mender,
+    pub(super) damaged: Vec<u64>,
     pub(super) on_fatal: OnFatal,
 }
 
 impl Shared {
+    /// The entry at `index` cannot be read here: it is had from a peer soon.
+    pub(super) fn note_damage(&self, index: u64) {
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < DAMAGES_MAX && !damaged.contains(&index) {
+            damaged.insert(0, index);
+        }
+    }
+
     pub(super) fn new(parts: Parts) -> Self {
         let applied = parts
             .snapshot
@@ -117,6 +135,8 @@ impl Shared {
             roles: Mutex::new(roles),
             applied_end: AtomicU64::new(applied.map_or(0, |id| id.index + 1)),
             tail_at_start: parts.tail_at_start,
+            mender: parts.mender,
+            damaged: Mutex::new(parts.damaged),
             on_fatal: parts.on_fatal,
             failed: AtomicBool::new(false),
         }

@@ -16,9 +16,10 @@ use super::applier::Applier;
 use super::codec;
 use super::lead::Lead;
 use super::machine::{CompactPayload, Machine};
+use super::mend::{self, Mender};
 use super::network::Network;
 use super::shared::{Parts, Shared};
-use super::snapshot::{Held, blocking};
+use super::snapshot::Held;
 use super::store::{Store, decode_vote};
 use super::types::Types;
 use super::upkeep::Rule;
@@ -68,12 +69,10 @@ pub(super) async fn open<M: Machine>(
     machine: Arc<Mutex<M>>,
     compact: CompactPayload,
 ) -> Result<Arc<Shared>, RaftError> {
-    let (disk, dir) = (Arc::clone(&options.disk), options.dir.clone());
-    let log_options = options.log.clone();
-    let open = move || Log::open(disk, dir, log_options).map_err(std::io::Error::other);
-    let opened = blocking(open).await;
-    let (log, recovered) = opened.map_err(|error| RaftError::Log(error.to_string()))?;
+    let mender = Mender::new(options);
+    let (log, recovered) = mend::open_log(options, &mender).await?;
     tell_damage(&recovered);
+    let damaged = recovered.damages.iter().map(|one| one.first).collect();
     let vote = log.hard_state().map(|bytes| decode_vote(&bytes));
     let vote = vote
         .transpose()
@@ -108,6 +107,8 @@ pub(super) async fn open<M: Machine>(
         snapshot,
         snapshot_every_bytes: options.snapshot_every_bytes,
         tail_at_start,
+        mender,
+        damaged,
         on_fatal: Arc::clone(&options.on_fatal),
     })))
 }

@@ -19,6 +19,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
 use super::codec;
+use super::mend::mend;
 use super::shared::Shared;
 use super::snapshot::blocking;
 use super::types::{Entry, LogId, Types, Vote};
@@ -40,20 +41,24 @@ impl Store {
 
     /// Entries from `from` on, before `end`, at most [`READ_BYTES_MAX`] of them and at least one.
     async fn chunk(&self, from: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let shared = Arc::clone(&self.0);
-        let records = match cached(&shared, from, end) {
-            Some(records) => records,
-            None => {
-                blocking(move || {
-                    shared
-                        .log
-                        .read(from, end, READ_BYTES_MAX)
-                        .map_err(io::Error::other)
-                })
-                .await?
+        if let Some(records) = cached(&self.0, from, end) {
+            return entries(from, records);
+        }
+        let records = match self.read(from, end).await? {
+            // The core stops at a log it cannot read, and would at every start: a peer's record is as good.
+            Err(LogError::Damaged { first, .. }) => {
+                let mended = mend(&self.0, first).await;
+                mended.map_err(|error| io::Error::other(error.to_string()))?;
+                self.read(from, end).await?
             }
+            read => read,
         };
-        entries(from, records)
+        entries(from, records.map_err(io::Error::other)?)
+    }
+
+    async fn read(&self, from: u64, end: u64) -> io::Result<Result<Vec<Record>, LogError>> {
+        let shared = Arc::clone(&self.0);
+        blocking(move || Ok(shared.log.read(from, end, READ_BYTES_MAX))).await
     }
 }
 
@@ -90,8 +95,8 @@ fn entries(from: u64, records: Vec<Record>) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The part of `range` that the log holds, as (first, end).
-fn held(shared: &Shared, range: &impl RangeBounds<u64>) -> (u64, u64) {
+/// `range` as (first, end).
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
         Bound::Included(first) => *first,
         Bound::Excluded(before) => before.saturating_add(1),
@@ -102,6 +107,12 @@ fn held(shared: &Shared, range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Excluded(end) => *end,
         Bound::Unbounded => u64::MAX,
     };
+    (start, end)
+}
+
+/// The part of `range` that the log holds, as (first, end).
+fn held(shared: &Shared, range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let (start, end) = bounds(range);
     let purged = shared.log.purged().map(|(index, _)| index + 1);
     let first = purged.or_else(|| shared.log.first_index()).unwrap_or(0);
     let next = shared.log.last().map_or(0, |(index, _)| index + 1);
@@ -166,7 +177,11 @@ impl RaftLogReader<Types> for Store {
     where
         R: RangeBounds<u64> + Clone + Debug + Send,
     {
-        let (next, end) = held(&self.0, &range);
+        let (mut next, mut end) = held(&self.0, &range);
+        if self.0.log.poisoned() {
+            // The core may apply entries whose append has just failed: they are no end of the log but an error.
+            (next, end) = bounds(&range);
+        }
         let walk = Walk {
             store: self.clone(),
             next,

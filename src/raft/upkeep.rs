@@ -2,7 +2,8 @@
 //!
 //! Shape: one task per replica. When enough was applied, or time has passed and something was, it has openraft take
 //! a snapshot, purges the log behind it but for `keep_log_bytes`, then looks at each purged, sealed segment:
-//! nothing live in it, neither in the snapshot nor now, and it is deleted; nearly nothing, and it is compacted.
+//! nothing live in it, neither in the snapshot nor now, and it is deleted; nearly nothing, and it is compacted. Between
+//! rounds it has damaged segments repaired.
 //! Invariants: a segment loses only what the newest durable snapshot and the present both no longer need, so a restart
 //! and a peer that is sent the snapshot find every body they may read.
 //! Limits: [`COMPACTIONS_PER_ROUND`] segments are compacted per snapshot; the machine is locked for one question at a
@@ -24,6 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::RaftError;
 use super::applier::Applier;
 use super::machine::{LiveEntry, Machine};
+use super::mend::mend;
 use super::shared::Shared;
 use super::shipping::Scarcity;
 use super::snapshot::blocking;
@@ -39,6 +41,8 @@ const LIVE_SHARE: u64 = 4;
 const CATCH_UP_SHARE: u64 = 16;
 /// A member that answered so lately is in reach.
 const IN_REACH: Duration = Duration::from_secs(5);
+/// Time between two attempts to have damaged segments repaired, if one fails: each reads a segment.
+const MEND_AGAIN: Duration = Duration::from_secs(30);
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -105,6 +109,7 @@ impl Upkeep {
         let mut clock = interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = Instant::now();
+        let mut mend_from = last;
         loop {
             let mut wish = None;
             tokio::select! {
@@ -114,6 +119,9 @@ impl Upkeep {
                 },
                 () = self.shared.snapshot_due.notified() => {}
                 _ = clock.tick() => {
+                    if mend_from <= Instant::now() && !self.mend().await {
+                        mend_from = Instant::now() + MEND_AGAIN;
+                    }
                     if last.elapsed() < self.rule.every {
                         self.tidy_rest().await;
                         continue;
@@ -128,6 +136,21 @@ impl Upkeep {
             if let Some(wish) = wish {
                 // Whoever asked may have left.
                 drop(wish.send(result));
+            }
+        }
+    }
+
+    /// Has one damaged segment repaired; false if it cannot be had now, and is to be tried again.
+    async fn mend(&self) -> bool {
+        let Some(index) = self.shared.damaged.lock().pop() else {
+            return true;
+        };
+        match mend(&self.shared, index).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(set = %self.shared.set, index, %error, "a damaged segment is not repaired yet");
+                self.shared.note_damage(index);
+                false
             }
         }
     }
@@ -282,10 +305,11 @@ fn tidy(shared: &Shared) -> io::Result<()> {
     while live.dead.is_empty()
         && let Some((range, then)) = live.scarce.pop()
     {
-        if compact(shared, &range, &then)
-            .map_err(io::Error::other)?
-            .is_none()
-        {
+        let compacted = compact(shared, &range, &then);
+        if let Err(LogError::Damaged { first, .. }) = &compacted {
+            shared.note_damage(*first);
+        }
+        if compacted.map_err(io::Error::other)?.is_none() {
             live.scarce.push((range, then));
             break;
         }

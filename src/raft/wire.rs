@@ -13,12 +13,15 @@ use openraft::raft::{
 
 use super::Frame;
 use super::codec::{self, CodecError};
+use super::mend::Given;
 use super::types::{Types, Vote};
 use crate::base::coding::{Reader, Writer};
+use crate::log::Record;
 
 const VOTE: u8 = 1;
 const PRE_VOTE: u8 = 2;
 const TRANSFER: u8 = 3;
+const RECORDS: u8 = 4;
 
 const OK: u8 = 0;
 const REFUSED: u8 = 1;
@@ -34,6 +37,8 @@ pub(super) enum Request {
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
+    /// Applied entries, from the first to before the second index.
+    Records(u64, u64),
 }
 
 fn head(kind: u8) -> Vec<u8> {
@@ -84,8 +89,53 @@ pub(super) fn request(frame: &Bytes) -> Result<Request, CodecError> {
                 from, to, last,
             )))
         }
+        RECORDS => Ok(Request::Records(reader.u64()?, reader.u64()?)),
         other => Err(CodecError::Kind(other)),
     }
+}
+
+/// The wish for applied entries from `first` to before `end`.
+pub(super) fn put_records_request(first: u64, end: u64) -> Frame {
+    let mut out = head(RECORDS);
+    out.put_u64_le(first);
+    out.put_u64_le(end);
+    vec![out.into()]
+}
+
+/// The answer to it.
+pub(super) fn put_records_answer(given: &Given) -> Bytes {
+    let mut out = head(OK);
+    out.put_u64_le(given.applied);
+    out.put_u64_le(given.next);
+    out.put_varint(given.records.len() as u64);
+    for record in &given.records {
+        out.put_u64_le(record.index);
+        out.put_blob(&record.meta);
+        out.put_blob(&record.payload);
+    }
+    out.into()
+}
+
+/// Reads it; payloads are parts of `bytes`.
+pub(super) fn records_answer(bytes: &Bytes) -> Result<Given, AnswerError> {
+    let (_, mut reader) = answer(bytes)?;
+    let (applied, next) = (reader.u64()?, reader.u64()?);
+    let mut records = Vec::new();
+    for _ in 0..reader.varint()? {
+        let index = reader.u64()?;
+        let meta = bytes.slice_ref(reader.blob()?);
+        let payload = bytes.slice_ref(reader.blob()?);
+        records.push(Record {
+            index,
+            meta,
+            payload,
+        });
+    }
+    Ok(Given {
+        applied,
+        next,
+        records,
+    })
 }
 
 /// Entries for a follower.

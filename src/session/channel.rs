@@ -287,6 +287,16 @@ impl Channel {
         self.fail(core, error, ids);
     }
 
+    /// Its error ends the whole connection: it does nothing more, and nobody waits for it.
+    pub fn give_up(&mut self, core: &mut Core) {
+        let dropped = core.forget(self.id);
+        if self.asked.take().is_some() && !dropped {
+            self.stale_answers += 1;
+        }
+        self.take_backlog(core);
+        self.stage = Stage::Failing;
+    }
+
     /// An error closes the channel: the broker tidies up first.
     pub fn fail(&mut self, core: &mut Core, error: ProtocolError, ids: (u16, u16)) {
         self.flush_confirms(core);

@@ -21,12 +21,12 @@ const CLOSE_WAIT_MAX: Millis = Millis(30_000);
 impl Connection {
     /// Closes the connection with an error not tied to a method.
     pub fn fail_connection(&mut self, error: ProtocolError) {
-        self.fail((error, (0, 0)));
+        self.fail_at_once((error, (0, 0)));
     }
 
     /// Closes the connection with 320 CONNECTION_FORCED and this explanation; at once if it is not open yet.
     pub fn shutdown(&mut self, text: &str) {
-        self.fail((error(ReplyCode::ConnectionForced, text), (0, 0)));
+        self.fail_at_once((error(ReplyCode::ConnectionForced, text), (0, 0)));
         if matches!(self.state, State::Braking) {
             self.closed(None);
         }
@@ -39,9 +39,19 @@ impl Connection {
         self.shutdown("broker forced connection closure with reason 'shutdown'");
     }
 
-    /// An error of the connection. The first one counts.
+    /// An error of the connection, by the fault of its client. The first one counts. What other channels were told before
+    /// is done all the same, as when the client closes.
     pub(super) fn fail(&mut self, failure: Failure) {
-        match self.state {
+        if matches!(self.state, State::Running) {
+            self.close_reason = Some(failure.0.to_string());
+            self.begin_finish(Some(failure));
+        } else {
+            self.fail_at_once(failure);
+        }
+    }
+
+    fn fail_at_once(&mut self, failure: Failure) {
+        match &mut self.state {
             State::Header | State::Starting | State::LoggingIn | State::Tuning => {
                 self.close_reason = Some(failure.0.to_string());
                 self.state = State::Braking;
@@ -52,26 +62,33 @@ impl Connection {
                 self.begin_close(Some(failure));
             }
             // The client waits for its close-ok and would not know what to do with a close.
-            State::Finishing => {
+            State::Finishing(None) => {
                 self.close_reason = Some(failure.0.to_string());
                 self.begin_close(None);
+            }
+            State::Finishing(first) => {
+                let first = first.take();
+                self.begin_close(first);
             }
             State::Closing(_) | State::AwaitingCloseOk | State::Braking | State::Closed => {}
         }
     }
 
-    /// The client has asked to close. Publishes and acks it sent before count, so busy channels work off what waits,
-    /// for as long as close-ok would be awaited.
-    pub(super) fn begin_finish(&mut self) {
+    /// The connection is about to close. Publishes and acks sent before count, so busy channels work off what waits, for as
+    /// long as close-ok would be awaited.
+    pub(super) fn begin_finish(&mut self, failure: Option<Failure>) {
         self.timers.close(Some(self.now.plus(CLOSE_WAIT_MAX)));
-        self.state = State::Finishing;
+        self.state = State::Finishing(failure);
         self.finish_channels();
     }
 
     /// Goes on to close once no channel waits for anything.
     pub(super) fn finish_channels(&mut self) {
-        if matches!(self.state, State::Finishing) && !self.channels.any_busy() {
-            self.begin_close(None);
+        if let State::Finishing(failure) = &mut self.state
+            && !self.channels.any_busy()
+        {
+            let failure = failure.take();
+            self.begin_close(failure);
         }
     }
 
@@ -147,6 +164,13 @@ impl Connection {
         }
     }
 
+    fn give_up_waiting(&mut self) {
+        if let State::Finishing(failure) = &mut self.state {
+            let failure = failure.take();
+            self.begin_close(failure);
+        }
+    }
+
     /// Bytes were written to the socket.
     pub fn note_sent(&mut self, now: Millis) {
         self.now = now;
@@ -172,7 +196,7 @@ impl Connection {
             match due {
                 Due::SendHeartbeat => encode::heartbeat(&mut self.core.output),
                 Due::HandshakeOver => self.closed(Some("handshake timeout".to_owned())),
-                Due::Close if matches!(self.state, State::Finishing) => self.begin_close(None),
+                Due::Close if matches!(self.state, State::Finishing(_)) => self.give_up_waiting(),
                 Due::Close => self.closed(None),
                 Due::ClientDead => {
                     let seconds = self.heartbeat.0 / 1000;

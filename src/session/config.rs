@@ -14,6 +14,8 @@ pub struct SessionConfig {
     pub channel_max: u16,
     /// Most bytes of a frame, offered in connection.tune; 0 = no limit.
     pub frame_max: u32,
+    /// Most bytes of a frame before tune-ok, in which start-ok must fit (§3.4).
+    pub frame_max_initial: u32,
     /// Heartbeat offered, seconds; 0 = none.
     pub heartbeat_s: u16,
     /// Largest body taken, bytes; a larger one is read and then refused with 406.
@@ -33,6 +35,7 @@ impl Default for SessionConfig {
             mechanisms: "PLAIN AMQPLAIN".to_owned(),
             channel_max: 2047,
             frame_max: 131_072,
+            frame_max_initial: 8192,
             heartbeat_s: 60,
             max_message_size: limits::MESSAGE_SIZE_MAX_BYTES_DEFAULT,
             consumer_max_per_channel: None,

@@ -25,6 +25,8 @@ pub(super) struct Confirms {
     /// The last number given.
     last: u64,
     outstanding: VecDeque<Range>,
+    /// Numbers in these ranges.
+    unanswered: u64,
     acked: Vec<Range>,
     nacked: Vec<Range>,
 }
@@ -33,6 +35,7 @@ impl Confirms {
     /// The number of the next publish, from 1.
     pub fn number(&mut self) -> u64 {
         self.last += 1;
+        self.unanswered += 1;
         match self.outstanding.back_mut() {
             Some(range) if range.last + 1 == self.last => range.last = self.last,
             _ => self.outstanding.push_back(Range {
@@ -41,6 +44,11 @@ impl Confirms {
             }),
         }
         self.last
+    }
+
+    /// How many are not answered.
+    pub fn outstanding(&self) -> u64 {
+        self.unanswered
     }
 
     /// Whether there is something to flush.
@@ -61,6 +69,7 @@ impl Confirms {
                 break;
             }
             let (first, last) = (range.first, range.last.min(number));
+            self.unanswered -= last - first + 1;
             if last == range.last {
                 self.outstanding.pop_front();
             } else {
@@ -92,6 +101,7 @@ impl Confirms {
         if range.first > number {
             return false;
         }
+        self.unanswered -= 1;
         match (range.first == number, range.last == number) {
             (true, true) => {
                 self.outstanding.remove(at);
@@ -286,6 +296,7 @@ mod test {
                     }
                 }
                 prop_assert!(confirms.outstanding.len() <= open.len());
+                prop_assert_eq!(confirms.outstanding(), open.len() as u64);
                 if kind == 2 {
                     prop_assert_eq!(&client_acked, &acked);
                     prop_assert_eq!(&client_nacked, &nacked);

@@ -16,9 +16,6 @@ use super::{Request, SessionConfig};
 use crate::amqp::{AMQPClass, FieldTable, Frame, FrameDecoder, Method, ReplyCode};
 use crate::base::{ChannelId, Millis};
 
-/// Largest frame before tune-ok, bytes (§3.4).
-const FRAME_MAX_INITIAL: u32 = 8192;
-
 const ZERO: ChannelId = ChannelId(0);
 
 /// Where the connection is in its life (§3.8).
@@ -37,8 +34,9 @@ pub(super) enum State {
     /// The broker opens the vhost.
     Opening,
     Running,
-    /// The client has asked to close: what its channels were told before comes to its end first.
-    Finishing,
+    /// The client has asked to close (`None`), or an error ends the connection: what its channels were told before comes to
+    /// its end first.
+    Finishing(Option<Failure>),
     /// The broker tidies up; then close goes out (`Some`), or close-ok to the client's close (`None`).
     Closing(Option<Failure>),
     /// connection.close is out.
@@ -103,9 +101,9 @@ impl Connection {
     pub fn new(config: Arc<SessionConfig>, now: Millis) -> Self {
         Self {
             timers: Timers::new(now.plus(config.handshake_timeout)),
+            decoder: FrameDecoder::new(config.frame_max_initial),
             core: Core::new(config),
             channels: Channels::default(),
-            decoder: FrameDecoder::new(FRAME_MAX_INITIAL),
             state: State::Header,
             asked: VecDeque::new(),
             client: Client::default(),
@@ -169,7 +167,7 @@ impl Connection {
             State::Running => !self.blocked && self.asked.is_empty() && self.core.has_room(),
             State::LoggingIn
             | State::Opening
-            | State::Finishing
+            | State::Finishing(_)
             | State::Closing(_)
             | State::Closed => false,
         }
@@ -323,7 +321,13 @@ impl Connection {
                 }
                 Ok(())
             }
-            other => other,
+            Err(hard) => {
+                if let Some(channel) = self.channels.get(id) {
+                    channel.give_up(&mut self.core);
+                }
+                Err(hard)
+            }
+            Ok(()) => Ok(()),
         }
     }
 

@@ -199,6 +199,12 @@ impl Connection {
         self.core.send(channel, &cancel.class());
     }
 
+    /// Whether the client takes basic.cancel.
+    #[must_use]
+    pub fn takes_cancel(&self) -> bool {
+        self.core.cancel_notify
+    }
+
     /// An error found after its method, such as a publish to an exchange that does not exist (class 60, method 40).
     /// Publishes of the channel not yet polled are dropped.
     pub fn fail_channel(
@@ -219,6 +225,7 @@ impl Connection {
             return;
         }
         if error.code.is_hard() {
+            open.give_up(&mut self.core);
             self.fail((error, class_method));
         } else {
             open.fail_late(&mut self.core, error, class_method);

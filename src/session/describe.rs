@@ -2,7 +2,7 @@
 
 use super::channel::Mode;
 use super::connection::Connection;
-use crate::base::{ConsumerId, Millis};
+use crate::base::{ChannelId, ConsumerId, Millis};
 
 /// One channel as it is.
 #[derive(Clone, Debug)]
@@ -15,12 +15,23 @@ pub struct ChannelState {
     pub global_prefetch: u16,
     /// Delivered and not settled.
     pub unacked: usize,
+    /// Published and not confirmed.
+    pub unconfirmed: u64,
+    /// Publishes and settlements waiting for tx.commit.
+    pub uncommitted: (usize, usize),
     /// Publisher confirms are on.
     pub confirm: bool,
     /// In transaction mode.
     pub transactional: bool,
     /// Its consumers and their tags.
     pub consumers: Vec<(ConsumerId, String)>,
+}
+
+fn unconfirmed(mode: &Mode) -> u64 {
+    match mode {
+        Mode::Confirm(confirms) => confirms.outstanding(),
+        Mode::Plain | Mode::Tx(_) => 0,
+    }
 }
 
 impl Connection {
@@ -35,6 +46,11 @@ impl Connection {
                 prefetch: channel.prefetch,
                 global_prefetch: channel.limit,
                 unacked: channel.unacked.len(),
+                unconfirmed: unconfirmed(&channel.mode),
+                uncommitted: match &channel.mode {
+                    Mode::Tx(transaction) => transaction.sizes(),
+                    Mode::Plain | Mode::Confirm(_) => (0, 0),
+                },
                 confirm: matches!(channel.mode, Mode::Confirm(_)),
                 transactional: matches!(channel.mode, Mode::Tx(_)),
                 consumers: channel
@@ -46,6 +62,13 @@ impl Connection {
             .collect();
         states.sort_unstable_by_key(|state| state.number);
         states
+    }
+
+    /// What a channel holds: unsettled and unconfirmed messages.
+    #[must_use]
+    pub fn load(&mut self, channel: ChannelId) -> Option<[u64; 2]> {
+        let channel = self.channels.get(channel)?;
+        Some([channel.unacked.len() as u64, unconfirmed(&channel.mode)])
     }
 
     /// Whether an alarm stops this connection.

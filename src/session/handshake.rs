@@ -77,7 +77,7 @@ impl Connection {
                 Ok(())
             }
             (_, Class::Close(_)) => {
-                self.begin_finish();
+                self.begin_finish(None);
                 Ok(())
             }
             (State::Starting, Class::StartOk(start_ok)) => self.start_ok(start_ok),

@@ -41,6 +41,11 @@ impl Transaction {
         Ok(())
     }
 
+    /// Publishes and settlements kept.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.publishes.len(), self.settled.len())
+    }
+
     /// Keeps a settlement for the commit. Bounded by what the ring held.
     pub fn settle(&mut self, taken: Taken, outcome: SettleOutcome) {
         self.settled.push((taken, outcome));

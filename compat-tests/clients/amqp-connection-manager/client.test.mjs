@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import amqp from 'amqp-connection-manager';
-import { Arrivals, control, name, pause, restartable, until, url, within, wrongUrl } from '../stage.mjs';
+import { Arrivals, control, name, pause, restartable, tls, until, url, within, wrongUrl } from '../stage.mjs';
 
 const skip = !restartable && 'not our broker';
 
@@ -51,6 +51,13 @@ test('wrong credentials are refused, and the next url is tried', async (t) => {
   manager.on('connectFailed', ({ err }) => failures.put(String(err)));
   assert.match(await failures.take('the refusal'), /403|ACCESS_REFUSED/);
   await until(() => manager.isConnected());
+});
+
+test('it connects under TLS', { skip: !tls && 'not our broker' }, async (t) => {
+  const manager = managed(t, [tls.url], { connectionOptions: { ca: [tls.ca] } });
+  const { channel, queue } = await worked(t, manager);
+  await channel.sendToQueue(queue, Buffer.from('secret'));
+  assert.equal(String((await (await consumed(channel, queue, { noAck: true })).take()).content), 'secret');
 });
 
 test('a heartbeat keeps an idle connection', async (t) => {

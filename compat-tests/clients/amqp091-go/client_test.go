@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -27,6 +31,31 @@ func TestWrongCredentialsAreRefused(t *testing.T) {
 	var refusal *amqp.Error
 	if !errors.As(err, &refusal) || refusal.Code != 403 {
 		t.Fatalf("%v instead of 403", err)
+	}
+}
+
+func TestMessagesGoBothWaysUnderTLS(t *testing.T) {
+	folder := os.Getenv("BROKER_CERTIFICATES")
+	if folder == "" {
+		t.Skip("certificates are made for a broker of ours")
+	}
+	pem, err := os.ReadFile(filepath.Join(folder, "ca.pem"))
+	must(t, err)
+	authorities := x509.NewCertPool()
+	authorities.AppendCertsFromPEM(pem)
+	secure := "amqps://guest:guest@127.0.0.1:" + os.Getenv("BROKER_TLS_PORT")
+	connection, err := amqp.DialTLS(secure, &tls.Config{RootCAs: authorities})
+	must(t, err)
+	defer connection.Close()
+	channel, err := connection.Channel()
+	must(t, err)
+	queue := declare(t, channel, nil)
+	put(t, channel, queue, text(strings.Repeat("s", 1<<20)))
+	expectBody(t, receive(t, consume(t, channel, queue)), strings.Repeat("s", 1<<20))
+	_, err = amqp.DialTLS(secure, &tls.Config{})
+	var unknown x509.UnknownAuthorityError
+	if !errors.As(err, &unknown) {
+		t.Fatalf("%v instead of an unknown authority", err)
 	}
 }
 

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import amqp from 'amqplib';
 import callbacks from 'amqplib/callback_api';
-import { Arrivals, control, name, pause, restartable, url, within, wrongUrl } from '../stage.mjs';
+import { Arrivals, control, name, pause, restartable, tls, url, within, wrongUrl } from '../stage.mjs';
 
 // A connection that is closed with the test.
 async function connected(t, options = '') {
@@ -56,6 +56,16 @@ test('right credentials open a connection', async (t) => {
 
 test('wrong credentials are refused with 403', async () => {
   await assert.rejects(amqp.connect(wrongUrl), /403|ACCESS_REFUSED/);
+});
+
+test('messages go both ways under TLS', { skip: !tls && 'not our broker' }, async (t) => {
+  const connection = await amqp.connect(tls.url, { ca: [tls.ca] });
+  t.after(() => connection.close());
+  const channel = await connection.createConfirmChannel();
+  const queue = await declared(t, channel);
+  await put(channel, queue, Buffer.alloc(1 << 20));
+  assert.equal((await (await consumed(channel, queue)).take()).content.length, 1 << 20);
+  await assert.rejects(amqp.connect(tls.url), /certificate|issuer/i);
 });
 
 test('an unknown vhost is refused', async () => {

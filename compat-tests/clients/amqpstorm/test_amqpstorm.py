@@ -2,6 +2,7 @@
 import datetime
 import decimal
 import os
+import ssl
 import threading
 import time
 
@@ -9,7 +10,7 @@ import amqpstorm
 import pytest
 from amqpstorm.management import ManagementApi
 
-from stage import PATIENCE, HOST, PORT, control, name, restartable, until
+from stage import AUTHORITY, HOST, PATIENCE, PORT, TLS_PORT, control, name, restartable, secured, until
 
 
 def connect(password="guest", **options):
@@ -77,6 +78,18 @@ def test_right_credentials_open_a_connection(connection):
 def test_wrong_credentials_are_refused():
     with pytest.raises(amqpstorm.AMQPConnectionError, match="ACCESS_REFUSED|403|refused"):
         connect("wrong")
+
+
+@secured
+def test_messages_go_both_ways_under_tls():
+    context = ssl.create_default_context(cafile=AUTHORITY)
+    options = {"context": context, "server_hostname": "localhost"}
+    with amqpstorm.Connection("127.0.0.1", "guest", "guest", port=TLS_PORT, ssl=True, ssl_options=options) as secure:
+        channel = secure.channel()
+        channel.confirm_deliveries()
+        queue = declared(channel)
+        put(channel, queue, "s" * (1 << 20))
+        assert len(take(channel, queue).body) == 1 << 20
 
 
 def test_an_unknown_vhost_is_refused():

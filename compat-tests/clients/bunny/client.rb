@@ -80,6 +80,19 @@ test('wrong credentials are refused') do
   refused(Bunny::AuthenticationFailureError) { connect(password: 'wrong') }
 end
 
+test('messages go both ways under TLS') do
+  folder = ENV['BROKER_CERTIFICATES'].to_s
+  next 'certificates are made for a broker of ours' if folder.empty?
+
+  secure = connect(host: '127.0.0.1', port: ENV['BROKER_TLS_PORT'].to_i, tls: true, verify_peer: true,
+                   tls_ca_certificates: ["#{folder}/ca.pem"])
+  channel = secure.create_channel
+  queue = declared(channel)
+  put(channel, queue, 's' * (1 << 20))
+  same 1 << 20, Arrivals.new(queue, manual_ack: false).take[2].bytesize
+  secure.close
+end
+
 test('an unknown vhost is refused') do
   error = refused(Bunny::NotAllowedError) { connect(vhost: 'nowhere') }
   same true, error.message.include?('vhost nowhere not found')

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import { AMQPClient, AMQPSession } from '@cloudamqp/amqp-client';
-import { Arrivals, control, name, pause, restartable, until, url, within, wrongUrl } from '../stage.mjs';
+import { Arrivals, control, name, pause, restartable, tls, until, url, within, wrongUrl } from '../stage.mjs';
 
 const skip = !restartable && 'not our broker';
 const quiet = { logger: null };
@@ -46,6 +46,17 @@ test('right credentials open a connection', async (t) => {
 
 test('wrong credentials are refused', async () => {
   await assert.rejects(within(new AMQPClient(wrongUrl).connect(), 'the refusal'), /403|ACCESS_REFUSED/);
+});
+
+test('messages go both ways under TLS', { skip: !tls && 'not our broker' }, async (t) => {
+  const connection = await within(new AMQPClient(tls.url, { ca: tls.ca }).connect(), 'the connection');
+  t.after(() => connection.close());
+  const channel = await connection.channel();
+  await channel.confirmSelect();
+  const queue = await declared(t, channel);
+  await put(channel, queue, new Uint8Array(1 << 20));
+  assert.equal((await (await consumed(channel, queue, { noAck: true })).take()).body.length, 1 << 20);
+  await assert.rejects(within(new AMQPClient(tls.url).connect(), 'the refusal'), /certificate|issuer/i);
 });
 
 test('an unknown vhost is refused', async () => {

@@ -3,6 +3,7 @@ import datetime
 import decimal
 import os
 import socket
+import ssl
 import threading
 import time
 
@@ -12,7 +13,7 @@ import pytest
 from kombu.mixins import ConsumerProducerMixin
 from kombu.utils.limits import TokenBucket
 
-from stage import PATIENCE, URL, WRONG_URL, control, name, restartable, until
+from stage import AUTHORITY, PATIENCE, TLS_PORT, URL, WRONG_URL, control, name, restartable, secured, until
 
 
 ACCEPT = ["json", "pickle", "text/plain"]
@@ -87,6 +88,18 @@ def test_wrong_credentials_are_refused():
     with pytest.raises(amqp.AccessRefused) as error, kombu.Connection(WRONG_URL) as refused:
         refused.connect()
     assert error.value.code == 403
+
+
+@secured
+def test_messages_go_both_ways_under_tls():
+    trusting = {"ca_certs": AUTHORITY, "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": "localhost"}
+    options = {"hostname": "127.0.0.1", "port": TLS_PORT, "userid": "guest", "password": "guest"}
+    with kombu.Connection(ssl=trusting, **options) as secure, declared(secure) as queue:
+        channel = secure.channel()
+        put(channel, queue, "s" * (1 << 20))
+        assert len(Arrivals(channel, queue, no_ack=True).take().body) >= 1 << 20
+    with pytest.raises(ssl.SSLCertVerificationError):
+        kombu.Connection(ssl={**trusting, "ca_certs": None}, **options).connect()
 
 
 def test_an_unknown_vhost_is_refused():

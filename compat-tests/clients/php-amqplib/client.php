@@ -101,6 +101,22 @@ $tests['wrong credentials are refused'] = function () {
     same(true, str_contains($error->getMessage(), 'ACCESS_REFUSED'));
 };
 
+$tests['messages go both ways under TLS'] = function () {
+    $folder = (string) getenv('BROKER_CERTIFICATES');
+    if ($folder === '') {
+        return 'certificates are made for a broker of ours';
+    }
+    $trust = ['cafile' => "$folder/ca.pem", 'verify_peer' => true, 'peer_name' => 'localhost'];
+    $secure = new PhpAmqpLib\Connection\AMQPSSLConnection(
+        '127.0.0.1', getenv('BROKER_TLS_PORT'), 'guest', 'guest', '/', $trust);
+    $channel = $secure->channel();
+    $channel->confirm_select();
+    $queue = declared($channel);
+    put($channel, $queue, str_repeat('s', 1 << 20));
+    same(1 << 20, strlen(arrivals($channel, $queue, true)()->getBody()));
+    $secure->close();
+};
+
 $tests['an unknown vhost is refused'] = function () {
     $error = refused(Exception::class, fn () => connect(['vhost' => 'nowhere']));
     same(true, str_contains($error->getMessage(), 'NOT_ALLOWED - vhost nowhere not found'));

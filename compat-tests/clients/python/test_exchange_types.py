@@ -1,9 +1,10 @@
 """Exchange types beyond the four: they give a message to one of their bindings, or hold it for a time."""
 import time
 
+import pika
 import pytest
 
-from conftest import channel_error, connect, ours_only, put, take
+from conftest import channel_error, connect, drained, ours_only, put, take, until
 
 pytestmark = ours_only
 
@@ -123,3 +124,32 @@ def test_a_delayed_exchange_needs_a_type_behind_it(connection, name):
     for arguments in [{}, {"x-delayed-type": "no-such"}, {"x-delayed-type": "x-delayed-message"}]:
         assert channel_error(lambda: connection.channel().exchange_declare(
             name, "x-delayed-message", arguments=arguments)) == wanted
+
+
+@ours_only
+def test_a_new_binding_of_a_recent_history_exchange_gets_the_last_messages_first(channel, name):
+    channel.exchange_declare(name, "x-recent-history", arguments={"x-recent-history-length": 2})
+    put(channel, "a", b"1", b"2", b"3", exchange=name)
+    put(channel, "a", b"not kept", exchange=name, headers={"x-recent-history-no-store": True})
+    q = channel.queue_declare("", exclusive=True).method.queue
+    for _ in range(2):
+        # The second time the binding is there already.
+        channel.queue_bind(q, name, "any")
+    put(channel, "b", b"4", exchange=name)
+    bodies = []
+    until(channel.connection, lambda: bodies.extend(drained(channel, q)) or len(bodies) >= 3)
+    assert (bodies, drained(channel, q)) == ([b"2", b"3", b"4"], [])
+    # What nobody but the history takes is unroutable.
+    channel.queue_unbind(q, name, "any")
+    with pytest.raises(pika.exceptions.UnroutableError):
+        channel.basic_publish(name, "c", b"5", mandatory=True)
+    channel.queue_bind(q, name, "any")
+    until(channel.connection, lambda: bodies.extend(drained(channel, q)) or len(bodies) >= 5)
+    assert bodies[3:] == [b"4", b"5"]
+    channel.exchange_delete(name)
+
+
+@ours_only
+def test_a_history_has_a_positive_length(channel, name):
+    error = channel_error(lambda: channel.exchange_declare(name, "x-recent-history", arguments={"x-recent-history-length": 0}))
+    assert error == (406, "PRECONDITION_FAILED - Invalid argument, 'x-recent-history-length' must be a positive integer")

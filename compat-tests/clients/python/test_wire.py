@@ -182,3 +182,23 @@ def test_a_reply_goes_to_its_requester_and_to_the_queues_in_cc(channel, queue):
         put(channel, properties.reply_to, b"answer", headers={"CC": [queue]})
         wire.expect(spec.Basic.Deliver)
     assert drained(channel, queue) == [b"answer"]
+
+
+def test_a_consumer_that_reads_late_and_does_not_acknowledge_misses_nothing(channel, name):
+    """Of a queue in memory, whose messages are nobody's once they are on their way."""
+    bodies = [b"%d." % n + b"x" * 4096 for n in range(3000)]
+    with Wire(receive_buffer=65536).open() as wire:
+        wire.channel()
+        wire.send(method(1, spec.Queue.Declare(queue=name, exclusive=True)), method(1, spec.Basic.Consume(queue=name, no_ack=True)))
+        wire.expect(spec.Basic.ConsumeOk)
+        put(channel, name, *bodies)
+        for n in range(len(bodies)):
+            wire.expect(spec.Basic.Deliver)
+            wire.frame()
+            assert wire.frame().fragment == bodies[n]
+
+
+def test_gets_without_acknowledgement_miss_nothing(channel, name):
+    channel.queue_declare(name, exclusive=True)
+    put(channel, name, *[b"%d" % n for n in range(2500)])
+    assert drained(channel, name) == [b"%d" % n for n in range(2500)]

@@ -25,7 +25,8 @@ HEARTBEAT = frame.Heartbeat().marshal()
 
 
 class Wire:
-    def __init__(self, heartbeat=0, receive_buffer=None):
+    def __init__(self, heartbeat=0, receive_buffer=None, capable=True, frame_max=None):
+        self.capable, self.frame_max = capable, frame_max
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -45,13 +46,13 @@ class Wire:
         plain = f"\0{user}\0{password}".encode()
         self.send(b"AMQP\0\0\x09\x01")
         self.expect(spec.Connection.Start)
-        capabilities = {"consumer_cancel_notify": True, "authentication_failure_close": True}
+        capabilities = {"consumer_cancel_notify": self.capable, "authentication_failure_close": self.capable}
         self.send(method(0, spec.Connection.StartOk({"capabilities": capabilities}, mechanism, response or plain)))
         return self.expect(spec.Connection.Tune)
 
     def open(self):
         tune = self.login()
-        self.send(method(0, spec.Connection.TuneOk(tune.channel_max, tune.frame_max, self.heartbeat)),
+        self.send(method(0, spec.Connection.TuneOk(tune.channel_max, self.frame_max or tune.frame_max, self.heartbeat)),
                   method(0, spec.Connection.Open(PARAMETERS.virtual_host)))
         self.expect(spec.Connection.OpenOk)
         return self

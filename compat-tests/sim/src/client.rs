@@ -126,7 +126,7 @@ fn hear(world: &World, mailbox: &Mailbox, pending: &mut Pending) {
                     }
                 }
             }
-            Event::Deliver(..) | Event::Lost(_) | Event::Cancelled(_) => {}
+            Event::Deliver(..) | Event::Lost(_) | Event::Cancelled(_) | Event::TimedOut(_) => {}
         }
     }
 }
@@ -154,11 +154,13 @@ pub async fn consume(
                 session,
                 channel: 1,
                 no_ack: false,
+                until_sent: false,
                 exclusive: false,
                 priority: 0,
                 credit: Credit::Prefetch(16),
                 visibility: None,
                 start: StreamStart::Next,
+                overdue: None,
             },
         };
         match handle.ask(&subscribe).await {
@@ -167,7 +169,18 @@ pub async fn consume(
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
-            Err(_) => return,
+            Err(_) if dead.load(Ordering::Acquire) => return,
+            Err(_) => {
+                // The answer was skipped by a snapshot; whether the set knows this consumer is not known.
+                handle.push(&Command::CloseSession {
+                    session,
+                    channel: None,
+                });
+                handle.kick();
+                cluster.registry.forget(consumer);
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
         }
         let mut going = true;
         while going {
@@ -183,6 +196,7 @@ pub async fn consume(
                         take(&world, handle, consumer, delivery, &mut dice).await;
                     }
                     Event::Cancelled(which) if which == consumer => going = false,
+                    Event::TimedOut(late) if late.consumer == consumer => going = false,
                     Event::Lost(_) => {
                         // The set may still know them: what was leased and never told goes back.
                         handle.push(&Command::CloseSession {

@@ -176,6 +176,7 @@ fn options(
             leases: Duration::from_secs(5),
             replicas: Duration::from_secs(600),
         },
+        sets_per_node: 1,
         pool,
     }
 }
@@ -186,6 +187,7 @@ async fn declare(cluster: &Arc<Cluster>) -> Option<Vec<QueueRecord>> {
         let declare = TopologyCommand::DeclareQueue(DeclareQueue {
             vhost: "/".into(),
             name: format!("q{number}"),
+            relaxed: false,
             server_named: false,
             durable: true,
             exclusive: false,

@@ -123,6 +123,21 @@ impl Net {
         format!("{first}.{a}.{b}.{}", node + 1)
     }
 
+    /// From their next start on, the nodes find each other's addresses under `name`; only with namespaces.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn name_all(&self, name: &str) -> std::io::Result<()> {
+        let lines = (0..self.namespaces.len()).map(|node| format!("{} {name}\n", self.host(node)));
+        let hosts = lines.collect::<String>();
+        for space in &self.namespaces {
+            let folder = etc(space);
+            std::fs::create_dir_all(&folder)?;
+            std::fs::write(folder.join("hosts"), &hosts)?;
+        }
+        Ok(())
+    }
+
     /// What a node's command line begins with.
     pub(super) fn command(&self, node: usize) -> Vec<String> {
         let space = self.namespaces.get(node);
@@ -170,6 +185,8 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for space in &self.namespaces {
+            // Mostly there is none.
+            drop(std::fs::remove_dir_all(etc(space)));
             // Its end of the link goes with it, and with that the other end.
             drop(ip(&["netns", "del", space]));
         }
@@ -177,6 +194,11 @@ impl Drop for Net {
             drop(ip(&["netns", "del", hub]));
         }
     }
+}
+
+/// Files here stand for those of `/etc` in the namespace.
+fn etc(space: &str) -> std::path::PathBuf {
+    std::path::Path::new("/etc/netns").join(space)
 }
 
 fn ip(words: &[&str]) -> Result<(), String> {

@@ -98,6 +98,30 @@ impl Node {
         self.child = Some(command.spawn().expect("the broker's binary starts"));
     }
 
+    pub(super) fn operate(
+        &self,
+        prefix: &[String],
+        address: &str,
+        words: &[&str],
+    ) -> Result<String, String> {
+        let mut line = prefix.to_vec();
+        line.push(build::binary().display().to_string());
+        let out = Command::new(&line[0])
+            .args(&line[1..])
+            .arg("--config")
+            .arg(self.folder.join("conf"))
+            .args(["cluster", "--node", address])
+            .args(words)
+            .env("RABBITMQ_NODENAME", &self.name)
+            .output()
+            .expect("the binary starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match out.status.success() {
+            true => Ok(text(&out.stdout)),
+            false => Err(text(&out.stderr)),
+        }
+    }
+
     pub(super) fn ready(&mut self) {
         let end = eventually(READY_WITHIN, || {
             if self.is_ready() {

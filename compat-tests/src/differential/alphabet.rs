@@ -317,7 +317,7 @@ fn odd_argument(dice: &mut Dice) -> (String, Value) {
         5 => text("quorum"),
         6 => text("balanced"),
         7 => text("at-least-once"),
-        8 => Value::U64_LIKE,
+        8 => Value::LARGEST,
         _ => value(dice),
     };
     if name == "x-queue-type" && value == text("") {
@@ -328,7 +328,7 @@ fn odd_argument(dice: &mut Dice) -> (String, Value) {
 
 impl Value {
     /// The largest number a signed long holds.
-    const U64_LIKE: Self = Self::I64(i64::MAX);
+    const LARGEST: Self = Self::I64(i64::MAX);
 }
 
 /// Arguments of a consumer.

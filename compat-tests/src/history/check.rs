@@ -245,12 +245,6 @@ impl Walk {
             }
             return;
         }
-        let unexplained = state.delivered && self.explain(event, state, rules).is_none();
-        if unexplained && rules.silence_ends_leases && self.just_recovered(event, rules) {
-            // A lease of its own, given up while its node stood still or was cut off: told late, and over.
-            self.report.read_late += 1;
-            return;
-        }
         if state.delivered {
             self.again(event, state, flagged, rules);
         } else if flagged {
@@ -292,16 +286,6 @@ impl Walk {
     fn ends_soon(&self, event: &Event, rules: Rules) -> bool {
         let end = self.consumers.get(&event.who).and_then(|one| one.end_ms);
         end.is_some_and(|end| end <= event.at_ms.saturating_add(rules.grace_ms))
-    }
-
-    /// Whether the node of the consumer that got this has, or just had, a fault.
-    fn just_recovered(&self, event: &Event, rules: Rules) -> bool {
-        let consumer = self.consumers.get(&event.who);
-        let node = consumer.and_then(|one| self.nodes.get(&one.node));
-        node.is_some_and(|node| {
-            let lately = |end: u32| end.saturating_add(rules.grace_ms) >= event.at_ms;
-            node.open > 0 || node.last_end_ms.is_some_and(lately)
-        })
     }
 
     /// What ended the last lease.

@@ -48,6 +48,8 @@ pub struct Plan {
     pub patience: Duration,
     /// One of so many deliveries is given back; 0: none.
     pub requeue_one_in: u64,
+    /// What the judge must know.
+    pub rules: history::Rules,
 }
 
 impl Plan {
@@ -66,6 +68,7 @@ impl Plan {
             rest: Duration::from_millis(10),
             patience: Duration::from_secs(30),
             requeue_one_in: 0,
+            rules: history::Rules::default(),
         }
     }
 }
@@ -433,7 +436,7 @@ pub async fn depth(url: &str, queue: &str) -> u32 {
 /// Waits until every confirmed message was delivered and nothing more comes; then ends the consumers and judges.
 pub async fn drain(load: &mut Load, limit: Duration) -> history::Report {
     let begin = std::time::Instant::now();
-    let (history, rules) = (Arc::clone(&load.shared.history), history::Rules::default());
+    let (history, rules) = (Arc::clone(&load.shared.history), load.shared.plan.rules);
     let mut events = 0;
     while begin.elapsed() < limit {
         let quiet = std::mem::replace(&mut events, history.len()) == history.len();

@@ -22,10 +22,20 @@ pub enum Ask {
         /// Names its data folder.
         token: u64,
     },
+    /// From an operator: leave your own cluster and join the one of this member.
+    JoinOther {
+        /// Its address.
+        member: String,
+    },
     /// What there is and how it is: lines of fields apart by tabs, see `cluster::control`.
     Status,
     /// What this node holds: its part of `Status`.
     Report,
+    /// To the controller: this node is there, see `cluster::presence`.
+    Here {
+        /// Who asks.
+        node: NodeId,
+    },
     /// Give a node's replicas and leaderships to others, or (false) let it take its share again.
     Drain {
         /// The node's name.
@@ -49,6 +59,8 @@ pub enum Ask {
         /// How many sets, if none are named.
         parts: u32,
     },
+    /// Figures of this node, as whoever shows them asks for them.
+    Figures(Bytes),
 }
 
 /// An answer.
@@ -67,10 +79,14 @@ pub enum Told {
     },
     /// To `Join`: the id, and the cluster's members.
     Joined(NodeId, Formation),
+    /// To `Here`: the controller has noted it.
+    Noted,
     /// Text for people.
     Text(String),
     /// Why not.
     Refused(String),
+    /// To `Figures`.
+    Figures(Bytes),
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -104,8 +120,16 @@ impl Ask {
                 put_text(&mut out, address);
                 out.put_u64_le(*token);
             }
+            Self::JoinOther { member } => {
+                out.put_u8(9);
+                put_text(&mut out, member);
+            }
             Self::Status => out.put_u8(3),
             Self::Report => out.put_u8(7),
+            Self::Here { node } => {
+                out.put_u8(8);
+                out.put_varint(node.0);
+            }
             Self::Drain { node, drain } => {
                 out.put_u8(4);
                 put_text(&mut out, node);
@@ -130,6 +154,10 @@ impl Ask {
                 }
                 out.put_u32_le(*parts);
             }
+            Self::Figures(question) => {
+                out.put_u8(32);
+                out.put_blob(question);
+            }
         }
         out.into()
     }
@@ -150,8 +178,14 @@ impl Ask {
                 address: reader.text()?,
                 token: reader.u64()?,
             },
+            9 => Self::JoinOther {
+                member: reader.text()?,
+            },
             3 => Self::Status,
             7 => Self::Report,
+            8 => Self::Here {
+                node: NodeId(reader.varint()?),
+            },
             4 => Self::Drain {
                 node: reader.text()?,
                 drain: reader.flag()?,
@@ -172,6 +206,7 @@ impl Ask {
                     parts: reader.u32()?,
                 }
             }
+            32 => Self::Figures(Bytes::copy_from_slice(reader.blob()?)),
             _ => return Err(Truncated),
         })
     }
@@ -206,6 +241,7 @@ impl Told {
                 out.put_varint(node.0);
                 put_formation(&mut out, formation);
             }
+            Self::Noted => out.put_u8(5),
             Self::Text(text) => {
                 out.put_u8(3);
                 put_text(&mut out, text);
@@ -213,6 +249,10 @@ impl Told {
             Self::Refused(why) => {
                 out.put_u8(4);
                 put_text(&mut out, why);
+            }
+            Self::Figures(figures) => {
+                out.put_u8(32);
+                out.put_blob(figures);
             }
         }
         out.into()
@@ -248,6 +288,8 @@ impl Told {
             2 => Self::Joined(NodeId(reader.varint()?), get_formation(&mut reader)?),
             3 => Self::Text(reader.text()?),
             4 => Self::Refused(reader.text()?),
+            32 => Self::Figures(Bytes::copy_from_slice(reader.blob()?)),
+            5 => Self::Noted,
             _ => return Err(Truncated),
         })
     }
@@ -279,8 +321,12 @@ mod test {
                 address: "a:1".into(),
                 token: 5,
             },
+            Ask::JoinOther {
+                member: "b:1".into(),
+            },
             Ask::Status,
             Ask::Report,
+            Ask::Here { node: NodeId(3) },
             Ask::Drain {
                 node: "rabbit@a".into(),
                 drain: true,
@@ -294,6 +340,7 @@ mod test {
                 sets: vec![SetId(2), SetId(1)],
                 parts: 2,
             },
+            Ask::Figures(Bytes::from_static(b"which")),
         ];
         for ask in asks {
             let bytes = ask.encode();
@@ -308,8 +355,10 @@ mod test {
                 formed: Some(formation.clone()),
             },
             Told::Joined(NodeId(4), formation),
+            Told::Noted,
             Told::Text("{}".into()),
             Told::Refused("no".into()),
+            Told::Figures(Bytes::from_static(b"these")),
         ];
         for told in answers {
             let bytes = told.encode();

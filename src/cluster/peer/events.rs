@@ -11,9 +11,9 @@
 use bytes::{BufMut, Bytes};
 
 use crate::base::coding::{Reader, Truncated, Writer};
-use crate::base::{ConsumerId, NodeId, PipeId, Position, QueueId};
+use crate::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId};
 use crate::cluster::ring::PipeEvent;
-use crate::model::set::{Delivery, Reply};
+use crate::model::set::{Delivery, Reply, TimedOut};
 use crate::raft::Frame;
 
 /// What a watcher wants.
@@ -129,6 +129,7 @@ const REPLY: u8 = 3;
 const DELIVER: u8 = 4;
 const CANCELLED: u8 = 5;
 const GAP: u8 = 6;
+const TIMED_OUT: u8 = 7;
 
 impl Events {
     /// As the parts of a message: the fields, then the bodies uncopied.
@@ -203,6 +204,12 @@ fn put_event(out: &mut Vec<u8>, event: &PipeEvent) {
             out.put_u8(CANCELLED);
             out.put_varint(consumer.0);
         }
+        PipeEvent::TimedOut(late) => {
+            out.put_u8(TIMED_OUT);
+            out.put_varint(late.consumer.0);
+            out.put_flag(late.close);
+            out.put_varint(late.timeout.0);
+        }
     }
 }
 
@@ -214,6 +221,11 @@ fn get_event(reader: &mut Reader<'_>) -> Result<PipeEvent, Truncated> {
         REPLY => PipeEvent::Reply(reader.varint()?, get_reply(reader)?),
         DELIVER => PipeEvent::Deliver(get_delivery(reader)?),
         CANCELLED => PipeEvent::Cancelled(ConsumerId(reader.varint()?)),
+        TIMED_OUT => PipeEvent::TimedOut(TimedOut {
+            consumer: ConsumerId(reader.varint()?),
+            close: reader.flag()?,
+            timeout: Millis(reader.varint()?),
+        }),
         _ => return Err(Truncated),
     })
 }
@@ -368,6 +380,14 @@ mod test {
             (PipeEvent::Refused(8), Bytes::new()),
             (PipeEvent::Deliver(delivery), Bytes::from_static(b"body")),
             (PipeEvent::Cancelled(ConsumerId(5)), Bytes::new()),
+            (
+                PipeEvent::TimedOut(TimedOut {
+                    consumer: ConsumerId(6),
+                    close: true,
+                    timeout: Millis(1_800_000),
+                }),
+                Bytes::new(),
+            ),
         ];
         for reply in replies {
             events.push((PipeEvent::Reply(1, reply), Bytes::from_static(b"x")));

@@ -103,6 +103,13 @@ impl Links {
         }))
     }
 
+    /// The same secret and certificates, but of no cluster: for a first word to another cluster's member.
+    #[must_use]
+    pub fn stranger(&self) -> Self {
+        let (security, pool) = (self.0.security.clone(), self.0.pool.clone());
+        Self::new(Arc::default(), security, pool)
+    }
+
     /// Where a node is from now on.
     pub fn set_address(&self, node: NodeId, address: &str) {
         let known = self
@@ -216,6 +223,16 @@ impl Links {
     pub async fn control(&self, address: &str, frame: Bytes) -> Result<Bytes, TransportError> {
         let set = SetId::TOPOLOGY;
         self.ask_at(address, Way::Urgent, super::CONTROL, set, vec![frame])
+            .await
+    }
+
+    /// As [`Self::control`], for long answers: they take a connection on which no vote waits behind them.
+    ///
+    /// # Errors
+    /// It cannot be reached, or refuses.
+    pub async fn figures(&self, address: &str, frame: Bytes) -> Result<Bytes, TransportError> {
+        let set = SetId::TOPOLOGY;
+        self.ask_at(address, Way::Snapshot, super::CONTROL, set, vec![frame])
             .await
     }
 

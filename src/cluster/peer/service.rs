@@ -309,6 +309,9 @@ async fn apply_batches(set: &LocalSet, mut messages: Messages) -> Status {
 
 async fn propose_batches(group: &Group, stamp: &Stamp, mut messages: Messages) -> Status {
     let mut last: Option<ProposalReceipt> = None;
+    // Batches that were proposed in a term this node lost and won again may be gone: the peer must send them again before
+    // it goes on.
+    let term = group.leadership().borrow().term;
     loop {
         let mut message = match messages.next().await {
             Ok(Some(message)) => message,
@@ -323,7 +326,7 @@ async fn propose_batches(group: &Group, stamp: &Stamp, mut messages: Messages) -
         }
         let payload = message.freeze();
         loop {
-            match group.propose(payload.clone()) {
+            match group.propose_in(term, payload.clone()) {
                 Ok(receipt) => {
                     last = Some(receipt);
                     break;

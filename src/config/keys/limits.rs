@@ -37,6 +37,18 @@ pub(super) static KEYS: &[Key] = &[
     )
     .live(),
     set(
+        "initial_frame_max",
+        "bytes",
+        "8192",
+        "largest frame before connection.tune; a long token must fit in one",
+        |d, _, v| {
+            let n = value::number(v, 4096, 1 << 20)?;
+            d.config.frame_max_initial = u32::try_from(n).unwrap_or(u32::MAX);
+            Ok(None)
+        },
+    )
+    .live(),
+    set(
         "channel_max",
         "count",
         "2047",
@@ -176,10 +188,7 @@ pub(super) static KEYS: &[Key] = &[
             Ok(None)
         },
     ),
-    ignored("channel_max_per_node", LATER),
     ignored("vhost_max", LATER),
-    ignored("cluster_queue_limit", LATER),
-    ignored("cluster_exchange_limit", LATER),
     ignored("session_max_per_connection", NO_PROTOCOL),
     ignored("link_max_per_session", NO_PROTOCOL),
     ignored(

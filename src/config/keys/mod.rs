@@ -9,6 +9,7 @@ mod http;
 mod limits;
 mod logs;
 pub(super) mod network;
+mod objects;
 mod own;
 pub(super) mod users;
 
@@ -98,11 +99,12 @@ const fn refused(pattern: &'static str, why: &'static str) -> Key {
 pub type Chapter = (&'static str, &'static [Key]);
 
 /// Every key by subject, in the order in which patterns are tried.
-pub static CHAPTERS: [Chapter; 12] = [
+pub static CHAPTERS: [Chapter; 13] = [
     ("AMQP listeners", network::KEYS),
     ("TLS for AMQP", network::AMQP_TLS),
     ("Users and logins", users::KEYS),
     ("Limits", limits::KEYS),
+    ("Queues and exchanges", objects::KEYS),
     ("Management API", http::MANAGEMENT),
     ("TLS for the management API", network::MANAGEMENT_TLS),
     ("Prometheus", http::PROMETHEUS),

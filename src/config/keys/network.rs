@@ -136,10 +136,6 @@ pub(super) static KEYS: &[Key] = &[
     ignored("tcp_listen_options.*", NO_IPC),
     ignored("num_acceptors.*", NO_IPC),
     ignored("reverse_dns_lookups", "addresses are shown as they are"),
-    ignored(
-        "initial_frame_max",
-        "frames before connection.tune are at most 8192 bytes",
-    ),
 ];
 
 /// A file is reported as missing when it is read, with everything else that is wrong with TLS.

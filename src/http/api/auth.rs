@@ -18,15 +18,26 @@ use crate::broker::{Failures, Node};
 const GUESSES_MAX: u32 = 30;
 
 /// Who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Who {
     /// User name.
     pub name: String,
     /// Tags.
     pub tags: Vec<String>,
+    /// Whoever runs the node, over its control socket: no user, and bound by no permission.
+    pub operator: bool,
 }
 
 impl Who {
+    /// Whoever runs the node, under the name RabbitMQ's tools act by.
+    pub fn operator() -> Self {
+        Self {
+            name: "rmq-cli".to_owned(),
+            tags: vec!["administrator".to_owned()],
+            operator: true,
+        }
+    }
+
     fn has(&self, tags: &[&str]) -> bool {
         self.tags.iter().any(|tag| tags.contains(&&**tag))
     }
@@ -79,31 +90,48 @@ pub fn who(
         error.challenge = true;
         return Err(error);
     };
+    login(node, brake, (user, &password), peer)
+}
+
+/// The user with this password, with any of the management tags.
+///
+/// # Errors
+/// As [`who`].
+pub fn login(
+    node: &Node,
+    brake: &Failures,
+    (user, password): (String, &str),
+    peer: IpAddr,
+) -> Result<Who, ApiError> {
     let now = SystemClock.now();
     if brake.count(peer, now) >= GUESSES_MAX {
         let reason = "too many failed login attempts";
         let status = StatusCode::TOO_MANY_REQUESTS;
         return Err(ApiError::new(status, "too_many_requests", reason));
     }
-    node.stats.auth_attempts.inc();
+    node.stats.http_auth_attempts.inc();
     let tags = node.cluster.topology.read(|topology| {
-        let user = topology.authenticate(&user, &password)?;
+        let user = topology.authenticate(&user, password)?;
         Some(user.tags.clone())
     });
     let Some(tags) = tags else {
         brake.failed(peer, now);
-        node.stats.auth_attempts_failed.inc();
+        node.stats.http_auth_attempts_failed.inc();
         tracing::warn!(%peer, user, "HTTP login refused");
         let status = StatusCode::UNAUTHORIZED;
         return Err(ApiError::new(status, "not_authorized", "Not_Authorized"));
     };
-    node.stats.auth_attempts_succeeded.inc();
+    node.stats.http_auth_attempts_succeeded.inc();
     if !peer.to_canonical().is_loopback() && node.access.load().loopback_users.contains(&user) {
         return Err(ApiError::not_authorised(
             "User can only log in via localhost",
         ));
     }
-    let who = Who { name: user, tags };
+    let who = Who {
+        name: user,
+        tags,
+        operator: false,
+    };
     match who.is_management() {
         true => Ok(who),
         false => Err(ApiError::not_authorised("Not management user")),

@@ -13,6 +13,9 @@ use super::{Answer, Context, Reply, json as values};
 use crate::amqp::FieldTable;
 use crate::model::topology::{BindingRef, Destination, Topology};
 
+/// Largest body of a new binding, as in RabbitMQ.
+const BODY_BYTES_MAX: usize = 5_000;
+
 /// Names a binding among those of the same two ends.
 fn properties_key(routing_key: &str, arguments: &FieldTable) -> String {
     if arguments.inner().is_empty() {
@@ -183,6 +186,9 @@ impl Ends<'_> {
     }
 
     async fn make(&self, context: &Context) -> Answer {
+        if context.request.body.len() > BODY_BYTES_MAX {
+            return Err(ApiError::bad_request("Payload size limit exceeded"));
+        }
         let body = context.request.object()?;
         let routing_key = body.text("routing_key")?.unwrap_or_default();
         if routing_key.len() > 255 {

@@ -1,158 +1,179 @@
-//! Connections, channels and consumers of this node.
-//!
-//! What the table of connections does not have is asked of each connection's task, within [`ASK_LIMIT`]; one that does
-//! not say is listed without its channels.
+//! Connections: list, look at, close; those of this node, and through [`super::peers`] those of the others.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::{Answer, Context, Reply, json as values, list};
-use crate::base::QueueId;
-use crate::broker::{ChannelView, Client, ConsumerView, Described};
-use crate::model::topology::QueueRecord;
-
-const ASK_LIMIT: Duration = Duration::from_secs(2);
-const ASKED_AT_ONCE: usize = 256;
+use super::history::Ranges;
+use super::peers::{self, Filter, Key};
+use super::samples::{BYTES, Object, bytes};
+use super::{Answer, Api, Context, Reply, channels, json as values};
+use crate::base::SessionId;
+use crate::broker::Client;
 
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
     match (path.as_slice(), context.request.method.as_str()) {
-        (["connections"], _) => list(context, None).await,
-        (["connections", "username", user], "GET") => of_user(context, user),
+        (["connections"], _) => peers::listed(context, "connections", None).await,
+        (["connections", "username", user], "GET") => of_user(context, user).await,
         (["connections", "username", user], _) => {
-            for client in clients(context)
-                .iter()
-                .filter(|client| *client.user == **user)
-            {
-                close(context, client)?;
+            may_close(context, user)?;
+            let filter = Filter {
+                user: Some((*user).to_owned()),
+                ..Filter::default()
+            };
+            for key in peers::keys_of(context, "connections", &filter).await {
+                close(context, &key).await;
             }
             Ok(Reply::Done)
         }
         (["connections", name], "GET") => {
-            let client = named(context, name)?;
-            context.one(row(context, &client).await)
+            let key = peers::named(context, "connections", name).await?;
+            let mut rows = peers::rows_of(context, "connections", &[key], true).await;
+            context.one(rows.pop().ok_or_else(ApiError::not_found)?)
         }
         (["connections", name], _) => {
-            let all = context.node().clients.all();
-            let client = all.into_iter().find(|client| client.name() == **name);
-            let client = client.ok_or_else(ApiError::not_found)?;
-            close(context, &client)?;
+            let filter = Filter {
+                name: Some((*name).to_owned()),
+                ..Filter::default()
+            };
+            let keys = peers::keys_of(context, "connections", &filter).await;
+            let key = keys.first().ok_or_else(ApiError::not_found)?;
+            may_close(context, &key.user)?;
+            close(context, key).await;
             Ok(Reply::Done)
         }
         (["connections", name, "channels"], _) => {
-            let client = named(context, name)?;
-            let told = client.describe(ASK_LIMIT).await.unwrap_or_default();
-            let channels = told.channels.iter();
-            context.all(
-                channels
-                    .map(|channel| channel_row(context, &client, channel))
-                    .collect(),
-            )
+            let of = peers::named(context, "connections", name).await?;
+            let filter = Filter {
+                vhost: Some(of.vhost.clone()),
+                user: Some(of.user.clone()),
+                name: None,
+            };
+            let mut keys = peers::keys_of(context, "channels", &filter).await;
+            keys.retain(|key| key.session == of.session);
+            context.all(peers::rows_of(context, "channels", &keys, false).await)
         }
         (["connections", name, "sessions"], _) => {
-            named(context, name)?;
+            peers::named(context, "connections", name).await?;
             context.all(Vec::new())
         }
-        (["channels"], _) => channels(context, None).await,
-        (["channels", name], _) => channel(context, name).await,
-        (["consumers"], _) => consumers(context, None).await,
-        (["consumers", vhost], _) => consumers(context, Some(vhost)).await,
+        (["channels"], _) => peers::listed(context, "channels", None).await,
+        (["channels", name], _) => {
+            let key = peers::named(context, "channels", name).await?;
+            let mut rows = peers::rows_of(context, "channels", &[key], true).await;
+            context.one(rows.pop().ok_or_else(ApiError::not_found)?)
+        }
+        (["consumers"], _) => channels::listed_consumers(context, None).await,
+        (["consumers", vhost], _) => channels::listed_consumers(context, Some(vhost)).await,
         _ => Err(ApiError::not_found()),
     }
 }
 
-/// Those the user may see: their own, or all.
-fn clients(context: &Context) -> Vec<Arc<Client>> {
-    let mut all = context.node().clients.all();
-    if !context.who.is_monitor() {
-        all.retain(|client| *client.user == *context.who.name);
-    }
+/// This node's connections that are meant.
+pub fn clients(api: &Api, filter: &Filter) -> Vec<Arc<Client>> {
+    let is =
+        |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
+    let mut all = api.node.clients.all();
+    all.retain(|client| is(&filter.vhost, &client.vhost) && is(&filter.user, &client.user));
     all
 }
 
-fn named(context: &Context, name: &str) -> Result<Arc<Client>, ApiError> {
-    let all = context.node().clients.all();
-    let known = all.into_iter().find(|client| client.name() == name);
-    let client = known.ok_or_else(ApiError::not_found)?;
-    match context.who.is_monitor() || *client.user == *context.who.name {
-        true => Ok(client),
+/// Keys of this node's connections that are meant.
+pub fn keys(api: &Api, filter: &Filter) -> Vec<Key> {
+    let clients = clients(api, filter);
+    let keys = clients
+        .iter()
+        .map(|client| key(api, client, 0, client.name()));
+    let wanted = |key: &Key| filter.name.as_ref().is_none_or(|name| *name == key.name);
+    keys.filter(wanted).collect()
+}
+
+/// Names a connection, or a channel of it.
+pub fn key(api: &Api, client: &Client, number: u16, name: String) -> Key {
+    Key {
+        vhost: client.vhost.to_string(),
+        name,
+        node: api.node.cluster.node(),
+        session: client.session,
+        number,
+        user: client.user.to_string(),
+    }
+}
+
+/// Rows of this node's connections, null for one that has gone.
+pub fn rows(api: &Api, wanted: &[(SessionId, u16)], ranges: Ranges) -> Vec<Value> {
+    let rows = wanted.iter();
+    rows.map(|(session, _)| match api.node.clients.get(*session) {
+        Some(client) => row(api, &client, ranges),
+        None => Value::Null,
+    })
+    .collect()
+}
+
+fn may_close(context: &Context, user: &str) -> Result<(), ApiError> {
+    match context.who.is_administrator() || user == context.who.name {
+        true => Ok(()),
         false => Err(ApiError::not_authorised(
             "User not authorised to access object",
         )),
     }
 }
 
-fn close(context: &Context, client: &Client) -> Result<(), ApiError> {
-    if !context.who.is_administrator() && *client.user != *context.who.name {
-        return Err(ApiError::not_authorised(
-            "User not authorised to access object",
-        ));
-    }
+async fn close(context: &Context, key: &Key) {
     let reason = context.request.header("x-reason");
-    client.close(reason.unwrap_or("Closed via management plugin"));
-    Ok(())
+    let reason = reason.unwrap_or("Closed via management plugin");
+    if key.node == context.node().cluster.node() {
+        close_here(&context.api, key.session, reason);
+        return;
+    }
+    let question = json!({"what": "close", "session": key.session.0, "reason": reason});
+    peers::others(context, &question, Some(&[key.node])).await;
 }
 
-fn of_user(context: &Context, user: &str) -> Answer {
+/// Closes a connection of this node; whether it was there.
+pub fn close_here(api: &Api, session: SessionId, reason: &str) -> bool {
+    let client = api.node.clients.get(session);
+    if let Some(client) = &client {
+        client.close(reason);
+    }
+    client.is_some()
+}
+
+async fn of_user(context: &Context, user: &str) -> Answer {
     if !context.who.is_monitor() && context.who.name != user {
         return Err(ApiError::not_authorised(
             "User not authorised to access object",
         ));
     }
-    let own = clients(context);
-    let own = own.iter().filter(|client| *client.user == *user);
-    context.all(
-        own.map(|client| {
-            json!({
-                "name": client.name(),
-                "node": context.api.names.node,
-                "user": &*client.user,
-                "vhost": &*client.vhost,
-            })
+    let filter = Filter {
+        user: Some(user.to_owned()),
+        ..Filter::default()
+    };
+    let names = super::queues::node_names(&context.api);
+    let keys = peers::keys_of(context, "connections", &filter).await;
+    let rows = keys.into_iter().map(|key| {
+        let node = names.iter().find(|(id, _)| *id == key.node);
+        json!({
+            "name": key.name,
+            "node": node.map(|(_, name)| name),
+            "user": key.user,
+            "vhost": key.vhost,
         })
-        .collect(),
-    )
+    });
+    context.all(rows.collect())
 }
 
-/// Connections, of one vhost or of all.
-pub async fn list(context: &Context, vhost: Option<&str>) -> Answer {
-    let wanted = context.wanted_vhost(vhost);
-    let mut clients = clients(context);
-    clients.retain(|client| wanted.as_ref().is_none_or(|vhost| **vhost == *client.vhost));
-    let name = |client: &Arc<Client>| (client.vhost.to_string(), client.name());
-    let chosen = list::choose(&context.request, clients, name)?;
-    let mut rows = Vec::with_capacity(chosen.rows.len());
-    for chunk in chosen.rows.chunks(ASKED_AT_ONCE) {
-        let mut asked = Vec::with_capacity(chunk.len());
-        for client in chunk {
-            asked.push(row(context, client));
-        }
-        rows.extend(join_all(asked).await);
-    }
-    let rows = chosen.rest.finish(&context.request, rows)?;
-    Ok(Reply::Json(rows))
-}
-
-async fn row(context: &Context, client: &Client) -> Value {
-    let told = client.describe(ASK_LIMIT).await;
-    let blocked = told.as_ref().is_some_and(|told| told.blocked);
-    let properties = values::from_table(&client.properties);
-    let (received, sent) = (
-        client.bytes_in.load(Ordering::Relaxed),
-        client.bytes_out.load(Ordering::Relaxed),
-    );
-    let [rate_in, rate_out] = context.api.samples.connection(client.session);
+fn row(api: &Api, client: &Client, ranges: Ranges) -> Value {
+    let blocked = client.blocked.load(Ordering::Relaxed);
     let mut row = json!({
         "name": client.name(),
         "vhost": &*client.vhost,
         "user": &*client.user,
         "user_who_performed_action": &*client.user,
-        "node": context.api.names.node,
+        "node": api.names.node,
         "protocol": "AMQP 0-9-1",
         "type": "network",
         "state": if blocked { "blocked" } else { "running" },
@@ -168,7 +189,7 @@ async fn row(context: &Context, client: &Client) -> Value {
         "channel_max": client.channel_max,
         "channels": client.channels.load(Ordering::Relaxed),
     });
-    row["client_properties"] = properties;
+    row["client_properties"] = values::from_table(&client.properties);
     let tls = client.tls.as_deref();
     let peer = tls.and_then(|tls| tls.peer.as_ref());
     for (key, value) in [
@@ -186,184 +207,23 @@ async fn row(context: &Context, client: &Client) -> Value {
         row[key] = json!(value);
     }
     let more = json!({
-        "recv_oct": received,
-        "recv_oct_details": {"rate": rate_in},
-        "send_oct": sent,
-        "send_oct_details": {"rate": rate_out},
-        "recv_cnt": 0,
-        "send_cnt": 0,
+        "recv_cnt": client.reads.load(Ordering::Relaxed),
+        "send_cnt": client.writes.load(Ordering::Relaxed),
         "send_pend": 0,
         "reductions": 0,
         "reductions_details": {"rate": 0.0},
     });
+    let object = Object::Connection(client.session);
+    let range = ranges.data_rates;
+    let figures = api
+        .samples
+        .table(&object, (&BYTES, 0), &bytes(client), range);
     if let (Some(row), Value::Object(more)) = (row.as_object_mut(), more) {
         row.extend(more);
+        row.extend(figures);
     }
     if let Some(name) = row["client_properties"].get("connection_name").cloned() {
         row["user_provided_name"] = name;
     }
     row
-}
-
-async fn described(clients: Vec<Arc<Client>>) -> Vec<(Arc<Client>, Described)> {
-    let mut all = Vec::with_capacity(clients.len());
-    for chunk in clients.chunks(ASKED_AT_ONCE) {
-        let mut asked = Vec::with_capacity(chunk.len());
-        for client in chunk {
-            asked.push(client.describe(ASK_LIMIT));
-        }
-        let told = join_all(asked)
-            .await
-            .into_iter()
-            .map(Option::unwrap_or_default);
-        all.extend(chunk.iter().cloned().zip(told));
-    }
-    all
-}
-
-fn channel_row(context: &Context, client: &Client, channel: &ChannelView) -> Value {
-    let state = &channel.state;
-    json!({
-        "name": format!("{} ({})", client.name(), state.number),
-        "number": state.number,
-        "vhost": &*client.vhost,
-        "user": &*client.user,
-        "user_who_performed_action": &*client.user,
-        "node": context.api.names.node,
-        "state": "running",
-        "connection_details": {
-            "name": client.name(),
-            "peer_host": client.peer.ip().to_string(),
-            "peer_port": client.peer.port(),
-        },
-        "consumer_count": channel.consumers.len(),
-        "confirm": state.confirm,
-        "transactional": state.transactional,
-        "prefetch_count": state.prefetch,
-        "global_prefetch_count": state.global_prefetch,
-        "messages_unacknowledged": state.unacked,
-        "messages_unconfirmed": 0,
-        "messages_uncommitted": 0,
-        "acks_uncommitted": 0,
-        "pending_raft_commands": 0,
-        "cached_segments": 0,
-        "reductions": 0,
-        "reductions_details": {"rate": 0.0},
-    })
-}
-
-/// Channels, of one vhost or of all.
-pub async fn channels(context: &Context, vhost: Option<&str>) -> Answer {
-    let wanted = context.wanted_vhost(vhost);
-    let mut clients = clients(context);
-    clients.retain(|client| wanted.as_ref().is_none_or(|vhost| **vhost == *client.vhost));
-    let rows: Vec<Value> = described(clients)
-        .await
-        .iter()
-        .flat_map(|(client, told)| {
-            told.channels
-                .iter()
-                .map(move |channel| channel_row(context, client, channel))
-        })
-        .collect();
-    let name = |row: &Value| {
-        let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        (text("vhost"), text("name"))
-    };
-    let chosen = list::choose(&context.request, rows, name)?;
-    let rows = chosen.rest.finish(&context.request, chosen.rows)?;
-    Ok(Reply::Json(rows))
-}
-
-async fn channel(context: &Context, name: &str) -> Answer {
-    let (connection, number) = name.rsplit_once(" (").ok_or_else(ApiError::not_found)?;
-    let number: u16 = number
-        .trim_end_matches(')')
-        .parse()
-        .map_err(|_| ApiError::not_found())?;
-    let client = named(context, connection)?;
-    let told = client.describe(ASK_LIMIT).await.unwrap_or_default();
-    let mut channels = told.channels.iter();
-    let channel = channels.find(|channel| channel.state.number == number);
-    let channel = channel.ok_or_else(ApiError::not_found)?;
-    let mut row = channel_row(context, &client, channel);
-    let consumers = channel.consumers.iter();
-    let consumers = consumers.map(|consumer| consumer_row(context, &client, number, consumer));
-    row["consumer_details"] = consumers.collect();
-    row["publishes"] = json!([]);
-    row["deliveries"] = json!([]);
-    context.one(row)
-}
-
-fn queue_name(context: &Context, id: QueueId) -> (String, String) {
-    let topology = &context.node().cluster.topology;
-    topology.read(|topology| {
-        let record = topology.queue_by_id(id);
-        record.map_or_else(Default::default, |record| {
-            (record.vhost.to_string(), record.name.clone())
-        })
-    })
-}
-
-fn consumer_row(
-    context: &Context,
-    client: &Client,
-    channel: u16,
-    consumer: &ConsumerView,
-) -> Value {
-    let (vhost, queue) = queue_name(context, consumer.queue);
-    let timeout = context.node().options.queue_defaults.consumer_timeout;
-    json!({
-        "consumer_tag": consumer.tag,
-        "active": true,
-        "activity_status": "up",
-        "ack_required": !consumer.no_ack,
-        "exclusive": consumer.exclusive,
-        "prefetch_count": consumer.prefetch,
-        "arguments": values::from_table(&consumer.arguments),
-        "consumer_timeout": consumer.visibility.unwrap_or(timeout).0,
-        "queue": {"name": queue, "vhost": vhost},
-        "channel_details": {
-            "name": format!("{} ({channel})", client.name()),
-            "number": channel,
-            "user": &*client.user,
-            "connection_name": client.name(),
-            "peer_host": client.peer.ip().to_string(),
-            "peer_port": client.peer.port(),
-            "node": context.api.names.node,
-        },
-    })
-}
-
-fn consumer_rows(
-    context: &Context,
-    told: &[(Arc<Client>, Described)],
-    queue: Option<QueueId>,
-) -> Vec<Value> {
-    let mut rows = Vec::new();
-    for (client, told) in told {
-        for channel in &told.channels {
-            let consumers = channel.consumers.iter();
-            let wanted = consumers.filter(|one| queue.is_none_or(|queue| one.queue == queue));
-            let number = channel.state.number;
-            rows.extend(wanted.map(|one| consumer_row(context, client, number, one)));
-        }
-    }
-    rows
-}
-
-async fn consumers(context: &Context, vhost: Option<&str>) -> Answer {
-    let wanted = context.wanted_vhost(vhost);
-    let mut clients = clients(context);
-    clients.retain(|client| wanted.as_ref().is_none_or(|vhost| **vhost == *client.vhost));
-    let told = described(clients).await;
-    context.all(consumer_rows(context, &told, None))
-}
-
-/// Consumers of a queue whose connections are here.
-pub async fn consumers_of(context: &Context, record: &QueueRecord) -> Vec<Value> {
-    let mut clients = context.node().clients.all();
-    clients.retain(|client| client.vhost == record.vhost);
-    let told = described(clients).await;
-    consumer_rows(context, &told, Some(record.id))
 }

@@ -98,7 +98,7 @@ fn objects(topology: &Topology, vhost: Option<&str>) -> Map<String, Value> {
     let here = |name: &str| vhost.is_none_or(|vhost| vhost == name);
     let queues = topology
         .queues()
-        .filter(|queue| queue.exclusive.is_none() && here(&queue.vhost));
+        .filter(|queue| queue.exclusive.is_none() && !queue.keeps_history() && here(&queue.vhost));
     let queues = queues.map(|queue| {
         json!({
             "name": queue.name,

@@ -1,9 +1,14 @@
 //! Exchanges: list, declare, delete.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::{Answer, Context, Reply, json as values, list, put};
+use super::history::{self, Ranges};
+use super::samples::{EXCHANGE, Object};
+use super::{Answer, Api, Context, Reply, json as values, list, peers, put};
 use crate::model::topology::Exchange;
 
 /// `amq.default` in a path is the default exchange.
@@ -21,8 +26,11 @@ pub async fn answer(context: &Context) -> Answer {
         (["exchanges", vhost], _) => all(context, Some(vhost)).await,
         (["exchanges", vhost, name], "GET") => {
             let topology = &context.node().cluster.topology;
-            let known = topology.read(|topology| topology.exchange(vhost, named(name)).map(row));
-            let mut row = known.ok_or_else(ApiError::not_found)?;
+            let name = named(name);
+            let known = topology.read(|topology| topology.exchange(vhost, name).cloned());
+            let exchange = known.ok_or_else(ApiError::not_found)?;
+            let mut rows = rendered(context, &[exchange]).await;
+            let mut row = rows.pop().ok_or_else(ApiError::not_found)?;
             row["incoming"] = json!([]);
             row["outgoing"] = json!([]);
             context.one(row)
@@ -64,6 +72,49 @@ fn row(exchange: &Exchange) -> Value {
     row
 }
 
+/// Rows with what all nodes saw go through.
+async fn rendered(context: &Context, exchanges: &[Exchange]) -> Vec<Value> {
+    let mut rows: Vec<Value> = exchanges.iter().map(row).collect();
+    if context.request.is_set("disable_stats") {
+        return rows;
+    }
+    let wanted = exchanges.iter().map(|one| json!([&*one.vhost, &*one.name]));
+    let question = json!({
+        "what": "exchanges",
+        "rows": wanted.collect::<Vec<_>>(),
+        "ranges": context.ranges.to_json(),
+    });
+    for (_, _, answer) in peers::all(context, &question).await {
+        for (at, row) in rows.iter_mut().enumerate() {
+            let Some(stats) = answer.get(at).filter(|stats| stats.is_object()) else {
+                continue;
+            };
+            match row.get_mut("message_stats") {
+                Some(sum) => history::add(sum, stats),
+                None => row["message_stats"] = stats.clone(),
+            }
+        }
+    }
+    rows
+}
+
+/// What went through these exchanges here.
+pub fn own(api: &Api, rows: &[Value], ranges: Ranges) -> Value {
+    let row = |row: &Value| -> Option<Value> {
+        let (vhost, name) = (row.get(0)?.as_str()?, row.get(1)?.as_str()?);
+        let meters = &api.node.meters;
+        let values = meters.exchange_values(vhost, name.as_bytes());
+        let values = values.unwrap_or_default();
+        let object = Object::Exchange(Arc::from(vhost), Bytes::copy_from_slice(name.as_bytes()));
+        let (names, range) = ((&EXCHANGE[..], 0), ranges.msg_rates);
+        let table = api.samples.table(&object, names, &values[..2], range);
+        Some(Value::Object(table))
+    };
+    rows.iter()
+        .map(|one| row(one).unwrap_or(Value::Null))
+        .collect()
+}
+
 async fn all(context: &Context, vhost: Option<&str>) -> Answer {
     let wanted = context.wanted_vhost(vhost);
     let topology = &context.node().cluster.topology;
@@ -77,9 +128,9 @@ async fn all(context: &Context, vhost: Option<&str>) -> Answer {
         exchanges.cloned().collect()
     });
     rows.retain(|exchange| context.sees(&exchange.vhost));
-    let name = |exchange: &Exchange| (exchange.vhost.to_string(), exchange.name.to_string());
+    let name: fn(&Exchange) -> (&str, &str) = |exchange| (&exchange.vhost, &exchange.name);
     let chosen = list::choose(&context.request, rows, name)?;
-    let rows = chosen.rows.iter().map(row).collect();
+    let rows = rendered(context, &chosen.rows).await;
     let rows = chosen.rest.finish(&context.request, rows)?;
     Ok(Reply::Json(rows))
 }

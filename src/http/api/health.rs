@@ -4,13 +4,15 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::{Answer, Context, Reply};
+use super::{Answer, Api, Context, Reply, peers};
 use crate::base::SetId;
 
-pub fn answer(context: &Context) -> Answer {
+pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
     match path.as_slice() {
         ["aliveness-test", _] | ["healthchecks", ..] => ok(json!({})),
+        ["health", "checks", "alarms"] => alarms(context, true).await,
+        ["health", "checks", "local-alarms"] => alarms(context, false).await,
         ["health", "checks", check @ ..] => checked(context, check),
         _ => Err(ApiError::not_found()),
     }
@@ -42,11 +44,10 @@ fn failed(reason: &str, more: Value) -> Answer {
 fn checked(context: &Context, check: &[&str]) -> Answer {
     let api = &context.api;
     match check {
-        ["alarms" | "local-alarms"] => alarms(context),
         ["port-listener", port] => {
             let port: u16 = port
                 .parse()
-                .map_err(|_| ApiError::bad_request("invalid port"))?;
+                .map_err(|_| ApiError::bad_request(format!("Invalid port: {port}")))?;
             let ports: Vec<u16> = api.listeners.iter().map(|one| one.address.port()).collect();
             match ports.contains(&port) {
                 true => ok(json!({"port": port})),
@@ -59,17 +60,30 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
         ["protocol-listener", wanted] => protocols(context, wanted),
         ["virtual-hosts"]
         | ["node-is-mirror-sync-critical"]
-        | ["metadata-store", "initialized", ..]
-        | ["certificate-expiration", _, _] => ok(json!({})),
+        | ["metadata-store", "initialized"]
+        | ["metadata-store", "initialized", "with-data"] => ok(json!({})),
+        ["certificate-expiration", within, unit] => {
+            if within.parse::<u32>().is_err() {
+                return Err(ApiError::bad_request(format!(
+                    "Invalid expiration value: {within}"
+                )));
+            }
+            match *unit {
+                "days" | "weeks" | "months" | "years" => ok(json!({})),
+                unit => Err(ApiError::bad_request(format!(
+                    "Time unit not recognised: {unit}"
+                ))),
+            }
+        }
         ["node-is-quorum-critical"] => quorum_critical(context),
         ["quorum-queues-without-elected-leaders", ..] => leaderless(context),
-        ["is-in-service"] => match context.node().supervisor.is_stopping() {
+        ["is-in-service"] => match is_away(context) {
             false => ok(json!({})),
             true => failed("this rabbit node is not in service", json!({})),
         },
         ["below-node-connection-limit"] => below_limit(context),
         ["ready-to-serve-clients"] => {
-            if context.node().supervisor.is_stopping() {
+            if is_away(context) {
                 return failed("this rabbit node is not in service", json!({}));
             }
             if !api
@@ -95,19 +109,40 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
     }
 }
 
-fn alarms(context: &Context) -> Answer {
-    let alarms = *context.node().alarm.borrow();
-    let node = &context.api.names.node;
+/// The node stops, or takes no clients for now.
+fn is_away(context: &Context) -> bool {
+    let node = context.node();
+    node.supervisor.is_stopping() || node.is_suspended()
+}
+
+/// This node's alarms.
+pub fn own_alarms(api: &Api) -> Vec<Value> {
+    let alarms = *api.node.alarm.borrow();
+    let node = &api.names.node;
     let mut raised = Vec::new();
     for (is, resource) in [(alarms.memory, "memory"), (alarms.disk, "disk")] {
         if is {
             raised.push(json!({"node": node, "resource": resource}));
         }
     }
+    raised
+}
+
+async fn alarms(context: &Context, all: bool) -> Answer {
+    let mut raised = own_alarms(&context.api);
+    if all {
+        let question = json!({"what": "alarms"});
+        for (_, _, answer) in peers::others(context, &question, None).await {
+            raised.extend(answer.as_array().cloned().unwrap_or_default());
+        }
+    }
     match raised.is_empty() {
         true => ok(json!({})),
         false => failed(
-            "There are alarms in effect in the cluster",
+            match all {
+                true => "There are alarms in effect in the cluster",
+                false => "There are alarms in effect on the node",
+            },
             json!({"alarms": raised}),
         ),
     }

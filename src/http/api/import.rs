@@ -6,17 +6,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Method};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use super::auth::Who;
 use super::definitions::wrong;
 use super::error::ApiError;
+use super::history::Ranges;
 use super::request::{Body, Request};
 use super::{Answer, Api, Context, Reply, json as values, permissions, policies, users, vhosts};
 use crate::broker::Direct;
@@ -111,10 +114,10 @@ pub async fn at_start(api: &Arc<Api>, document: &[u8]) -> Result<(), String> {
                 .unwrap_or(document)
                 .to_vec(),
         },
-        who: Who {
-            name: String::new(),
-            tags: Vec::new(),
-        },
+        who: Who::default(),
+        peer: Ipv4Addr::LOCALHOST.into(),
+        ranges: Ranges::default(),
+        silent: Mutex::default(),
     };
     let read = context.request.object();
     let said = |error: ApiError| error.reason.as_str().unwrap_or_default().to_owned();
@@ -373,12 +376,16 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Written as a list of name and value, or as an object.
+    /// Written as an object, or as a list of pairs, as `rabbitmqctl export_definitions` does.
     async fn limits(&self, vhost: &str, limits: &Value) -> Result<(), ApiError> {
         let object = match limits {
             Value::Array(list) => list
                 .iter()
-                .filter_map(|row| Some((row["name"].as_str()?.to_owned(), row["value"].clone())))
+                .filter_map(|row| match row {
+                    Value::Array(pair) => Some((pair.first()?.as_str()?, pair.get(1)?)),
+                    row => Some((row["name"].as_str()?, &row["value"])),
+                })
+                .map(|(name, value)| (name.to_owned(), value.clone()))
                 .collect(),
             other => other.clone(),
         };

@@ -152,22 +152,22 @@ pub struct Rest {
 pub fn choose<T>(
     request: &Request,
     mut rows: Vec<T>,
-    name: impl Fn(&T) -> (String, String),
+    name: impl for<'a> Fn(&'a T) -> (&'a str, &'a str),
 ) -> Result<Chosen<T>, ApiError> {
     let page = page(request)?;
     let total = rows.len();
     if let (Some(_), Some(filter)) = (&page, filter(request)?) {
-        rows.retain(|row| filter(&name(row).1));
+        rows.retain(|row| filter(name(row).1));
     }
     let filtered = rows.len();
     let reverse = request.is_set("sort_reverse");
     let sort = request.parameter("sort").filter(|sort| !sort.is_empty());
     let by_name = sort == Some("name");
-    rows.sort_by_cached_key(|row| {
-        let (vhost, name) = name(row);
+    rows.sort_by(|a, b| {
+        let ((vhost, name), (other_vhost, other_name)) = (name(a), name(b));
         match by_name {
-            true => (name, vhost),
-            false => (vhost, name),
+            true => (name, vhost).cmp(&(other_name, other_vhost)),
+            false => (vhost, name).cmp(&(other_vhost, other_name)),
         }
     });
     let key = sort.filter(|key| !matches!(*key, "name" | "vhost"));
@@ -186,6 +186,41 @@ pub fn choose<T>(
         key,
     };
     Ok(Chosen { rows, rest })
+}
+
+impl<T> Chosen<T> {
+    /// The field the order depends on, if it is not vhost or name.
+    pub fn key(&self) -> Option<&str> {
+        self.rest.key.as_ref().map(|(key, _)| key.as_str())
+    }
+
+    /// Orders by the values of that field, one per row, and keeps the page: nothing but it needs to be rendered.
+    ///
+    /// # Errors
+    /// 400 for a page past the end.
+    pub fn order(self, values: Vec<f64>) -> Result<Self, ApiError> {
+        let Self { rows, mut rest } = self;
+        let reverse = rest.key.take().is_some_and(|(_, reverse)| reverse);
+        let mut rows: Vec<(f64, T)> = values.into_iter().zip(rows).collect();
+        rows.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        if reverse {
+            rows.reverse();
+        }
+        let rows = rows.into_iter().map(|(_, row)| row);
+        let rows = match &rest.page {
+            Some(page) => {
+                let from = page.start(rest.filtered)?;
+                rows.skip(from).take(page.size).collect()
+            }
+            None => rows.collect(),
+        };
+        Ok(Self { rows, rest })
+    }
+
+    /// Whether the rows are the answer as they stand, in their order.
+    pub fn is_plain(&self) -> bool {
+        self.rest.page.is_none() && self.rest.key.is_none()
+    }
 }
 
 impl Rest {

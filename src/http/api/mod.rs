@@ -4,15 +4,19 @@
 //! methods and who may use them, checked here; each resource is a file that answers what is in the table. Paths are split
 //! before they are decoded, so `%2F` stays within its segment. Invariants: a request that is malformed gets a 4xx; bodies
 //! are bounded by [`BODY_BYTES_MAX`]; what changes something goes through the topology as a client's would.
-//! Not here: a user interface, TLS, figures of other nodes beyond what this node's sets and copy of the topology know.
+//! What other nodes know is asked of them ([`peers`]). Not here: a user interface, TLS.
 
 mod auth;
 mod bindings;
+mod channels;
 mod connections;
 mod definitions;
+mod encoding;
 mod error;
 mod exchanges;
+mod figures;
 mod health;
+mod history;
 mod import;
 mod json;
 mod limits;
@@ -20,33 +24,43 @@ mod list;
 mod messages;
 mod nodes;
 mod overview;
+mod peers;
 mod permissions;
 mod policies;
 mod queues;
+mod quorum;
 mod request;
 mod routes;
 mod samples;
 mod users;
 mod vhosts;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{Method, Request as HttpRequest, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
+use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use self::auth::Who;
+use self::encoding::Encoding;
 use self::error::ApiError;
+use self::history::Ranges;
 pub use self::import::{at_start as import, files as definition_files};
 use self::request::Request;
+pub(super) use self::request::pairs;
 use self::samples::Samples;
 use super::Names;
 use super::web::{Peer, WebListener};
 use crate::broker::{Direct, Failures, Node, alarm};
+use crate::cluster::peer::control::{Ask, Told};
 use crate::model::topology::TopologyCommand;
 
 /// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
@@ -77,10 +91,15 @@ struct Context {
     api: Arc<Api>,
     request: Request,
     who: Who,
+    /// From where.
+    peer: IpAddr,
+    /// Windows of samples that are wanted.
+    ranges: Ranges,
+    /// Nodes that were asked and did not answer.
+    silent: Mutex<BTreeSet<String>>,
 }
 
 /// A good answer.
-#[derive(Debug)]
 enum Reply {
     /// 200.
     Json(Value),
@@ -90,9 +109,12 @@ enum Reply {
     Done,
     /// 200, to be saved under this name.
     Download(Value, String),
+    /// 200 with a list that is rendered while it is sent.
+    Rows(Rows),
 }
 
 type Answer = Result<Reply, ApiError>;
+type Rows = Pin<Box<dyn Stream<Item = Vec<u8>> + Send>>;
 
 impl Api {
     /// Over a started node.
@@ -115,8 +137,9 @@ impl Api {
     }
 }
 
-/// Takes samples until the node stops; once, however many listeners serve.
+/// Keeps figures, and answers other nodes, until the node stops; once, however many listeners serve, or none.
 pub async fn sample(api: Arc<Api>) {
+    peers::serve(&api);
     let supervisor = api.node.supervisor.clone();
     samples::run(api, supervisor).await;
 }
@@ -142,23 +165,75 @@ async fn handle(
 ) -> Response<Body> {
     // A client that leaves must not take a half-done request with it.
     let supervisor = api.node.supervisor.clone();
-    let answer = supervisor.spawn("api request", answer(api, peer, request));
+    let answer = supervisor.spawn("api request", answer(api, Some(peer), request));
     match answer.await {
         Ok(response) => response,
         Err(_) => written(StatusCode::INTERNAL_SERVER_ERROR, Vec::new(), &[]),
     }
 }
 
-async fn answer(api: Arc<Api>, peer: SocketAddr, request: HttpRequest<Body>) -> Response<Body> {
+/// Answers whoever runs the node: no credentials, every right.
+pub(super) async fn answer_operator(api: Arc<Api>, request: HttpRequest<Body>) -> Response<Body> {
+    answer(api, None, request).await
+}
+
+/// Whether these credentials are a user's.
+pub(super) fn authenticates(api: &Api, user: &str, password: &str) -> bool {
+    let topology = &api.node.cluster.topology;
+    topology.read(|topology| topology.authenticate(user, password).is_some())
+}
+
+/// Tells the cluster something on behalf of whoever runs the node.
+pub(super) async fn tell_cluster(api: &Api, ask: Ask) -> Result<(), String> {
+    match api.node.cluster.told(ask).await {
+        Told::Refused(why) => Err(why),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the node out of service for its operator, or puts it back: `drain`, `suspend`, `revive`.
+pub(super) async fn maintain(api: &Api, word: &str) -> Result<(), String> {
+    match word {
+        "drain" => {
+            api.node.suspend(true);
+            tracing::warn!("the node goes into maintenance: its clients are sent away");
+            for client in api.node.clients.all() {
+                client.close("Node was put into maintenance mode");
+            }
+            api.node.cluster.yield_leaderships().await;
+        }
+        "suspend" => api.node.suspend(true),
+        "revive" => api.node.suspend(false),
+        _ => return Err("no such verb".to_owned()),
+    }
+    Ok(())
+}
+
+/// Without a `peer` it is the operator who asks.
+async fn answer(
+    api: Arc<Api>,
+    peer: Option<SocketAddr>,
+    request: HttpRequest<Body>,
+) -> Response<Body> {
     let head = request.method() == Method::HEAD;
+    let encoding = Encoding::of(request.headers());
+    let mut silent = BTreeSet::new();
     let answer = match taken(request).await {
-        Ok(request) => perform(api, peer, request).await,
+        Ok(request) => perform(api, peer, request, &mut silent).await,
         Err(error) => Err(error),
     };
     let mut response = match answer {
-        Ok(reply) => accepted(reply),
+        Ok(reply) => accepted(reply, encoding),
         Err(error) => refused(&error),
     };
+    let names = silent.into_iter().collect::<Vec<_>>().join(", ");
+    if !names.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&names)
+    {
+        response
+            .headers_mut()
+            .insert("x-leveret-silent-nodes", names);
+    }
     if head {
         *response.body_mut() = Body::empty();
     }
@@ -193,7 +268,12 @@ async fn taken(request: HttpRequest<Body>) -> Result<Request, ApiError> {
     })
 }
 
-async fn perform(api: Arc<Api>, peer: SocketAddr, request: Request) -> Answer {
+async fn perform(
+    api: Arc<Api>,
+    peer: Option<SocketAddr>,
+    request: Request,
+    silent: &mut BTreeSet<String>,
+) -> Answer {
     let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
     let route = routes::find(&path).ok_or_else(ApiError::not_found)?;
     if request.method == Method::OPTIONS {
@@ -209,23 +289,49 @@ async fn perform(api: Arc<Api>, peer: SocketAddr, request: Request) -> Answer {
         return Err(error);
     }
     let open = route.read == routes::Tag::Nobody;
-    let who = match open {
-        true => Who {
-            name: String::new(),
-            tags: Vec::new(),
-        },
-        false => auth::who(&api.node, &api.brake, &request, peer.ip())?,
+    let who = match peer {
+        None => Who::operator(),
+        Some(_) if open => Who::default(),
+        Some(peer) => auth::who(&api.node, &api.brake, &request, peer.ip())?,
     };
-    let context = Context { api, request, who };
+    let ranges = Ranges::of(&request)?;
+    let context = Context {
+        api,
+        request,
+        who,
+        peer: peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip()),
+        ranges,
+        silent: Mutex::default(),
+    };
     if !open {
         route.check(&context)?;
     }
-    routes::perform(&context).await
+    let answer = routes::perform(&context).await;
+    *silent = context.silent.into_inner();
+    answer
 }
 
 impl Context {
+    /// The same request, for what goes on after its answer has begun.
+    fn again(&self) -> Self {
+        Self {
+            api: Arc::clone(&self.api),
+            request: self.request.clone(),
+            who: self.who.clone(),
+            peer: self.peer,
+            ranges: self.ranges,
+            silent: Mutex::default(),
+        }
+    }
+
     fn node(&self) -> &Arc<Node> {
         &self.api.node
+    }
+
+    /// Somebody who names themselves in the request's body.
+    fn login(&self, user: &str, password: &str) -> Result<Who, ApiError> {
+        let known = (user.to_owned(), password);
+        auth::login(self.node(), &self.api.brake, known, self.peer)
     }
 
     fn path(&self) -> Vec<&str> {
@@ -238,7 +344,10 @@ impl Context {
 
     /// The user who asks, in a vhost.
     fn direct(&self, vhost: &str) -> Direct {
-        Direct::new(self.node(), &self.who.name, vhost)
+        match self.who.operator {
+            true => Direct::operator(self.node(), vhost),
+            false => Direct::new(self.node(), &self.who.name, vhost),
+        }
     }
 
     /// Changes the topology; whoever asks was checked before.
@@ -254,6 +363,9 @@ impl Context {
     }
 
     fn may_use(&self, vhost: &str) -> bool {
+        if self.who.operator {
+            return self.has_vhost(vhost);
+        }
         let topology = &self.node().cluster.topology;
         topology.read(|topology| topology.vhost_access(&self.who.name, vhost))
     }
@@ -291,14 +403,27 @@ fn put(existed: bool) -> Answer {
     }
 }
 
-fn accepted(reply: Reply) -> Response<Body> {
+fn accepted(reply: Reply, encoding: Encoding) -> Response<Body> {
+    let ok = |body: Vec<u8>, mut headers: Vec<(header::HeaderName, String)>| {
+        let (body, name) = encoding.encode(body);
+        headers.extend(name.map(|name| (header::CONTENT_ENCODING, name.to_owned())));
+        written(StatusCode::OK, body, &headers)
+    };
     match reply {
-        Reply::Json(value) => written(StatusCode::OK, value.to_string().into_bytes(), &[]),
+        Reply::Json(value) => ok(value.to_string().into_bytes(), Vec::new()),
         Reply::Download(value, name) => {
             let quoted = name.replace(['"', '\\', '\r', '\n'], "_");
             let saved = format!("attachment; filename=\"{quoted}\"");
-            let headers = [(header::CONTENT_DISPOSITION, saved)];
-            written(StatusCode::OK, value.to_string().into_bytes(), &headers)
+            let headers = vec![(header::CONTENT_DISPOSITION, saved)];
+            ok(value.to_string().into_bytes(), headers)
+        }
+        Reply::Rows(rows) => {
+            let (rows, name) = encoding.encode_rows(rows);
+            let name = name.map(|name| (header::CONTENT_ENCODING, name.to_owned()));
+            let mut response = written(StatusCode::OK, Vec::new(), name.as_slice());
+            let rows = rows.map(Ok::<_, std::convert::Infallible>);
+            *response.body_mut() = Body::from_stream(rows);
+            response
         }
         Reply::Created(Some(location)) => written(
             StatusCode::CREATED,

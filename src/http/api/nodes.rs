@@ -1,14 +1,13 @@
-//! The members of the cluster. This node in full; of the others whether they answer.
-
-use std::sync::atomic::Ordering;
+//! The members of the cluster: each tells of itself; one that does not answer is shown as not running.
 
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::{Answer, Context, overview};
+use super::history::Ranges;
+use super::{Answer, Api, Context, overview, peers};
 use crate::base::NodeId;
 use crate::broker::alarm;
-use crate::model::topology::NodeState;
+use crate::model::topology::{NodeRecord, NodeState};
 
 /// Parts of memory that tools insist on; one process has one figure.
 const MEMORY_PARTS: [&str; 25] = [
@@ -39,51 +38,110 @@ const MEMORY_PARTS: [&str; 25] = [
     "reserved_unallocated",
 ];
 
-struct Member {
-    id: NodeId,
-    name: String,
-    draining: bool,
-    answers: bool,
-}
+/// What RabbitMQ has shown since long ago, and shows as nothing since 4.0.
+const IO: &[&str] = &[
+    "io_read_count",
+    "io_read_bytes",
+    "io_read_avg_time",
+    "io_write_count",
+    "io_write_bytes",
+    "io_write_avg_time",
+    "io_sync_count",
+    "io_sync_avg_time",
+    "io_seek_count",
+    "io_seek_avg_time",
+    "io_reopen_count",
+    "mnesia_ram_tx_count",
+    "mnesia_disk_tx_count",
+    "msg_store_read_count",
+    "msg_store_write_count",
+    "queue_index_read_count",
+    "queue_index_write_count",
+];
 
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
-    let members = members(context).await;
-    let Some(name) = path.get(1) else {
-        return context.all(members.iter().map(|member| row(context, member)).collect());
-    };
-    let member = members.iter().find(|member| member.name == **name);
-    let member = member.ok_or_else(ApiError::not_found)?;
-    if path.get(2) == Some(&"memory") {
-        return context.one(json!({"memory": memory(context, member)}));
-    }
-    let mut row = row(context, member);
-    if context.request.is_set("memory") {
-        row["memory"] = memory(context, member);
-    }
-    context.one(row)
-}
-
-async fn members(context: &Context) -> Vec<Member> {
     let cluster = &context.node().cluster;
-    let answering = cluster.answering().await;
-    let records: Vec<_> = cluster
+    let mut records: Vec<NodeRecord> = cluster
         .topology
         .read(|topology| topology.nodes().cloned().collect());
-    let member = |record: crate::model::topology::NodeRecord| Member {
-        answers: answering.contains(&record.id),
-        draining: record.state != NodeState::Active,
-        id: record.id,
-        name: record.name,
-    };
-    records.into_iter().map(member).collect()
+    if let Some(name) = path.get(1) {
+        records.retain(|record| record.name == **name);
+        if records.is_empty() {
+            return Err(ApiError::not_found());
+        }
+    }
+    let memory = path.get(2) == Some(&"memory") || context.request.is_set("memory");
+    let rows = rows(context, &records, memory).await;
+    match (path.as_slice(), rows.first()) {
+        (["nodes"], _) => context.all(rows),
+        (["nodes", _], Some(row)) => context.one(row.clone()),
+        (["nodes", _, "memory", "ets", ..], Some(_)) => {
+            context.one(json!({"ets_tables_memory": {}}))
+        }
+        (["nodes", _, "memory", rest @ ..], Some(row)) => {
+            let parts = &row["memory"];
+            let parts = match rest {
+                ["relative"] => relative(parts),
+                _ => parts.clone(),
+            };
+            context.one(json!({"memory": parts}))
+        }
+        _ => Err(ApiError::not_found()),
+    }
 }
 
-fn memory(context: &Context, member: &Member) -> Value {
-    if member.id != context.node().cluster.node() {
-        return json!("not_available");
-    }
-    let used = alarm::measure(&context.api.limits.data_dir).memory_bytes;
+/// Rows of these nodes; one that does not answer is shown as not running.
+async fn rows(context: &Context, records: &[NodeRecord], memory: bool) -> Vec<Value> {
+    let own = context.node().cluster.node();
+    let question = json!({
+        "what": "node",
+        "memory": memory,
+        "ranges": context.ranges.to_json(),
+    });
+    let others: Vec<NodeId> = records
+        .iter()
+        .map(|record| record.id)
+        .filter(|id| *id != own)
+        .collect();
+    let answers = match others.is_empty() {
+        true => Vec::new(),
+        false => peers::others(context, &question, Some(&others)).await,
+    };
+    let row = |record: &NodeRecord| {
+        let known = match record.id == own {
+            true => Some(self::own(&context.api, memory, context.ranges)),
+            false => {
+                let answer = answers.iter().find(|(node, ..)| *node == record.id);
+                answer.map(|(_, _, row)| row.clone())
+            }
+        };
+        let running = known.is_some();
+        let mut row = json!({
+            "name": record.name,
+            "type": "disc",
+            "running": running,
+            "being_drained": record.state != NodeState::Active
+                || (record.id == own && context.node().is_suspended()),
+        });
+        match (row.as_object_mut(), known) {
+            (Some(row), Some(Value::Object(more))) => row.extend(more),
+            (Some(row), _) => {
+                row.insert("partitions".to_owned(), json!([]));
+                row.insert("enabled_plugins".to_owned(), json!([]));
+                if memory {
+                    row.insert("memory".to_owned(), json!("not_available"));
+                }
+            }
+            _ => {}
+        }
+        row
+    };
+    records.iter().map(row).collect()
+}
+
+fn memory(api: &Api) -> Value {
+    let used = alarm::measure(&api.limits.data_dir).memory_bytes;
     let mut parts: Map<String, Value> = MEMORY_PARTS
         .iter()
         .map(|part| ((*part).to_owned(), json!(0)))
@@ -95,91 +153,81 @@ fn memory(context: &Context, member: &Member) -> Value {
     Value::Object(parts)
 }
 
-fn row(context: &Context, member: &Member) -> Value {
-    let mut row = json!({
-        "name": member.name,
-        "type": "disc",
-        "running": member.answers,
-        "being_drained": member.draining,
-    });
-    if member.id != context.node().cluster.node() {
-        return row;
-    }
-    let more = [measured(context), constants(context)];
+/// Percent of all; what is there is at least 1.
+fn relative(memory: &Value) -> Value {
+    let Some(parts) = memory.as_object() else {
+        return memory.clone();
+    };
+    let total = memory["total"]["rss"].as_u64().unwrap_or(0).max(1);
+    let numbers = parts
+        .iter()
+        .filter_map(|(name, part)| Some((name, part.as_u64()?)));
+    let mut shares: Map<String, Value> = numbers
+        .map(|(name, bytes)| {
+            let share = bytes.saturating_mul(100) / total;
+            let share = if bytes > 0 { share.max(1) } else { 0 };
+            (name.clone(), json!(share))
+        })
+        .collect();
+    shares.insert("total".to_owned(), json!(100));
+    Value::Object(shares)
+}
+
+/// This node, for itself and for others.
+pub fn own(api: &Api, with_memory: bool, ranges: Ranges) -> Value {
+    let mut row = measured(api);
     if let Some(row) = row.as_object_mut() {
-        for more in more {
-            row.extend(more.as_object().cloned().unwrap_or_default());
-        }
-        let churn = context.api.samples.churn(&context.api, None);
-        row.extend(churn.as_object().cloned().unwrap_or_default());
-        for name in [
-            "fd_used",
-            "sockets_used",
-            "proc_used",
-            "mem_used",
-            "disk_free",
-        ]
-        .into_iter()
-        .chain(["gc_num", "gc_bytes_reclaimed", "context_switches"])
-        {
+        row.extend(constants(api).as_object().cloned().unwrap_or_default());
+        row.extend(api.samples.churn(api, ranges));
+        row.extend(api.samples.gauges(api, ranges));
+        for name in IO {
+            row.insert((*name).to_owned(), json!(0));
             row.insert(format!("{name}_details"), json!({"rate": 0.0}));
+        }
+        if with_memory {
+            row.insert("memory".to_owned(), memory(api));
         }
     }
     row
 }
 
-fn measured(context: &Context) -> Value {
-    let api = &context.api;
-    let usage = alarm::measure(&api.limits.data_dir);
-    let alarms = *context.node().alarm.borrow();
+fn measured(api: &Api) -> Value {
+    let alarms = *api.node.alarm.borrow();
     let uptime = u64::try_from(api.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let clients = context.node().clients.all();
-    let channels: u32 = clients
-        .iter()
-        .map(|client| client.channels.load(Ordering::Relaxed))
-        .sum();
     json!({
         "os_pid": std::process::id().to_string(),
         "uptime": uptime,
         "run_queue": 0,
         "processors": std::thread::available_parallelism().map_or(1, usize::from),
-        "fd_used": super::super::metrics::open_fds(),
         "fd_total": super::super::metrics::max_fds(),
-        "sockets_used": 0,
         "sockets_total": 0,
-        "proc_used": clients.len() as u64 + u64::from(channels),
         "proc_total": 1_048_576,
-        "mem_used": usage.memory_bytes,
         "mem_limit": api.limits.memory_bytes(),
         "mem_alarm": alarms.memory,
         "mem_calculation_strategy": "rss",
-        "disk_free": usage.disk_free_bytes,
         "disk_free_limit": api.limits.disk_free_bytes(),
         "disk_free_alarm": alarms.disk,
     })
 }
 
-fn constants(context: &Context) -> Value {
-    let names = &context.api.names;
-    let mechanisms = context.node().access.load().session_tls.mechanisms.clone();
+fn constants(api: &Api) -> Value {
+    let names = &api.names;
+    let mechanisms = api.node.access.load().session_tls.mechanisms.clone();
     let mechanisms = mechanisms.split(' ');
     let mechanisms: Vec<Value> = mechanisms
         .map(|name| json!({"name": name, "description": format!("SASL {name}"), "enabled": true}))
         .collect();
     json!({
-        "gc_num": 0,
-        "gc_bytes_reclaimed": 0,
-        "context_switches": 0,
         "rates_mode": "basic",
         "net_ticktime": 60,
-        "db_dir": context.api.limits.data_dir.display().to_string(),
+        "db_dir": api.limits.data_dir.display().to_string(),
         "config_files": [],
         "log_files": ["<stdout>"],
         "enabled_plugins": ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus"],
         "applications": [{"name": "rabbit", "description": "RabbitMQ", "version": names.version}],
         "exchange_types": overview::exchange_types(),
         "auth_mechanisms": mechanisms,
-        "contexts": overview::contexts(context),
+        "contexts": overview::contexts(api),
         "partitions": [],
         "cluster_links": [],
         "metrics_gc_queue_length": {},

@@ -1,10 +1,13 @@
 //! The cluster at a glance, who asks, and the small endpoints that tools probe.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use prometheus::IntCounter;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::samples::Range;
-use super::{Answer, Context, Listener, Reply, queues};
+use super::history::{self, Ranges};
+use super::{Answer, Api, Context, Listener, Reply, peers};
 use crate::amqp::{AMQPValue, LongString};
 use crate::model::topology::{SettingsCommand, Topology, TopologyCommand, hash_password};
 
@@ -29,7 +32,7 @@ const FEATURES: [&str; 14] = [
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
     match (path.as_slice(), context.request.method.as_str()) {
-        (["overview"], _) => overview(context),
+        (["overview"], _) => overview(context).await,
         (["whoami"], _) => context.one(json!({
             "name": context.who.name,
             "tags": context.who.tags,
@@ -38,17 +41,7 @@ pub async fn answer(context: &Context) -> Answer {
         (["auth"], _) => Ok(Reply::Json(json!({"oauth_enabled": false}))),
         (["version"], _) => Ok(Reply::Json(json!(context.api.names.version))),
         (["cluster-name"], "GET") => context.one(json!({"name": cluster_name(context)})),
-        (["cluster-name"], _) => {
-            let body = context.request.object()?;
-            body.need(&["name"])?;
-            let name = body.text("name")?.unwrap_or_default();
-            let set = SettingsCommand::PutGlobal {
-                name: Topology::CLUSTER_NAME.to_owned(),
-                value: AMQPValue::LongString(LongString::from(name)),
-            };
-            context.change(TopologyCommand::Settings(set)).await?;
-            Ok(Reply::Done)
-        }
+        (["cluster-name"], _) => rename(context).await,
         (["extensions"], _) => context.all(vec![json!({"javascript": "dispatcher.js"})]),
         (["feature-flags"], _) => context.all(features()),
         (["feature-flags", name, "enable"], _) => {
@@ -58,24 +51,92 @@ pub async fn answer(context: &Context) -> Answer {
             }
         }
         (["rebalance", "queues"], _) => Ok(Reply::Done),
+        (["auth", "attempts", _], "DELETE") => {
+            for counter in attempts(context).iter().flat_map(|(_, counters)| counters) {
+                counter.reset();
+            }
+            Ok(Reply::Done)
+        }
+        (["auth", "attempts", _, "source"], "DELETE") => Ok(Reply::Done),
+        // Sources are not told apart.
+        (["auth", "attempts", _, "source"], _) => context.all(Vec::new()),
         (["auth", "attempts", _], _) => {
-            let stats = &context.node().stats;
-            context.all(vec![json!({
-                "protocol": "amqp091",
-                "auth_attempts": stats.auth_attempts.get(),
-                "auth_attempts_failed": stats.auth_attempts_failed.get(),
-                "auth_attempts_succeeded": stats.auth_attempts_succeeded.get(),
-            })])
+            let rows = attempts(context).map(|(protocol, [all, succeeded, failed])| {
+                json!({
+                    "protocol": protocol,
+                    "auth_attempts": all.get(),
+                    "auth_attempts_failed": failed.get(),
+                    "auth_attempts_succeeded": succeeded.get(),
+                })
+            });
+            context.all(rows.to_vec())
+        }
+        (["login"], "POST") => login(context),
+        (["login"], _) => Ok(Reply::Done),
+        (["reset", ..], _) => {
+            context.api.samples.clear();
+            Ok(Reply::Done)
         }
         (["auth", "hash_password", password], _) => {
             context.one(json!({"ok": hash_password(rand::random(), password)}))
         }
         // What is not there has nothing to list.
-        (["deprecated-features", ..] | ["federation-links" | "shovels"] | ["stream", ..], _) => {
-            context.all(Vec::new())
-        }
+        (
+            [
+                "deprecated-features" | "federation-links" | "shovels" | "stream",
+                ..,
+            ],
+            "GET",
+        ) => context.all(Vec::new()),
         _ => Err(ApiError::not_found()),
     }
+}
+
+async fn rename(context: &Context) -> Answer {
+    let body = context.request.object()?;
+    body.need(&["name"])?;
+    let name = body.text("name")?.unwrap_or_default();
+    let set = SettingsCommand::PutGlobal {
+        name: Topology::CLUSTER_NAME.to_owned(),
+        value: AMQPValue::LongString(LongString::from(name)),
+    };
+    context.change(TopologyCommand::Settings(set)).await?;
+    Ok(Reply::Done)
+}
+
+fn attempts(context: &Context) -> [(&'static str, [&IntCounter; 3]); 2] {
+    let stats = &context.node().stats;
+    [
+        (
+            "amqp091",
+            [
+                &stats.auth_attempts,
+                &stats.auth_attempts_succeeded,
+                &stats.auth_attempts_failed,
+            ],
+        ),
+        (
+            "http",
+            [
+                &stats.http_auth_attempts,
+                &stats.http_auth_attempts_succeeded,
+                &stats.http_auth_attempts_failed,
+            ],
+        ),
+    ]
+}
+
+/// The user interface's login: the credentials it sends again with every request.
+fn login(context: &Context) -> Answer {
+    let form = super::request::parameters(&String::from_utf8_lossy(&context.request.body));
+    let text = |key: &str| form.get(key).cloned().unwrap_or_default();
+    let (user, password) = (text("username"), text("password"));
+    let who = context.login(&user, &password)?;
+    let value = STANDARD.encode(format!("{user}:{password}"));
+    Ok(Reply::Json(json!({
+        "token": {"type": "basic", "value": value},
+        "user": {"name": who.name, "tags": who.tags, "is_internal_user": true},
+    })))
 }
 
 fn features() -> Vec<Value> {
@@ -130,9 +191,9 @@ pub fn exchange_types() -> Value {
         .collect()
 }
 
-fn listener_row(context: &Context, listener: &Listener) -> Value {
+fn listener_row(api: &Api, listener: &Listener) -> Value {
     json!({
-        "node": context.api.names.node,
+        "node": api.names.node,
         "protocol": listener.protocol,
         "ip_address": listener.address.ip().to_string(),
         "port": listener.address.port(),
@@ -141,16 +202,13 @@ fn listener_row(context: &Context, listener: &Listener) -> Value {
     })
 }
 
-/// The API's own place.
-pub fn contexts(context: &Context) -> Value {
-    let http = context
-        .api
-        .listeners
-        .iter()
-        .filter(|listener| matches!(listener.protocol, "http" | "https"));
+/// The API's own places.
+pub fn contexts(api: &Api) -> Value {
+    let http = api.listeners.iter();
+    let http = http.filter(|listener| matches!(listener.protocol, "http" | "https"));
     http.map(|listener| {
         json!({
-            "node": context.api.names.node,
+            "node": api.names.node,
             "description": "RabbitMQ Management",
             "path": "/",
             "ip": listener.address.ip().to_string(),
@@ -162,18 +220,43 @@ pub fn contexts(context: &Context) -> Value {
     .collect()
 }
 
-fn overview(context: &Context) -> Answer {
+/// This node's share of the overview.
+pub fn own(api: &Api, ranges: Ranges) -> Value {
+    let stats = &api.node.stats;
+    let listeners = api.listeners.iter();
+    json!({
+        "sums": {
+            "message_stats": api.samples.messages(api, ranges),
+            "churn_rates": api.samples.churn(api, ranges),
+            "queue_totals": api.samples.lengths(api, ranges),
+            "objects": {
+                "connections": api.node.clients.count(),
+                "channels": stats.channels.get(),
+                "consumers": stats.consumers.get(),
+            },
+        },
+        "listeners": listeners.map(|one| listener_row(api, one)).collect::<Vec<_>>(),
+        "contexts": contexts(api),
+    })
+}
+
+async fn overview(context: &Context) -> Answer {
     let names = &context.api.names;
     let node = context.node();
     let bare = context.request.is_set("disable_stats");
-    let range = Range::of(&context.request, "msg_rates")?;
-    Range::of(&context.request, "lengths")?;
     let (queues, exchanges) = node.cluster.topology.read(|topology| {
         let exchanges = topology.exchanges().count();
         (topology.queue_count(), exchanges)
     });
+    let question = json!({"what": "overview", "ranges": context.ranges.to_json()});
+    let (mut sums, mut listeners, mut contexts) = (json!({}), Vec::new(), Vec::new());
+    for (_, _, answer) in peers::all(context, &question).await {
+        history::add(&mut sums, &answer["sums"]);
+        listeners.extend(answer["listeners"].as_array().cloned().unwrap_or_default());
+        contexts.extend(answer["contexts"].as_array().cloned().unwrap_or_default());
+    }
     let mut totals = json!({
-        "connections": node.clients.count(),
+        "connections": sums["objects"]["connections"],
         "queues": queues,
         "exchanges": exchanges,
     });
@@ -189,10 +272,14 @@ fn overview(context: &Context) -> Answer {
         "cluster_tags": {},
         "node_tags": {},
         "rates_mode": "basic",
-        "sample_retention_policies": {"global": [600], "basic": [600], "detailed": [600]},
+        "sample_retention_policies": {
+            "global": [600, 3_600, 28_800, 86_400],
+            "basic": [600, 3_600],
+            "detailed": [600],
+        },
         "exchange_types": exchange_types(),
         "disable_stats": bare,
-        "enable_queue_totals": false,
+        "enable_queue_totals": context.request.is_set("enable_queue_totals"),
         "is_op_policy_updating_enabled": true,
         "require_definition_json_extension": false,
         "default_queue_type": names.default_queue_type,
@@ -200,23 +287,16 @@ fn overview(context: &Context) -> Answer {
     });
     row["node"] = json!(names.node);
     if !bare {
-        totals["channels"] = json!(node.stats.channels.get());
-        totals["consumers"] = json!(node.stats.consumers.get());
-        row["message_stats"] = context.api.samples.messages(&context.api, range);
-        row["churn_rates"] = context.api.samples.churn(&context.api, range);
-        row["queue_totals"] = queues::totals_of(context, None);
+        totals["channels"] = sums["objects"]["channels"].clone();
+        totals["consumers"] = sums["objects"]["consumers"].clone();
+        for key in ["message_stats", "churn_rates", "queue_totals"] {
+            row[key] = sums[key].clone();
+        }
         row["statistics_db_event_queue"] = json!(0);
     }
     row["object_totals"] = totals;
-    if context.who.is_monitor() {
-        let listeners = context.api.listeners.iter();
-        row["listeners"] = listeners
-            .map(|listener| listener_row(context, listener))
-            .collect();
-        row["contexts"] = contexts(context);
-    } else {
-        row["listeners"] = json!([]);
-        row["contexts"] = json!([]);
-    }
+    let seen = context.who.is_monitor();
+    row["listeners"] = if seen { listeners.into() } else { json!([]) };
+    row["contexts"] = if seen { contexts.into() } else { json!([]) };
     context.one(row)
 }

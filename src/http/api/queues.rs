@@ -1,22 +1,23 @@
 //! Queues: list, look at, declare, delete, purge.
 //!
-//! Figures come from the machines of the sets this node has; of a queue elsewhere they are asked for, within
-//! [`ASK_LIMIT`] and for at most [`ASKED_MAX`] queues of one answer.
+//! Need: a page of 20 000 queues costs what the page costs. Shape: a list is ids and names until it is filtered, ordered
+//! and cut; only what is shown is rendered, [`ROWS_AT_ONCE`] at a time, and a list without pages while it is sent.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-use futures_util::future::join_all;
-use serde_json::{Value, json};
+use futures_util::stream;
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::{Answer, Context, Reply, connections, json as values, list, put};
-use crate::base::{NodeId, SetId};
-use crate::broker::Direct;
-use crate::model::set::{Flow, QueueStats};
+use super::figures::{self, Figures, Where};
+use super::samples::{LENGTHS, Object, QUEUE};
+use super::{Answer, Api, Context, Reply, Rows, channels, history, json as values, list, put};
+use crate::base::{NodeId, QueueId, SetId};
+use crate::model::set::QueueStats;
 use crate::model::topology::{QueueKind, QueueRecord};
 
-const ASK_LIMIT: Duration = Duration::from_secs(2);
-const ASKED_MAX: usize = 500;
+const ROWS_AT_ONCE: usize = 500;
 
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
@@ -61,133 +62,193 @@ fn check(context: &Context, vhost: &str, name: &str) -> Result<(), ApiError> {
     known.map(drop).ok_or_else(ApiError::not_found)
 }
 
+/// A queue as a list knows it before it is rendered.
+struct Listed {
+    id: QueueId,
+    vhost: Arc<str>,
+    name: String,
+}
+
 async fn all(context: &Context, vhost: Option<&str>) -> Answer {
     let wanted = context.wanted_vhost(vhost);
     let topology = &context.node().cluster.topology;
-    let names: Vec<(String, String)> = topology.read(|topology| {
+    let mut queues: Vec<Listed> = topology.read(|topology| {
         let queues = topology.queues();
         let queues =
             queues.filter(|queue| wanted.as_ref().is_none_or(|vhost| **vhost == *queue.vhost));
         queues
-            .map(|queue| (queue.vhost.to_string(), queue.name.clone()))
+            .map(|queue| Listed {
+                id: queue.id,
+                vhost: Arc::clone(&queue.vhost),
+                name: queue.name.clone(),
+            })
             .collect()
     });
-    let mut seen = hashbrown::HashMap::new();
-    let names: Vec<_> = names
-        .into_iter()
-        .filter(|(vhost, _)| match seen.get(vhost) {
-            Some(known) => *known,
-            None => {
-                let sees = context.sees(vhost);
-                seen.insert(vhost.clone(), sees);
-                sees
-            }
-        })
-        .collect();
-    let chosen = list::choose(&context.request, names, Clone::clone)?;
-    let rows = rendered(context, &chosen.rows).await;
+    let mut seen: hashbrown::HashMap<Arc<str>, bool> = hashbrown::HashMap::new();
+    queues.retain(|queue| {
+        let seen = seen.entry(Arc::clone(&queue.vhost));
+        *seen.or_insert_with(|| context.sees(&queue.vhost))
+    });
+    let name: fn(&Listed) -> (&str, &str) = |queue| (&queue.vhost, &queue.name);
+    let mut chosen = list::choose(&context.request, queues, name)?;
+    if let Some(key) = chosen.key().map(str::to_owned) {
+        let places = places(context, chosen.rows.iter().map(|queue| queue.id));
+        let figures = figures::of(context, &places).await;
+        if let Some(values) = figures::order_values(&context.api, &key, &places, &figures) {
+            chosen = chosen.order(values)?;
+        }
+    }
+    let shown = Shown::of(context);
+    if chosen.is_plain() && chosen.rows.len() > ROWS_AT_ONCE {
+        let ids = chosen.rows.iter().map(|queue| queue.id).collect();
+        return Ok(Reply::Rows(streamed(context.again(), shown, ids)));
+    }
+    let mut rows = Vec::with_capacity(chosen.rows.len());
+    for some in chosen.rows.chunks(ROWS_AT_ONCE) {
+        let ids: Vec<QueueId> = some.iter().map(|queue| queue.id).collect();
+        rows.extend(rendered(context, &shown, &ids).await);
+    }
     let rows = chosen.rest.finish(&context.request, rows)?;
     Ok(Reply::Json(rows))
 }
 
-async fn rendered(context: &Context, names: &[(String, String)]) -> Vec<Value> {
+/// A long list, rendered in portions as it is sent.
+fn streamed(context: Context, shown: Shown, queues: Vec<QueueId>) -> Rows {
+    let portions = queues.chunks(ROWS_AT_ONCE).map(<[QueueId]>::to_vec);
+    let portions: VecDeque<Vec<QueueId>> = portions.collect();
+    let state = (context, shown, portions, true);
+    let rows = stream::unfold(state, |(context, shown, mut portions, first)| async move {
+        let some = portions.pop_front()?;
+        let mut text = Vec::new();
+        for (at, row) in rendered(&context, &shown, &some)
+            .await
+            .into_iter()
+            .enumerate()
+        {
+            text.push(if first && at == 0 { b'[' } else { b',' });
+            let row = list::columns(&context.request, row);
+            text.extend_from_slice(row.to_string().as_bytes());
+        }
+        // All of the first portion may have been deleted meanwhile.
+        let first = first && text.is_empty();
+        if portions.is_empty() {
+            text.extend_from_slice(if first { b"[]" } else { b"]" });
+        }
+        Some((text, (context, shown, portions, first)))
+    });
+    Box::pin(rows)
+}
+
+/// How much of each queue is shown.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    totals: bool,
+    details: bool,
+}
+
+impl Shown {
+    fn of(context: &Context) -> Self {
+        let bare = context.request.is_set("disable_stats");
+        Self {
+            totals: !bare || context.request.is_set("enable_queue_totals"),
+            details: !bare,
+        }
+    }
+}
+
+fn places(context: &Context, queues: impl Iterator<Item = QueueId>) -> Vec<Where> {
+    let topology = &context.node().cluster.topology;
+    topology.read(|topology| {
+        queues
+            .map(|id| match topology.queue_by_id(id) {
+                Some(record) => Where::of(record),
+                None => Where {
+                    id,
+                    sets: Vec::new(),
+                },
+            })
+            .collect()
+    })
+}
+
+/// Rows of these queues; those that have gone meanwhile are left out.
+async fn rendered(context: &Context, shown: &Shown, queues: &[QueueId]) -> Vec<Value> {
     let topology = &context.node().cluster.topology;
     let records: Vec<QueueRecord> = topology.read(|topology| {
-        let records = names.iter();
-        let records = records.filter_map(|(vhost, name)| topology.queue(vhost, name));
+        let records = queues.iter().filter_map(|id| topology.queue_by_id(*id));
         records.cloned().collect()
     });
-    let bare = context.request.is_set("disable_stats");
-    let totals = !bare || context.request.is_set("enable_queue_totals");
-    let mut figures: Vec<Option<QueueStats>> = match totals {
-        true => records.iter().map(|record| here(context, record)).collect(),
-        false => records
-            .iter()
-            .map(|_| Some(QueueStats::default()))
-            .collect(),
+    let mut figures = match shown.totals {
+        true => {
+            let places: Vec<Where> = records.iter().map(Where::of).collect();
+            figures::of(context, &places).await
+        }
+        false => vec![Figures::default(); records.len()],
     };
-    let mut asked = Vec::new();
-    for (at, record) in records.iter().enumerate() {
-        if figures[at].is_none() && asked.len() < ASKED_MAX {
-            asked.push(async move { (at, elsewhere(context, record).await) });
-        }
-    }
-    for (at, stats) in join_all(asked).await {
-        figures[at] = stats;
-    }
-    for (record, stats) in records.iter().zip(&mut figures) {
-        if let (QueueKind::Stream, Some(stats)) = (record.kind, stats) {
+    for (record, figures) in records.iter().zip(&mut figures) {
+        if record.kind == QueueKind::Stream {
             // What a stream's consumers hold is still in the stream.
-            (stats.unsettled, stats.unsettled_bytes) = (0, 0);
+            (figures.stats.unsettled, figures.stats.unsettled_bytes) = (0, 0);
         }
     }
-    let names = node_names(context);
+    let homes = Homes::of(context);
     let rows = records.iter().zip(figures);
-    rows.map(|(record, stats)| {
-        let mut row = declared(context, &names, record, stats.is_some());
-        if totals {
-            counts(&mut row, &stats.unwrap_or_default());
+    rows.map(|(record, figures)| {
+        let mut row = declared(&homes, record, !figures.silent);
+        let object = row.as_object_mut();
+        if let (Some(row), true) = (object, shown.totals) {
+            counts(context, row, record, &figures, shown.details);
         }
-        if !bare {
-            details(context, &mut row, record, &stats.unwrap_or_default());
+        if shown.details {
+            details(context, &mut row, record, &figures.stats);
         }
         row
     })
     .collect()
 }
 
-/// Figures of a queue all of whose parts are on this node.
-fn here(context: &Context, record: &QueueRecord) -> Option<QueueStats> {
-    let mut all = QueueStats::default();
-    for set in record.sets() {
-        let handle = context.node().cluster.sets().find(|(id, _)| *id == set)?.1;
-        let stats = handle.with(|replica| replica.machine().queue_stats(record.id))?;
-        let stats = stats.unwrap_or_default();
-        all.ready += stats.ready;
-        all.ready_bytes += stats.ready_bytes;
-        all.unsettled += stats.unsettled;
-        all.unsettled_bytes += stats.unsettled_bytes;
-        all.delayed += stats.delayed;
-        all.dead_letters += stats.dead_letters;
-        all.consumers = all.consumers.max(stats.consumers);
-        all.active = all.active.or(stats.active);
-    }
-    Some(all)
+/// Who leads each set and who has it, looked up once per portion.
+struct Homes {
+    names: Vec<(NodeId, String)>,
+    sets: hashbrown::HashMap<SetId, (Option<String>, Vec<String>)>,
 }
 
-/// What went through the parts of a queue that are on this node.
-fn flow(context: &Context, record: &QueueRecord) -> Flow {
-    let mut all = Flow::default();
-    let cluster = &context.node().cluster;
-    for (_, handle) in cluster.sets().filter(|(set, _)| record.lives_in(*set)) {
-        let flow = handle.with(|replica| replica.machine().flow(record.id));
-        let flow = flow.flatten().unwrap_or_default();
-        all.published += flow.published;
-        all.delivered += flow.delivered;
-        all.delivered_auto += flow.delivered_auto;
-        all.got += flow.got;
-        all.got_auto += flow.got_auto;
-        all.redelivered += flow.redelivered;
-        all.acked += flow.acked;
+impl Homes {
+    /// A leader this node does not know is the one that should lead.
+    fn of(context: &Context) -> Self {
+        let names = node_names(&context.api);
+        let cluster = &context.node().cluster;
+        let records: Vec<_> = cluster
+            .topology
+            .read(|topology| topology.sets().cloned().collect());
+        let sets = records.into_iter().map(|record| {
+            let group = cluster.set(record.id).and_then(|handle| handle.group());
+            let leader = match group {
+                Some(group) => group.metrics().leader,
+                None => Some(record.leader),
+            };
+            let members = record.members.iter().map(|id| name_of(&names, *id));
+            let home = (leader.map(|id| name_of(&names, id)), members.collect());
+            (record.id, home)
+        });
+        Self {
+            sets: sets.collect(),
+            names,
+        }
     }
-    all
-}
 
-async fn elsewhere(context: &Context, record: &QueueRecord) -> Option<QueueStats> {
-    let direct = Direct::new(context.node(), "", &record.vhost);
-    let asked = tokio::time::timeout(ASK_LIMIT, direct.counts(record)).await;
-    let [ready, unsettled, consumers] = asked.ok()?.ok()?;
-    Some(QueueStats {
-        ready,
-        unsettled,
-        consumers: u32::try_from(consumers).unwrap_or(u32::MAX),
-        ..QueueStats::default()
-    })
+    fn find(&self, set: SetId) -> (Option<String>, Vec<String>) {
+        if let Some(node) = set.local_node() {
+            let name = name_of(&self.names, node);
+            return (Some(name.clone()), vec![name]);
+        }
+        self.sets.get(&set).cloned().unwrap_or_default()
+    }
 }
 
 /// Node names by id.
-pub fn node_names(context: &Context) -> Vec<(NodeId, String)> {
-    let topology = &context.node().cluster.topology;
+pub fn node_names(api: &Api) -> Vec<(NodeId, String)> {
+    let topology = &api.node.cluster.topology;
     topology.read(|topology| {
         let nodes = topology.nodes();
         nodes.map(|node| (node.id, node.name.clone())).collect()
@@ -199,36 +260,8 @@ fn name_of(names: &[(NodeId, String)], id: NodeId) -> String {
     known.map_or_else(|| format!("node-{id}"), |(_, name)| name.clone())
 }
 
-/// Who leads a set and who has it; a leader this node does not know is the one that should lead.
-fn members(
-    context: &Context,
-    names: &[(NodeId, String)],
-    set: SetId,
-) -> (Option<String>, Vec<String>) {
-    if let Some(node) = set.local_node() {
-        let name = name_of(names, node);
-        return (Some(name.clone()), vec![name]);
-    }
-    let cluster = &context.node().cluster;
-    let handle = cluster.sets().find(|(id, _)| *id == set);
-    let known = handle.and_then(|(_, handle)| handle.group().map(|group| group.metrics().leader));
-    let record = cluster.topology.read(|topology| topology.set(set).cloned());
-    let members = record.iter().flat_map(|record| &record.members);
-    let members = members.map(|id| name_of(names, *id)).collect();
-    let leader = match known {
-        Some(leader) => leader,
-        None => record.map(|record| record.leader),
-    };
-    (leader.map(|id| name_of(names, id)), members)
-}
-
-fn declared(
-    context: &Context,
-    names: &[(NodeId, String)],
-    record: &QueueRecord,
-    answered: bool,
-) -> Value {
-    let (leader, members) = members(context, names, record.set());
+fn declared(homes: &Homes, record: &QueueRecord, answered: bool) -> Value {
+    let (leader, members) = homes.find(record.set());
     let state = match (answered, leader.is_some()) {
         (true, true) => "running",
         (true, false) => "minority",
@@ -243,7 +276,7 @@ fn declared(
         "auto_delete": record.auto_delete,
         "exclusive": record.exclusive.is_some(),
         "arguments": values::from_table(&record.arguments),
-        "node": leader.clone().unwrap_or_else(|| name_of(names, record.node)),
+        "node": leader.clone().unwrap_or_else(|| name_of(&homes.names, record.node)),
         "state": state,
         "internal": false,
         "internal_owner": false,
@@ -261,22 +294,42 @@ fn declared(
     row
 }
 
-fn rate_of_nothing() -> Value {
-    json!({"rate": 0.0})
-}
-
-fn counts(row: &mut Value, stats: &QueueStats) {
-    let ready = stats.ready + stats.delayed;
-    let pairs = [
-        ("messages", ready + stats.unsettled),
-        ("messages_ready", ready),
-        ("messages_unacknowledged", stats.unsettled),
-    ];
-    for (name, value) in pairs {
-        row[name] = json!(value);
-        row[format!("{name}_details")] = rate_of_nothing();
+fn counts(
+    context: &Context,
+    row: &mut Map<String, Value>,
+    record: &QueueRecord,
+    figures: &Figures,
+    detailed: bool,
+) {
+    let values = figures.values();
+    let lengths = &values[QUEUE.len()..];
+    if !detailed {
+        for (name, value) in LENGTHS.iter().zip(lengths) {
+            row.insert((*name).to_owned(), json!(value));
+        }
+        return;
     }
-    row["consumers"] = json!(stats.consumers);
+    let (object, samples) = (Object::Queue(record.id), &context.api.samples);
+    let range = context.ranges.lengths;
+    let mut table = samples.table(&object, (&LENGTHS, QUEUE.len()), lengths, range);
+    let flows = &values[..QUEUE.len()];
+    let mut stats = samples.table(&object, (&QUEUE, 0), flows, context.ranges.msg_rates);
+    for (at, name) in QUEUE.iter().chain(&LENGTHS).enumerate() {
+        let Some(more) = figures.rates.get(at) else {
+            break;
+        };
+        let table = if at < QUEUE.len() {
+            &mut stats
+        } else {
+            &mut table
+        };
+        if let Some(details) = table.get_mut(&format!("{name}_details")) {
+            history::add(details, &json!({"rate": more}));
+        }
+    }
+    row.extend(table);
+    row.insert("message_stats".to_owned(), Value::Object(stats));
+    row.insert("consumers".to_owned(), json!(figures.stats.consumers));
 }
 
 fn details(context: &Context, row: &mut Value, record: &QueueRecord, stats: &QueueStats) {
@@ -310,8 +363,17 @@ fn details(context: &Context, row: &mut Value, record: &QueueRecord, stats: &Que
     for (name, value) in pairs {
         row[name] = json!(value);
     }
-    row["reductions_details"] = rate_of_nothing();
-    row["message_stats"] = context.api.samples.queue(record.id, flow(context, record));
+    row["reductions_details"] = json!({"rate": 0.0});
+    let owner = record
+        .exclusive
+        .and_then(|owner| context.node().clients.get(owner));
+    if let Some(owner) = owner {
+        row["owner_pid_details"] = json!({
+            "name": owner.name(),
+            "peer_host": owner.peer.ip().to_string(),
+            "peer_port": owner.peer.port(),
+        });
+    }
     let used = if stats.consumers > 0 { 1.0 } else { 0.0 };
     let single = record
         .config(&context.node().options.queue_defaults)
@@ -336,50 +398,21 @@ fn details(context: &Context, row: &mut Value, record: &QueueRecord, stats: &Que
 }
 
 async fn one(context: &Context, vhost: &str, name: &str) -> Answer {
-    let names = [(vhost.to_owned(), name.to_owned())];
-    let mut rows = rendered(context, &names).await;
+    let record = record(context, vhost, name).ok_or_else(ApiError::not_found)?;
+    let mut rows = rendered(context, &Shown::of(context), &[record.id]).await;
     let mut row = rows.pop().ok_or_else(ApiError::not_found)?;
-    if let Some(record) = record(context, vhost, name) {
-        row["consumer_details"] = json!(connections::consumers_of(context, &record).await);
-    }
+    let consumers = channels::consumers_of(context, &record).await;
+    let tag = |which: &dyn Fn(&Value) -> bool| {
+        let found = consumers.iter().find(|consumer| which(consumer));
+        found.map_or(Value::Null, |consumer| consumer["consumer_tag"].clone())
+    };
+    row["exclusive_consumer_tag"] = tag(&|consumer| consumer["exclusive"] == true);
+    row["single_active_consumer_tag"] =
+        tag(&|consumer| consumer["activity_status"] == "single_active");
+    row["consumer_details"] = json!(consumers);
     row["incoming"] = json!([]);
     row["deliveries"] = json!([]);
     context.one(row)
-}
-
-/// Sums over the queues of a vhost, or over all that live on this node.
-pub fn totals_of(context: &Context, vhost: Option<&str>) -> Value {
-    let cluster = &context.node().cluster;
-    let (mut ready, mut unsettled) = (0, 0);
-    match vhost {
-        None => {
-            for (_, handle) in cluster.sets() {
-                handle.with(|replica| {
-                    let totals = replica.machine().totals();
-                    ready += totals.ready;
-                    unsettled += totals.unsettled;
-                });
-            }
-        }
-        Some(vhost) => {
-            let records: Vec<QueueRecord> = cluster.topology.read(|topology| {
-                let queues = topology.queues().filter(|queue| *queue.vhost == *vhost);
-                queues.cloned().collect()
-            });
-            for stats in records.iter().filter_map(|record| here(context, record)) {
-                ready += stats.ready + stats.delayed;
-                unsettled += stats.unsettled;
-            }
-        }
-    }
-    json!({
-        "messages": ready + unsettled,
-        "messages_details": rate_of_nothing(),
-        "messages_ready": ready,
-        "messages_ready_details": rate_of_nothing(),
-        "messages_unacknowledged": unsettled,
-        "messages_unacknowledged_details": rate_of_nothing(),
-    })
 }
 
 async fn declare(context: &Context, vhost: &str, name: &str) -> Answer {
@@ -388,7 +421,7 @@ async fn declare(context: &Context, vhost: &str, name: &str) -> Answer {
     }
     let body = context.request.object()?;
     if let Some(node) = body.text("node")? {
-        let names = node_names(context);
+        let names = node_names(&context.api);
         if !names.iter().any(|(_, known)| *known == node) {
             return Err(ApiError::bad_request(format!("no such node: {node}")));
         }

@@ -10,7 +10,7 @@ use super::json;
 use crate::amqp::FieldTable;
 
 /// See the module's head.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// The method; HEAD has become GET.
     pub method: Method,
@@ -68,14 +68,18 @@ pub fn segments(path: &str) -> Option<Vec<String>> {
         .collect()
 }
 
-/// Decoded parameters of a raw query.
-pub fn parameters(query: &str) -> HashMap<String, String> {
+/// Decoded parameters of a raw query, in order.
+pub fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    let pairs = pairs.filter_map(|pair| {
+    pairs.filter_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         Some((decode(key, true)?, decode(value, true)?))
-    });
-    pairs.collect()
+    })
+}
+
+/// Decoded parameters of a raw query.
+pub fn parameters(query: &str) -> HashMap<String, String> {
+    pairs(query).collect()
 }
 
 impl Request {

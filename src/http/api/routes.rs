@@ -7,7 +7,7 @@ use std::pin::Pin;
 use super::error::ApiError;
 use super::{
     Answer, Context, bindings, connections, definitions, exchanges, health, limits, messages,
-    nodes, overview, permissions, policies, queues, users, vhosts,
+    nodes, overview, peers, permissions, policies, queues, quorum, users, vhosts,
 };
 
 /// Who may.
@@ -59,11 +59,18 @@ const TABLE: &[Route] = &[
     row("deprecated-features", "GET", Any, Any),
     row("deprecated-features/used", "GET", Any, Any),
     row("rebalance/queues", "POST", Admin, Admin),
-    row("auth/attempts/*", "GET", Monitor, Admin),
+    row("auth/attempts/*", "GET DELETE", Monitor, Admin),
+    row("auth/attempts/*/source", "GET DELETE", Monitor, Admin),
+    row("login", "POST DELETE", Nobody, Nobody),
+    row("reset", "DELETE", Admin, Admin),
+    row("reset/*", "DELETE", Admin, Admin),
     row("auth/hash_password/*", "GET", Admin, Admin),
     row("nodes", "GET", Monitor, Monitor),
     row("nodes/*", "GET", Monitor, Monitor),
     row("nodes/*/memory", "GET", Monitor, Monitor),
+    row("nodes/*/memory/relative", "GET", Monitor, Monitor),
+    row("nodes/*/memory/ets", "GET", Monitor, Monitor),
+    row("nodes/*/memory/ets/*", "GET", Monitor, Monitor),
     row("aliveness-test/{v}", "GET", Any, Any),
     row("healthchecks/node", "GET", Any, Any),
     row("healthchecks/node/*", "GET", Any, Any),
@@ -89,6 +96,8 @@ const TABLE: &[Route] = &[
     row("health/checks/*", "GET", Any, Any),
     row("health/checks/*/*", "GET", Any, Any),
     row("health/checks/*/*/*", "GET", Any, Any),
+    row("health/checks/*/*/*/*", "GET", Any, Any),
+    row("health/checks/*/*/*/*/*", "GET", Any, Any),
     row("vhosts", "GET", Any, Any),
     row("vhosts/*", "GET PUT DELETE", Admin, Admin),
     row("vhosts/*/deletion/protection", "POST DELETE", Admin, Admin),
@@ -121,6 +130,16 @@ const TABLE: &[Route] = &[
     row("exchanges/{v}/*/bindings/*", "GET", Any, Any),
     row("queues", "GET", Any, Any),
     row("queues/detailed", "GET", Any, Any),
+    row("queues/quorum/{v}/*/status", "GET", Any, Any),
+    row("queues/quorum/{v}/*/replicas/add", "POST", Admin, Admin),
+    row(
+        "queues/quorum/{v}/*/replicas/delete",
+        "DELETE",
+        Admin,
+        Admin,
+    ),
+    row("queues/quorum/replicas/on/*/grow", "POST", Admin, Admin),
+    row("queues/quorum/replicas/on/*/shrink", "DELETE", Admin, Admin),
     row("queues/{v}", "GET", Any, Any),
     row("queues/{v}/*", "GET PUT DELETE", Any, Any),
     row("queues/{v}/*/bindings", "GET", Any, Any),
@@ -155,11 +174,19 @@ const TABLE: &[Route] = &[
     row("definitions", "GET POST", Admin, Admin),
     row("definitions/{v}", "GET POST", Admin, Admin),
     row("all-configuration", "GET POST", Admin, Admin),
+    row("all-configuration/{v}", "GET POST", Admin, Admin),
     row("federation-links", "GET", Any, Any),
+    row("federation-links/{v}", "GET", Any, Any),
+    row("federation-links/state/down", "GET", Any, Any),
     row("shovels", "GET", Any, Any),
+    row("shovels/{v}", "GET", Any, Any),
     row("stream/connections", "GET", Any, Any),
+    row("stream/connections/{v}", "GET", Any, Any),
     row("stream/publishers", "GET", Any, Any),
+    row("stream/publishers/{v}", "GET", Any, Any),
+    row("stream/publishers/{v}/*", "GET", Any, Any),
     row("stream/consumers", "GET", Any, Any),
+    row("stream/consumers/{v}", "GET", Any, Any),
 ];
 
 /// The row of a path.
@@ -228,12 +255,13 @@ pub async fn perform(context: &Context) -> Answer {
     let path = context.path();
     match path[..] {
         ["nodes", ..] => boxed(nodes::answer(context)).await,
-        ["health" | "healthchecks" | "aliveness-test", ..] => health::answer(context),
+        ["health" | "healthchecks" | "aliveness-test", ..] => boxed(health::answer(context)).await,
         ["vhosts", _, "permissions" | "topic-permissions"]
         | ["users", _, "permissions" | "topic-permissions"]
         | ["permissions" | "topic-permissions", ..] => boxed(permissions::answer(context)).await,
-        ["vhosts", vhost, "connections"] => boxed(connections::list(context, Some(vhost))).await,
-        ["vhosts", vhost, "channels"] => boxed(connections::channels(context, Some(vhost))).await,
+        ["vhosts", vhost, what @ ("connections" | "channels")] => {
+            boxed(peers::listed(context, what, Some(vhost))).await
+        }
         ["vhosts", ..] => boxed(vhosts::answer(context)).await,
         ["users", ..] => boxed(users::answer(context)).await,
         ["vhost-limits" | "user-limits", ..] => boxed(limits::answer(context)).await,
@@ -244,6 +272,7 @@ pub async fn perform(context: &Context) -> Answer {
             bindings::of_exchange(context, vhost, exchange, end)
         }
         ["exchanges", ..] => boxed(exchanges::answer(context)).await,
+        ["queues", "quorum", ..] if path.len() > 3 => boxed(quorum::answer(context)).await,
         ["queues", vhost, queue, "get"] => boxed(messages::get(context, vhost, queue)).await,
         ["queues", vhost, queue, "bindings"] => bindings::of_queue(context, vhost, queue),
         ["queues", ..] => boxed(queues::answer(context)).await,

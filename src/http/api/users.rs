@@ -37,9 +37,9 @@ async fn all(context: &Context, wanted: impl Fn(&User) -> bool) -> Answer {
         let users = topology.users().filter(|user| wanted(user));
         users.map(row).collect()
     });
-    let name = |row: &Value| {
+    let name: fn(&Value) -> (&str, &str) = |row| {
         let name = row.get("name").and_then(Value::as_str);
-        (String::new(), name.unwrap_or_default().to_owned())
+        ("", name.unwrap_or_default())
     };
     let chosen = list::choose(&context.request, users, name)?;
     let rows = chosen.rest.finish(&context.request, chosen.rows)?;
@@ -178,7 +178,7 @@ fn check_protected(context: &Context, name: &str) -> Result<(), ApiError> {
         let user = topology.user(name);
         user.is_some_and(|user| user.has_tag("protected"))
     });
-    match protected {
+    match protected && !context.who.operator {
         true => Err(ApiError::bad_request(format!("user '{name}' is protected"))),
         false => Ok(()),
     }

@@ -1,10 +1,14 @@
 //! Vhosts.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::{Answer, Context, Reply, list, put};
+use super::history::{self, Ranges};
+use super::samples::{self, BYTES, LENGTHS, MESSAGES, Object};
+use super::{Answer, Api, Context, Reply, list, peers, put};
 use crate::model::topology::{SettingsCommand, Topology, TopologyCommand, VhostSettings};
 
 /// Types a vhost may have for its queues.
@@ -13,13 +17,13 @@ const TYPES: [&str; 3] = ["classic", "quorum", "stream"];
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
     match (path.as_slice(), context.request.method.as_str()) {
-        (["vhosts"], _) => all(context),
+        (["vhosts"], _) => all(context).await,
         (["vhosts", name], "GET") => {
             let topology = &context.node().cluster.topology;
             let known = topology.read(|topology| topology.vhost_settings(name).cloned());
             let settings = known.ok_or_else(ApiError::not_found)?;
-            let row = row(context, name, &settings);
-            context.one(row)
+            let figures = figures(context, Some(name)).await;
+            context.one(row(context, name, &settings, &figures))
         }
         (["vhosts", name], "PUT") => write(context, name).await,
         (["vhosts", name], "DELETE") => delete(context, name).await,
@@ -42,7 +46,8 @@ pub async fn answer(context: &Context) -> Answer {
             if !context.has_vhost(name) {
                 return Err(ApiError::not_found());
             }
-            match *node == context.api.names.node {
+            let nodes = super::queues::node_names(&context.api);
+            match nodes.iter().any(|(_, name)| name == node) {
                 true => Ok(Reply::Done),
                 false => Err(ApiError::bad_request("unknown node")),
             }
@@ -51,7 +56,7 @@ pub async fn answer(context: &Context) -> Answer {
     }
 }
 
-fn all(context: &Context) -> Answer {
+async fn all(context: &Context) -> Answer {
     let topology = &context.node().cluster.topology;
     let known: Vec<(String, VhostSettings)> = topology.read(|topology| {
         let names = topology.vhosts();
@@ -61,10 +66,11 @@ fn all(context: &Context) -> Answer {
             .collect()
     });
     let seen = known.into_iter().filter(|(name, _)| context.sees(name));
-    let name = |(name, _): &(String, VhostSettings)| (String::new(), name.clone());
+    let name: fn(&(String, VhostSettings)) -> (&str, &str) = |(name, _)| ("", name);
     let chosen = list::choose(&context.request, seen.collect(), name)?;
     let rows = chosen.rows.iter();
-    let rows = rows.map(|(name, settings)| row(context, name, settings));
+    let figures = figures(context, None).await;
+    let rows = rows.map(|(name, settings)| row(context, name, settings, &figures));
     let rows = chosen.rest.finish(&context.request, rows.collect())?;
     Ok(Reply::Json(rows))
 }
@@ -85,7 +91,46 @@ fn default_type(settings: &VhostSettings) -> &str {
     }
 }
 
-fn row(context: &Context, name: &str, settings: &VhostSettings) -> Value {
+/// What all nodes know of vhosts, by name.
+async fn figures(context: &Context, vhost: Option<&str>) -> Value {
+    let mut sum = json!({});
+    if context.request.is_set("disable_stats") {
+        return sum;
+    }
+    let question = json!({"what": "vhosts", "vhost": vhost, "ranges": context.ranges.to_json()});
+    for (_, _, answer) in peers::all(context, &question).await {
+        history::add(&mut sum, &answer);
+    }
+    sum
+}
+
+/// What this node knows of one vhost or of all: messages in queues it leads, and what its connections did.
+pub fn own(api: &Api, vhost: Option<&str>, ranges: Ranges) -> Value {
+    let wanted = |name: &str| vhost.is_none_or(|vhost| vhost == name);
+    let names: Vec<Arc<str>> = api.node.cluster.topology.read(|topology| {
+        let names = topology.vhosts().filter(|name| wanted(name));
+        names.map(Arc::from).collect()
+    });
+    let lengths = samples::lengths_by_vhost(api, vhost);
+    let mut rows = Map::new();
+    for name in names {
+        let values = samples::vhost_values(&api.node.meters.vhost(&name));
+        let own = lengths.get(&name).copied().unwrap_or_default();
+        let object = Object::Vhost(Arc::clone(&name));
+        let (messages, bytes) = values.split_at(MESSAGES.len());
+        let store = &api.samples;
+        let stats = store.table(&object, (&MESSAGES, 0), messages, ranges.msg_rates);
+        let mut row = store.table(&object, (&BYTES, 12), bytes, ranges.data_rates);
+        row.extend(store.table(&object, (&LENGTHS, 14), &own, ranges.lengths));
+        row.insert("message_stats".to_owned(), Value::Object(stats));
+        rows.insert(name.to_string(), Value::Object(row));
+    }
+    Value::Object(rows)
+}
+
+fn row(context: &Context, name: &str, settings: &VhostSettings, figures: &Value) -> Value {
+    let nodes = super::queues::node_names(&context.api);
+    let states = nodes.into_iter().map(|(_, name)| (name, json!("running")));
     let mut row = json!({
         "name": name,
         "description": settings.description,
@@ -94,13 +139,10 @@ fn row(context: &Context, name: &str, settings: &VhostSettings) -> Value {
         "tracing": settings.tracing,
         "protected_from_deletion": settings.protected,
         "metadata": metadata(settings),
-        "cluster_state": {context.api.names.node.clone(): "running"},
+        "cluster_state": states.collect::<Map<_, _>>(),
     });
-    if !context.request.is_set("disable_stats") {
-        let totals = super::queues::totals_of(context, Some(name));
-        if let (Some(row), Value::Object(totals)) = (row.as_object_mut(), totals) {
-            row.extend(totals);
-        }
+    if let (Some(row), Some(Value::Object(figures))) = (row.as_object_mut(), figures.get(name)) {
+        row.extend(figures.clone());
     }
     row
 }
@@ -146,7 +188,7 @@ async fn write(context: &Context, name: &str) -> Answer {
         protected,
     };
     context.change(TopologyCommand::Settings(command)).await?;
-    if !existed {
+    if !existed && !context.who.operator {
         give_rights(context, name).await?;
     }
     put(existed)

@@ -5,8 +5,8 @@ use bytes::BufMut;
 use crate::base::coding::{Reader, Truncated, Writer};
 use crate::base::{ConsumerId, Millis, NodeId, QueueId, SessionId};
 use crate::model::set::{
-    Command, ConsumerConfig, Credit, DelayedRetry, Outcome, Overflow, QueueConfig, StreamRules,
-    StreamStart,
+    Command, ConsumerConfig, Credit, DelayedRetry, Outcome, Overdue, Overflow, QueueConfig,
+    StreamRules, StreamStart,
 };
 
 pub(super) const PUBLISH: u8 = 1;
@@ -273,13 +273,24 @@ fn option(reader: &mut Reader<'_>) -> Result<Option<u64>, Truncated> {
     Ok(reader.varint()?.checked_sub(1))
 }
 
+fn overdue(byte: u8) -> Result<Overdue, Truncated> {
+    match byte {
+        0 => Ok(Overdue::Nothing),
+        1 => Ok(Overdue::Cancel),
+        2 => Ok(Overdue::Close),
+        _ => Err(Truncated),
+    }
+}
+
 fn encode_config(out: &mut Vec<u8>, config: &QueueConfig) {
     out.put_u8(CONFIG_VERSION);
     out.put_u8(
         u8::from(config.dead_letters)
             | u8::from(config.single_active) << 1
             | u8::from(config.count_every_return) << 2
-            | u8::from(config.auto_delete) << 3,
+            | u8::from(config.auto_delete) << 3
+            | u8::from(config.at_least_once) << 4
+            | u8::from(config.active_by_priority) << 5,
     );
     out.put_u8(match config.overflow {
         Overflow::DropHead => 0,
@@ -294,6 +305,7 @@ fn encode_config(out: &mut Vec<u8>, config: &QueueConfig) {
     out.put_u8(config.default_priority);
     put_option(out, config.delivery_limit.map(u64::from));
     out.put_varint(config.visibility.0);
+    out.put_u8(config.overdue as u8);
     match config.delayed_retry {
         None => out.put_u8(0),
         Some(retry) => {
@@ -325,6 +337,8 @@ fn decode_config(reader: &mut Reader<'_>) -> Result<Box<QueueConfig>, Truncated>
         single_active: flags & 2 != 0,
         count_every_return: flags & 4 != 0,
         auto_delete: flags & 8 != 0,
+        at_least_once: flags & 16 != 0,
+        active_by_priority: flags & 32 != 0,
         overflow,
         message_ttl: option(reader)?.map(Millis),
         expires: option(reader)?.map(Millis),
@@ -334,6 +348,7 @@ fn decode_config(reader: &mut Reader<'_>) -> Result<Box<QueueConfig>, Truncated>
         default_priority: reader.u8()?,
         delivery_limit: option(reader)?.map(|l| u32::try_from(l).unwrap_or(u32::MAX)),
         visibility: Millis(reader.varint()?),
+        overdue: overdue(reader.u8()?)?,
         delayed_retry: None,
         stream: None,
     };
@@ -362,10 +377,12 @@ fn encode_consumer(out: &mut Vec<u8>, config: &ConsumerConfig) {
         Credit::Prefetch(credit) => (0, credit),
         Credit::Window(credit) => (1, credit),
     };
-    out.put_u8(u8::from(config.no_ack) | u8::from(config.exclusive) << 1 | window << 2);
+    let (no_ack, exclusive) = (u8::from(config.no_ack), u8::from(config.exclusive));
+    out.put_u8(no_ack | exclusive << 1 | window << 2 | u8::from(config.until_sent) << 3);
     out.put_varint(u64::from(credit));
     out.put_i64_le(i64::from(config.priority));
     put_option(out, config.visibility.map(|visibility| visibility.0));
+    out.put_u8(config.overdue.map_or(0xFF, |overdue| overdue as u8));
     let (start, value) = match config.start {
         StreamStart::Next => (0, 0),
         StreamStart::First => (1, 0),
@@ -401,6 +418,7 @@ fn decode_consumer(reader: &mut Reader<'_>) -> Result<ConsumerConfig, Truncated>
         channel,
         no_ack: flags & 1 != 0,
         exclusive: flags & 2 != 0,
+        until_sent: flags & 8 != 0,
         credit: if flags & 4 == 0 {
             Credit::Prefetch(credit)
         } else {
@@ -408,6 +426,10 @@ fn decode_consumer(reader: &mut Reader<'_>) -> Result<ConsumerConfig, Truncated>
         },
         priority: i32::try_from(reader.i64()?).map_err(|_| Truncated)?,
         visibility: option(reader)?.map(Millis),
+        overdue: match reader.u8()? {
+            0xFF => None,
+            byte => Some(overdue(byte)?),
+        },
         start: decode_start(reader)?,
     })
 }

@@ -2,7 +2,7 @@ use bytes::Bytes;
 
 use crate::base::{ConsumerId, Millis, NodeId, PipeId, QueueId, SessionId};
 use crate::model::set::{
-    Command, ConsumerConfig, Credit, Outcome, QueueConfig, StreamRules, StreamStart,
+    Command, ConsumerConfig, Credit, Outcome, Overdue, QueueConfig, StreamRules, StreamStart,
 };
 
 use super::*;
@@ -131,11 +131,13 @@ fn every_command_comes_back() {
         session: SessionId(9),
         channel: 65_535,
         no_ack: true,
+        until_sent: true,
         exclusive: true,
         priority: -5,
         credit: Credit::Window(4096),
         visibility: Some(Millis(0)),
         start: StreamStart::Ago(Millis(7)),
+        overdue: Some(Overdue::Nothing),
     };
     let queue_config = QueueConfig {
         message_ttl: Some(Millis(0)),
@@ -147,6 +149,9 @@ fn every_command_comes_back() {
             max_age: Some(Millis(0)),
             max_bytes: None,
         }),
+        overdue: Overdue::Close,
+        at_least_once: true,
+        active_by_priority: true,
         ..QueueConfig::default()
     };
     let commands = [

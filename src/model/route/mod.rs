@@ -16,9 +16,9 @@ use hashbrown::HashMap;
 use self::headers::HeaderBindings;
 use self::spread::{HashOf, Weighted, hash};
 use self::topic::Trie;
-use crate::amqp::{FieldTable, ProtocolError, RawProperties};
+use crate::amqp::{AMQPValue, FieldTable, ProtocolError, RawProperties};
 use crate::base::{QueueId, SetId};
-use crate::model::topology::{Exchange, ExchangeKind, Topology, no_exchange};
+use crate::model::topology::{Exchange, ExchangeKind, Topology, history_queue, no_exchange};
 
 pub(crate) use headers::check_headers_binding;
 pub(crate) use spread::{HashOf as ConsistentHashOf, weight as consistent_hash_weight};
@@ -54,6 +54,8 @@ pub struct RouteResult {
     pub cacheable: bool,
     /// Whether the exchange published to is of type x-delayed-message.
     pub delays: bool,
+    /// Queues among them that only keep the history of an exchange: without others the message is unroutable.
+    pub histories: usize,
 }
 
 /// Where a binding leads, as indices keep it.
@@ -106,7 +108,7 @@ impl Index {
     pub(crate) fn new(exchange: &Exchange) -> Self {
         match exchange.routes_as() {
             ExchangeKind::Direct => Self::Direct(HashMap::new()),
-            ExchangeKind::Fanout => Self::Fanout(Targets::default()),
+            ExchangeKind::Fanout | ExchangeKind::RecentHistory => Self::Fanout(Targets::default()),
             ExchangeKind::Topic => Self::Topic(Trie::default()),
             ExchangeKind::Headers => Self::Headers(HeaderBindings::default()),
             ExchangeKind::ConsistentHash => {
@@ -208,6 +210,7 @@ impl Topology {
         let mut result = RouteResult {
             cacheable: true,
             delays: false,
+            histories: 0,
         };
         if input.exchange.is_empty() {
             out.extend(input.keys.iter().filter_map(|key| vhost.queue_named(key)));
@@ -241,7 +244,18 @@ impl Topology {
                         walk.take(targets);
                     }
                 }
-                Index::Fanout(targets) => walk.take(targets),
+                Index::Fanout(targets) => {
+                    walk.take(targets);
+                    if state.exchange.kind == ExchangeKind::RecentHistory {
+                        result.cacheable = false;
+                        let history =
+                            vhost.queue_named(history_queue(&state.exchange.name).as_bytes());
+                        if let Some(history) = history.filter(|_| stores(input.properties)) {
+                            walk.out.push(history);
+                            result.histories += 1;
+                        }
+                    }
+                }
                 Index::Topic(trie) => {
                     for key in input.keys {
                         trie.matches(key, &mut |targets| walk.take(targets));
@@ -294,6 +308,11 @@ impl Topology {
             }
         }
     }
+}
+
+/// Whether x-recent-history keeps a message.
+fn stores(properties: &RawProperties) -> bool {
+    properties.header(b"x-recent-history-no-store") != Some(AMQPValue::Boolean(true))
 }
 
 fn tidy(out: &mut Vec<QueueTarget>) {

@@ -144,18 +144,24 @@ pub struct QueueConfig {
     pub overflow: Overflow,
     /// Whether there is a dead-letter exchange; where to is the topology's business.
     pub dead_letters: bool,
+    /// `x-dead-letter-strategy: at-least-once`: dead letters count as part of the queue until they have gone.
+    pub at_least_once: bool,
     /// Priority levels above 0 (`x-max-priority`); `None` = one level.
     pub max_priority: Option<u8>,
     /// Priority of a message without one (quorum queues: 4; classic: 0).
     pub default_priority: u8,
     /// `x-single-active-consumer`.
     pub single_active: bool,
+    /// The single active consumer is the one with the highest `x-priority` (quorum queues).
+    pub active_by_priority: bool,
     /// `x-delivery-limit`; `None` = unlimited.
     pub delivery_limit: Option<u32>,
     /// Every return counts towards the delivery limit, nack too (RabbitMQ before 4.3).
     pub count_every_return: bool,
     /// Lease length, ms: `x-visibility-timeout`, or the consumer timeout.
     pub visibility: Millis,
+    /// What a consumer hears when a lease ends by its deadline.
+    pub overdue: Overdue,
     /// Deleted when its last consumer goes.
     pub auto_delete: bool,
     /// `x-delayed-retry-*`.
@@ -189,6 +195,18 @@ pub enum StreamStart {
     Time(Millis),
     /// The first message of the last so many ms.
     Ago(Millis),
+}
+
+/// What a consumer hears when one of its leases ends by its deadline. The message is visible again in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overdue {
+    /// Nothing: it goes on, and a late settle is harmless.
+    #[default]
+    Nothing,
+    /// It is cancelled (`x-consumer-timeout`, as RabbitMQ 4.3).
+    Cancel,
+    /// Its channel is closed (`x-strict-lease`, as RabbitMQ before 4.3).
+    Close,
 }
 
 /// What happens to a publish that exceeds a length limit.
@@ -225,6 +243,8 @@ pub struct ConsumerConfig {
     pub channel: u16,
     /// Delivered means consumed: no lease.
     pub no_ack: bool,
+    /// With `no_ack` and [`Credit::Window`]: what was delivered is kept until [`Command::Grant`] says that it was sent.
+    pub until_sent: bool,
     /// No other consumer on the queue.
     pub exclusive: bool,
     /// `x-priority`, higher first.
@@ -235,6 +255,8 @@ pub struct ConsumerConfig {
     pub visibility: Option<Millis>,
     /// Where it begins, in a stream.
     pub start: StreamStart,
+    /// What it hears of a lease that ended by its deadline, if not what the queue says.
+    pub overdue: Option<Overdue>,
 }
 
 /// What bounds the messages a consumer gets.

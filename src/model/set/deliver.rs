@@ -16,6 +16,10 @@ impl Queue {
     pub(super) fn pick(&mut self, ground: &mut Ground) -> Option<(ConsumerId, u64, bool)> {
         if self.config.single_active {
             let id = self.active?;
+            if self.heir.is_some_and(|heir| heir != id) {
+                // It gets nothing more until it has given back what it holds, and hands over then.
+                return None;
+            }
             let capacity = ground.capacity(ground.consumers.get(&id)?);
             return (capacity > 0).then_some((id, capacity, true));
         }
@@ -65,6 +69,7 @@ impl Queue {
 
     /// Delivers while something is ready and someone may have it; then keeps the length and arms the head's expiry.
     pub(super) fn settle_down(&mut self, ground: &mut Ground, effects: &mut Effects) {
+        self.hand_over(ground);
         if self.is_stream() {
             self.settle_stream(ground, effects);
             return;
@@ -194,7 +199,11 @@ impl Queue {
                 NEVER
             }
             (false, true) => {
-                ground.live.remove(piece.run.first, count);
+                if consumer.until_sent && matches!(consumer.credit, Credit::Window(_)) {
+                    consumer.send(piece.run.first, piece.run.count);
+                } else {
+                    ground.live.remove(piece.run.first, count);
+                }
                 return delivery;
             }
             (false, false) => {

@@ -3,7 +3,7 @@
 //! Safe to repeat or to lose: the leases in the state are the truth. A confirm is no effect: when the replica has
 //! applied sequence number `n` of a pipe, every publish up to `n` that was not [`Effect::Refused`] is confirmed.
 
-use crate::base::{ConsumerId, Position, QueueId};
+use crate::base::{ConsumerId, Millis, Position, QueueId};
 
 use super::command::Source;
 
@@ -18,6 +18,8 @@ pub enum Effect {
     Reply(Source, Reply),
     /// Pipe: the set ended this consumer (its queue is gone); basic.cancel to the client.
     Cancelled(ConsumerId),
+    /// Pipe: a lease of this consumer ended by its deadline, and with it the consumer.
+    TimedOut(TimedOut),
     /// Set: dead letter `id` of `queue` waits to be routed and published, then `DeadLettered`.
     DeadLetter(DeadLetter),
     /// Set: the queue deleted itself (auto-delete, expiry); the topology must forget it.
@@ -45,6 +47,17 @@ pub struct Delivery {
     pub failed: u32,
     /// Offset of the first, if they come from a stream.
     pub offset: Option<u64>,
+}
+
+/// A consumer, or a channel's holder of basic.get leases, that was too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedOut {
+    /// Who. A consumer is detached by now.
+    pub consumer: ConsumerId,
+    /// Its channel is to be closed; otherwise it is told basic.cancel.
+    pub close: bool,
+    /// How long its leases were, ms.
+    pub timeout: Millis,
 }
 
 /// A message that must move to the dead-letter exchange.

@@ -58,7 +58,11 @@ impl SetMachine {
             queue
                 .outbox
                 .values()
-                .for_each(|(position, _)| add(*position, 1));
+                .for_each(|(position, ..)| add(*position, 1));
+            assert_eq!(
+                queue.outbox_bytes,
+                queue.outbox.values().map(|o| u64::from(o.2)).sum::<u64>()
+            );
             let leased: Vec<Piece> = self.leased(*id);
             if queue.is_stream() {
                 live += leased.iter().map(|p| u64::from(p.run.count)).sum::<u64>();
@@ -95,6 +99,8 @@ impl SetMachine {
                 totals.queues
             ]
         );
+        let on_way = self.ground.consumers.values().flat_map(|c| &c.on_way);
+        live += on_way.map(|(_, count)| u64::from(*count)).sum::<u64>();
         assert_eq!(self.live().total(), live);
         self.check_consumers();
     }
@@ -147,7 +153,8 @@ impl SetMachine {
                 continue;
             }
             let limited = consumer.limited && !consumer.no_ack;
-            let turn = !queue.config.single_active || queue.active == Some(*id);
+            let heir = queue.heir.is_none_or(|heir| heir == *id);
+            let turn = !queue.config.single_active || (queue.active == Some(*id) && heir);
             let waiting = queue.ready > 0 && turn && !limited;
             assert!(
                 !waiting || consumer.room() == 0,

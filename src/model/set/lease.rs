@@ -4,11 +4,11 @@
 //! number, so the first one is the earliest and an ack moves no timer; a lease that was extended, or whose
 //! deadline would fall before the last, lives in an ordered structure of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::command::Credit;
+use super::command::{Credit, Overdue};
 use super::pages::Run;
-use crate::base::{ConsumerId, Millis, PipeId, QueueId, SessionId, limits};
+use crate::base::{ConsumerId, Millis, PipeId, Position, QueueId, SessionId, limits};
 
 /// A run with its history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,9 +204,11 @@ pub(super) struct Consumer {
     pub attached: bool,
     pub getter: bool,
     pub no_ack: bool,
+    pub until_sent: bool,
     pub priority: i32,
     pub credit: Credit,
     pub visibility: Option<Millis>,
+    pub overdue: Option<Overdue>,
     /// Out of its queue's rotation because it had no capacity when its turn came.
     pub parked: bool,
     /// Its channel has a limit.
@@ -214,12 +216,39 @@ pub(super) struct Consumer {
     pub next_no: u64,
     pub unsettled: u64,
     pub leases: Leases,
+    /// Delivered without a lease, and kept until it was sent; in order.
+    pub on_way: VecDeque<(Position, u32)>,
     pub armed: Option<Millis>,
     /// Offset of the next message it gets, in a stream.
     pub cursor: Option<u64>,
 }
 
 impl Consumer {
+    /// A run is on its way.
+    pub fn send(&mut self, first: Position, count: u32) {
+        if let Some((start, have)) = self.on_way.back_mut()
+            && start.index() == first.index()
+            && start.slot() + *have == first.slot()
+        {
+            *have += count;
+        } else {
+            self.on_way.push_back((first, count));
+        }
+    }
+
+    /// Takes up to `count` messages that are on their way, from the front.
+    pub fn take_sent(&mut self, count: u32) -> Option<(Position, u32)> {
+        let (first, have) = self.on_way.front_mut()?;
+        let taken = (*first, count.min(*have));
+        *have -= taken.1;
+        if *have == 0 {
+            self.on_way.pop_front();
+        } else {
+            *first = first.plus(taken.1);
+        }
+        Some(taken)
+    }
+
     /// Messages it may get, its channel's limit aside.
     pub fn room(&self) -> u64 {
         let credit = match self.credit {

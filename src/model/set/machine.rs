@@ -10,6 +10,7 @@
 //! Not here: what each command does (perform.rs), the bytes of a snapshot (snapshot.rs).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use parking_lot::Mutex;
 
@@ -219,20 +220,26 @@ impl SetMachine {
         self.ground.timers.first().map(|(at, _)| *at)
     }
 
-    /// Dead letters not published yet, for a new leader. O(queues + dead letters).
+    /// Dead letters not published yet, for a new leader; of a queue that retains them only as many as are tried at once.
+    /// O(queues + dead letters).
     #[must_use]
     pub fn pending_dead_letters(&self) -> Vec<DeadLetter> {
         let of = |queue: &Queue| {
-            let id_of = queue.id;
-            let letter = move |(&id, &(position, reason)): (&u64, &(Position, _))| DeadLetter {
-                queue: id_of,
-                id,
-                position,
-                reason,
+            let max = if queue.config.at_least_once {
+                limits::RETAINED_IN_FLIGHT_MAX
+            } else {
+                usize::MAX
             };
-            queue.outbox.iter().map(letter).collect::<Vec<_>>()
+            queue.letters_after(0, max)
         };
         self.queues.values().flat_map(of).collect()
+    }
+
+    /// The next dead letters of a queue after the one with this id, in order.
+    #[must_use]
+    pub fn dead_letters_after(&self, queue: QueueId, id: u64, max: usize) -> Vec<DeadLetter> {
+        let queue = self.queues.get(&queue);
+        queue.map_or_else(Vec::new, |queue| queue.letters_after(id, max))
     }
 
     /// Ids of the pages outside that the state names.
@@ -284,13 +291,15 @@ impl SetMachine {
             queue
                 .outbox
                 .values()
-                .for_each(|(position, _)| add(*position, 1));
+                .for_each(|(position, ..)| add(*position, 1));
         }
         for consumer in self.ground.consumers.values() {
             consumer
                 .leases
                 .all()
                 .for_each(|(_, l)| add(l.piece.run.first, l.piece.run.count));
+            let on_way = consumer.on_way.iter();
+            on_way.for_each(|(first, count)| add(*first, *count));
         }
         found.sort_unstable();
         let mut merged: Vec<(Position, u32)> = Vec::with_capacity(found.len());
@@ -322,9 +331,14 @@ impl SetMachine {
         self.queues.get(&queue).map(Queue::stats)
     }
 
-    /// What went through every queue, by id.
-    pub fn flows(&self) -> impl Iterator<Item = (QueueId, Flow)> + '_ {
-        self.queues.iter().map(|(id, queue)| (*id, queue.flow))
+    /// Figures of the queues whose ids are above `after`, by id: for who reads them in portions.
+    pub fn figures_after(
+        &self,
+        after: Option<QueueId>,
+    ) -> impl Iterator<Item = (QueueId, QueueStats, Flow)> + '_ {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let queues = self.queues.range((from, Bound::Unbounded));
+        queues.map(|(id, queue)| (*id, queue.stats(), queue.flow))
     }
 
     /// What went through a queue.

@@ -1,5 +1,6 @@
 //! The queue machine of one broker set: every queue of the set, its leases, consumers and clock.
 
+mod active;
 mod command;
 mod deliver;
 mod effect;
@@ -23,10 +24,10 @@ mod test;
 mod totals;
 
 pub use command::{
-    Command, ConsumerConfig, Credit, DelayedRetry, Enqueue, Outcome, Overflow, QueueConfig, Source,
-    StreamRules, StreamStart,
+    Command, ConsumerConfig, Credit, DelayedRetry, Enqueue, Outcome, Overdue, Overflow,
+    QueueConfig, Source, StreamRules, StreamStart,
 };
-pub use effect::{DeadLetter, DeathReason, Delivery, Effect, Effects, Reply};
+pub use effect::{DeadLetter, DeathReason, Delivery, Effect, Effects, Reply, TimedOut};
 pub use live::LiveMap;
 pub use machine::{Applied, SetMachine, SnapshotError};
 pub use pages::{MemoryPages, PageError, Pages};

@@ -2,6 +2,8 @@
 //!
 //! Every command ends with `settle_down` of the queues it touched, which keeps the machine's main invariant.
 
+use std::collections::VecDeque;
+
 use super::command::QueueConfig;
 use super::effect::{Effect, Effects, Reply};
 use super::lease::{Consumer, Leases, Timer};
@@ -37,10 +39,8 @@ impl SetMachine {
                 return;
             }
             Command::DeadLettered { queue, id } => {
-                if let Some(queue) = self.queues.get_mut(&queue)
-                    && let Some((position, _)) = queue.outbox.remove(&id)
-                {
-                    self.ground.live.remove(position, 1);
+                if let Some(queue) = self.queues.get_mut(&queue) {
+                    queue.forget_dead(id, &mut self.ground);
                 }
                 return;
             }
@@ -71,7 +71,12 @@ impl SetMachine {
             Command::Retire { queue } => self.retire_part(queue, effects),
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
                 Some(queue) if queue.is_stream() => Reply::Count(0),
-                Some(queue) => Reply::Count(queue.purge(&mut self.ground)),
+                Some(queue) => {
+                    if queue.config.at_least_once {
+                        queue.forget_all_dead(&mut self.ground);
+                    }
+                    Reply::Count(queue.purge(&mut self.ground))
+                }
                 None => Reply::NoQueue,
             },
             Command::Inspect { queue, touch } => self.inspect(queue, touch),
@@ -112,6 +117,13 @@ impl SetMachine {
         if let Credit::Window(window) = &mut consumer.credit {
             *window = window.saturating_add(add);
         }
+        let mut left = add;
+        while left > 0
+            && let Some((first, count)) = consumer.take_sent(left)
+        {
+            left -= count;
+            self.ground.live.remove(first, u64::from(count));
+        }
         let mut touched = Vec::new();
         self.unpark(id, &mut touched);
         for queue in touched {
@@ -144,9 +156,7 @@ impl SetMachine {
             stream: kept,
             ..config
         };
-        if queue.config.single_active && queue.active.is_none() {
-            queue.active = queue.attached.first().copied();
-        }
+        queue.elect(&self.ground);
         queue.touch(&mut self.ground);
         queue.settle_down(&mut self.ground, effects);
         Reply::Done
@@ -210,9 +220,7 @@ impl SetMachine {
                 .live
                 .remove(piece.run.first, u64::from(piece.run.count));
         }
-        for (position, _) in queue.outbox.values() {
-            ground.live.remove(*position, 1);
-        }
+        queue.forget_all_dead(ground);
         let timers = [
             (queue.heads_armed, Timer::Heads(id)),
             (queue.delayed_armed, Timer::Delayed(id)),
@@ -288,14 +296,17 @@ impl SetMachine {
                 attached: false,
                 getter: true,
                 no_ack,
+                until_sent: false,
                 priority: 0,
                 credit: Credit::Prefetch(0),
                 visibility: None,
+                overdue: None,
                 parked: false,
                 limited,
                 next_no: 1,
                 unsettled: 0,
                 leases: Leases::default(),
+                on_way: VecDeque::new(),
                 armed: None,
                 cursor: None,
             });

@@ -127,12 +127,16 @@ pub(super) struct Queue {
     pub delayed: BTreeMap<(Millis, Position), Piece>,
     pub delayed_count: u64,
     pub delayed_bytes: u64,
-    pub outbox: BTreeMap<u64, (Position, DeathReason)>,
+    /// Dead letters that have not gone yet, each with its body bytes.
+    pub outbox: BTreeMap<u64, (Position, DeathReason, u32)>,
+    pub outbox_bytes: u64,
     pub next_dead: u64,
     /// In order of arrival.
     pub attached: Vec<ConsumerId>,
     pub rotation: BTreeMap<Reverse<i32>, VecDeque<ConsumerId>>,
     pub active: Option<ConsumerId>,
+    /// Who is to be the single active consumer, where priority decides.
+    pub heir: Option<ConsumerId>,
     pub exclusive: Option<ConsumerId>,
     /// Whoever may hold leases of this queue.
     pub holders: BTreeSet<ConsumerId>,
@@ -158,10 +162,12 @@ impl Queue {
             delayed_count: 0,
             delayed_bytes: 0,
             outbox: BTreeMap::new(),
+            outbox_bytes: 0,
             next_dead: 1,
             attached: Vec::new(),
             rotation: BTreeMap::new(),
             active: None,
+            heir: None,
             exclusive: None,
             holders: BTreeSet::new(),
             last_used: now,
@@ -312,7 +318,8 @@ impl Queue {
             let position = piece.run.first.plus(slot);
             let id = self.next_dead;
             self.next_dead += 1;
-            self.outbox.insert(id, (position, reason));
+            self.outbox.insert(id, (position, reason, piece.run.size));
+            self.outbox_bytes += u64::from(piece.run.size);
             effects.push(Effect::DeadLetter(DeadLetter {
                 queue: self.id,
                 id,
@@ -320,6 +327,22 @@ impl Queue {
                 reason,
             }));
         }
+    }
+
+    /// The dead letter has gone.
+    pub fn forget_dead(&mut self, id: u64, ground: &mut Ground) {
+        if let Some((position, _, size)) = self.outbox.remove(&id) {
+            self.outbox_bytes -= u64::from(size);
+            ground.live.remove(position, 1);
+        }
+    }
+
+    /// Dead letters that have not gone yet are dropped.
+    pub fn forget_all_dead(&mut self, ground: &mut Ground) {
+        for (position, ..) in std::mem::take(&mut self.outbox).into_values() {
+            ground.live.remove(position, 1);
+        }
+        self.outbox_bytes = 0;
     }
 
     /// Ends a stay with a consumer that did not settle it: visible again, delayed, or dead.
@@ -406,8 +429,12 @@ impl Queue {
 
     /// Messages of `size` bytes a refusing queue still takes.
     pub fn room(&self, size: u32) -> u64 {
-        let length = self.ready + self.delayed_count;
-        let bytes = self.ready_bytes + self.delayed_bytes;
+        let mut length = self.ready + self.delayed_count;
+        let mut bytes = self.ready_bytes + self.delayed_bytes;
+        if self.config.at_least_once {
+            length += self.outbox.len() as u64;
+            bytes += self.outbox_bytes;
+        }
         let count = self
             .config
             .max_length
@@ -476,12 +503,27 @@ impl Queue {
             stream.waiting.remove(&id);
         }
         if self.active == Some(id) {
-            self.active = self.attached.first().copied();
+            self.active = None;
         }
+        self.elect(ground);
         if self.exclusive == Some(id) {
             self.exclusive = None;
         }
         ground.totals.consumers -= 1;
         self.touch(ground);
+    }
+
+    /// Dead letters after the one with this id, in order.
+    pub fn letters_after(&self, id: u64, max: usize) -> Vec<DeadLetter> {
+        let from = id.saturating_add(1);
+        let later = self.outbox.range(from..).take(max);
+        let letter =
+            |(&id, &(position, reason, _)): (&u64, &(Position, DeathReason, u32))| DeadLetter {
+                queue: self.id,
+                id,
+                position,
+                reason,
+            };
+        later.map(letter).collect()
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: whoever goes leaves no lease behind, except a cancelled consumer, which stays until its last one ends.
 //! Not here: deletion of queues (perform.rs).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::Source;
 use super::command::ConsumerConfig;
@@ -51,14 +51,17 @@ impl SetMachine {
             attached: true,
             getter: false,
             no_ack: config.no_ack,
+            until_sent: config.until_sent,
             priority: config.priority,
             credit: config.credit,
             visibility: config.visibility,
+            overdue: config.overdue,
             parked: false,
             limited,
             next_no: 1,
             unsettled: 0,
             leases: Leases::default(),
+            on_way: VecDeque::new(),
             armed: None,
             cursor,
         };
@@ -74,9 +77,7 @@ impl SetMachine {
         if config.exclusive {
             queue.exclusive = Some(id);
         }
-        if queue.active.is_none() {
-            queue.active = Some(id);
-        }
+        queue.elect(&self.ground);
         self.members.insert((config.session, config.channel, id));
         self.opened.insert((source.pipe, config.session));
         effects.push(reply(Reply::Subscribed));

@@ -3,8 +3,8 @@
 //! Freed room on a limited channel is offered to every consumer of that channel in this set: a step costs no more
 //! than the consumers of one channel. Not here: what becomes of a returned message (queue.rs).
 
-use super::command::Outcome;
-use super::effect::{DeathReason, Effects};
+use super::command::{Outcome, Overdue};
+use super::effect::{DeathReason, Effect, Effects, TimedOut};
 use super::lease::{Consumer, Lease, Piece, Timer};
 use super::machine::SetMachine;
 use super::queue::{Ground, Queue};
@@ -94,9 +94,39 @@ impl SetMachine {
                 Timer::Leases(id),
             );
         }
+        let gone = if taken.is_empty() {
+            None
+        } else {
+            self.time_out(id, effects)
+        };
         self.end_leases(id, &taken, effects, |queue, piece, ground, effects| {
             queue.give_back(piece, false, ground, effects);
         });
+        if let Some(gone) = gone {
+            self.delete(gone, effects);
+            effects.push(Effect::QueueGone(gone));
+        }
+    }
+
+    /// A lease of this consumer ended by its deadline: it goes on, or ends before the message is given to it again. The
+    /// queue, if that was the last consumer and it deletes itself.
+    fn time_out(&mut self, id: ConsumerId, effects: &mut Effects) -> Option<QueueId> {
+        let consumer = self.ground.consumers.get(&id)?;
+        let config = &self.queues.get(&consumer.queue)?.config;
+        let close = match consumer.overdue.unwrap_or(config.overdue) {
+            Overdue::Nothing => return None,
+            // There is no consumer to cancel for what basic.get took.
+            Overdue::Cancel if consumer.getter => true,
+            Overdue::Cancel if !consumer.attached => return None,
+            Overdue::Cancel => false,
+            Overdue::Close => true,
+        };
+        effects.push(Effect::TimedOut(TimedOut {
+            consumer: id,
+            close,
+            timeout: consumer.visibility.unwrap_or(config.visibility),
+        }));
+        self.detach(id)
     }
 
     /// Gives each ended lease to `each`, then frees the capacity and serves who waits.
@@ -205,6 +235,9 @@ impl SetMachine {
         };
         if let Some(at) = consumer.armed {
             self.ground.timers.remove(&(at, Timer::Leases(id)));
+        }
+        for (first, count) in consumer.on_way {
+            self.ground.live.remove(first, u64::from(count));
         }
         self.members
             .remove(&(consumer.session, consumer.channel, id));

@@ -13,7 +13,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::command::{Credit, DelayedRetry, Overflow, QueueConfig, StreamRules};
+use super::command::{Credit, DelayedRetry, Overdue, Overflow, QueueConfig, StreamRules};
 use super::effect::DeathReason;
 use super::lease::{Channel, Consumer, Lease, Piece, Timer};
 use super::machine::{Pipe, SetMachine, SnapshotError};
@@ -114,12 +114,15 @@ fields!(QueueConfig {
     max_length_bytes,
     overflow,
     dead_letters,
+    at_least_once,
     max_priority,
     default_priority,
     single_active,
+    active_by_priority,
     delivery_limit,
     count_every_return,
     visibility,
+    overdue,
     auto_delete,
     delayed_retry,
     stream
@@ -291,6 +294,20 @@ impl Stored for Overflow {
     }
 }
 
+impl Stored for Overdue {
+    fn put(&self, out: &mut Out) {
+        out.push(*self as u8);
+    }
+    fn get(from: In<'_, '_>) -> Result<Self, Truncated> {
+        match from.u8()? {
+            0 => Ok(Self::Nothing),
+            1 => Ok(Self::Cancel),
+            2 => Ok(Self::Close),
+            _ => Err(Truncated),
+        }
+    }
+}
+
 impl Stored for DeathReason {
     fn put(&self, out: &mut Out) {
         out.push(match self {
@@ -348,14 +365,17 @@ fields!(Consumer {
     attached,
     getter,
     no_ack,
+    until_sent,
     priority,
     credit,
     visibility,
+    overdue,
     parked,
     limited,
     next_no,
     unsettled,
     leases,
+    on_way,
     armed,
     cursor
 });
@@ -372,10 +392,12 @@ fields!(Queue {
     delayed_count,
     delayed_bytes,
     outbox,
+    outbox_bytes,
     next_dead,
     attached,
     rotation,
     active,
+    heir,
     exclusive,
     holders,
     last_used,

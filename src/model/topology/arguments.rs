@@ -81,6 +81,7 @@ const TABLE: &[Known] = &[
     ("x-consumer-timeout", C | Q, Rule::AtLeast0),
     ("x-consumer-disconnected-timeout", Q, Rule::AtLeast0),
     ("x-visibility-timeout", C | Q, Rule::Visibility),
+    ("x-strict-lease", C | Q, Rule::Bool),
     ("x-parts", C | Q, Rule::Between1(PARTS_MAX)),
     ("x-delayed-retry-type", Q, Rule::Text),
     ("x-delayed-retry-min", Q, Rule::AtLeast1),
@@ -201,7 +202,7 @@ fn check(rule: Rule, value: &AMQPValue, arguments: &FieldTable) -> Result<(), St
     }
 }
 
-fn unacceptable(value: &AMQPValue) -> String {
+pub(super) fn unacceptable(value: &AMQPValue) -> String {
     format!("{{unacceptable_type,{}}}", type_name(value))
 }
 
@@ -274,6 +275,27 @@ pub(super) fn check_equivalent(
         .filter(|(_, kinds, _)| kinds & bit(queue.kind) != 0);
     let keys = first.iter().chain(known.map(|(key, ..)| key));
     for key in keys {
+        let current = lookup(&queue.arguments, key);
+        equivalent_value(key, &queue.title(), lookup(arguments, key), current)?;
+    }
+    Ok(())
+}
+
+/// What a classic declaration of a quorum queue must agree in where checks are relaxed (RabbitMQ:
+/// rabbit_queue_type_util, relaxed checks on redeclaration).
+const SHARED: &[&str] = &[
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-single-active-consumer",
+    "x-message-ttl",
+];
+
+/// Whether a classic declaration asks for a queue like this one of another type.
+pub(super) fn check_like(queue: &QueueRecord, arguments: &FieldTable) -> Result<(), ProtocolError> {
+    for key in SHARED {
         let current = lookup(&queue.arguments, key);
         equivalent_value(key, &queue.title(), lookup(arguments, key), current)?;
     }

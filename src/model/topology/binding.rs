@@ -11,11 +11,13 @@ use super::record::{ExchangeKind, ExchangeName};
 use super::table::put_table;
 use super::{
     BindingKey, Permission, Resource, Target, Topology, Vhost, check_owner, default_refused,
-    no_exchange, no_queue, no_vhost, precondition,
+    no_exchange, no_queue, no_vhost, precondition, refused,
 };
 use crate::amqp::{FieldTable, ProtocolError};
 use crate::model::route::{check_headers_binding, consistent_hash_weight};
 
+/// The pseudo-queue of direct reply-to, and what addresses of its consumers begin with.
+const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// `#` a topic binding key may use.
 const TOPIC_HASHES_MAX: usize = 2;
 
@@ -23,9 +25,13 @@ impl Topology {
     /// Whether the user may bind or unbind these: write where it goes, read where it comes from.
     ///
     /// # Errors
-    /// 403 without a right, or if one of them is the default exchange.
+    /// 403 for the pseudo-queue of direct reply-to, without a right, or if one of them is the default exchange.
     pub fn check_bind(&self, user: &str, bind: &Bind) -> Result<(), ProtocolError> {
         let target = match &bind.destination {
+            Destination::Queue(name) if name.starts_with(REPLY_TO) => {
+                let text = "cannot bind or unbind to a volatile (direct reply-to) queue";
+                return Err(refused(text.to_owned()));
+            }
             Destination::Queue(name) => Resource::Queue(name),
             Destination::Exchange(name) => Resource::Exchange(name),
         };
@@ -35,6 +41,20 @@ impl Topology {
         self.check_permission(user, &bind.vhost, source, Permission::Read)?;
         let key = bind.routing_key.as_bytes();
         self.check_topic(user, &bind.vhost, &bind.source, Permission::Read, [key])
+    }
+
+    /// Whether this very binding is there.
+    #[must_use]
+    pub fn is_bound(&self, bind: &Bind) -> bool {
+        let Some(vhost) = self.vhosts.get(&bind.vhost) else {
+            return false;
+        };
+        let target = self.target_of(vhost, &bind.destination);
+        let state = vhost.exchanges.get(&bind.source);
+        target.zip(state).is_some_and(|(target, state)| {
+            let key = binding_key(target, bind.routing_key.clone(), &bind.arguments);
+            state.bindings.contains_key(&key)
+        })
     }
 
     fn target_of(&self, vhost: &Vhost, destination: &Destination) -> Option<Target> {
@@ -143,6 +163,7 @@ fn check_binding(kind: ExchangeKind, bind: &Bind) -> Result<(), ProtocolError> {
         | ExchangeKind::Fanout
         | ExchangeKind::ModulusHash
         | ExchangeKind::Random
+        | ExchangeKind::RecentHistory
         | ExchangeKind::Delayed => Ok(()),
     }
 }

@@ -116,6 +116,8 @@ pub struct DeclareQueue {
     pub incarnation: u64,
     /// Where the queue is to live, if new; at least one.
     pub sets: Vec<SetId>,
+    /// A quorum queue that is there may be declared as a classic one with the same limits.
+    pub relaxed: bool,
     /// Who asks: must have rights on a new queue's dead-letter exchange. Empty: the broker itself, no checks.
     pub user: String,
 }
@@ -250,12 +252,12 @@ fn get_sets(reader: &mut Reader<'_>) -> Result<Vec<SetId>, CodecError> {
     Ok(sets)
 }
 
-fn get_flags(reader: &mut Reader<'_>) -> Result<[bool; 4], CodecError> {
+fn get_flags<const N: usize>(reader: &mut Reader<'_>) -> Result<[bool; N], CodecError> {
     let bits = reader.u8()?;
-    Ok([bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, bits & 8 != 0])
+    Ok(std::array::from_fn(|at| bits >> at & 1 != 0))
 }
 
-fn put_flags(out: &mut impl BufMut, flags: [bool; 4]) {
+fn put_flags<const N: usize>(out: &mut impl BufMut, flags: [bool; N]) {
     let bits = flags
         .iter()
         .rev()
@@ -332,6 +334,7 @@ impl DeclareQueue {
             self.durable,
             self.exclusive,
             self.auto_delete,
+            self.relaxed,
         ];
         put_flags(out, flags);
         put_table(out, &self.arguments);
@@ -347,10 +350,11 @@ impl DeclareQueue {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let (vhost, name) = (reader.text()?, reader.text()?);
-        let [server_named, durable, exclusive, auto_delete] = get_flags(reader)?;
+        let [server_named, durable, exclusive, auto_delete, relaxed] = get_flags(reader)?;
         Ok(Self {
             vhost,
             name,
+            relaxed,
             server_named,
             durable,
             exclusive,

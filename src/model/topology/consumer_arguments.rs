@@ -2,14 +2,14 @@
 //!
 //! Need: refuse what RabbitMQ refuses, in its words. Not here: what the arguments do.
 
-use super::arguments::{integer_of, invalid, max_age, range, visibility};
+use super::arguments::{integer_of, invalid, max_age, range, unacceptable, visibility};
 use super::precondition;
 use super::record::{QueueKind, QueueRecord};
 use super::table::{Value, integer, lookup, show, text, view};
 use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, ProtocolError};
 use crate::base::Millis;
-use crate::model::set::StreamStart;
+use crate::model::set::{Overdue, StreamStart};
 
 /// Arguments of streams only.
 const OF_STREAMS: [&str; 3] = [
@@ -44,10 +44,10 @@ impl StreamFilter {
 pub struct ConsumerArguments {
     /// `x-priority`, higher first; clamped to 32 bits.
     pub priority: i32,
-    /// `x-visibility-timeout`, ms.
+    /// `x-visibility-timeout` or else `x-consumer-timeout`, ms.
     pub visibility: Option<Millis>,
-    /// `x-consumer-timeout`, ms.
-    pub consumer_timeout: Option<Millis>,
+    /// What it hears of a lease that ends by its deadline, if not what the queue says.
+    pub overdue: Option<Overdue>,
     /// `x-stream-offset`.
     pub start: StreamStart,
     /// `x-stream-filter` and `x-stream-match-unfiltered`.
@@ -90,11 +90,27 @@ impl ConsumerArguments {
                 .map_err(|reason| invalid("x-visibility-timeout", &title, &reason))?;
             parsed.visibility = Some(span);
         }
+        parsed.overdue = parsed.visibility.map(|_| Overdue::Nothing);
         if let Some(value) = lookup(arguments, "x-consumer-timeout") {
             range(value, 0, u64::MAX, "value_too_large")
                 .map_err(|reason| invalid("x-consumer-timeout", &title, &reason))?;
             let span = integer(value).and_then(|span| u64::try_from(span).ok());
-            parsed.consumer_timeout = span.map(Millis);
+            if parsed.visibility.is_none() {
+                parsed.visibility = span.map(Millis);
+                parsed.overdue = Some(Overdue::Cancel);
+            }
+        }
+        let strict = match lookup(arguments, "x-strict-lease") {
+            Some(AMQPValue::Boolean(strict)) => Some(*strict),
+            Some(value) => {
+                return Err(invalid("x-strict-lease", &title, &unacceptable(value)));
+            }
+            None => queue.strict_lease(),
+        };
+        match strict {
+            Some(true) => parsed.overdue = Some(Overdue::Close),
+            Some(false) => parsed.overdue = Some(Overdue::Nothing),
+            None => {}
         }
         Ok(parsed)
     }

@@ -4,7 +4,7 @@
 //! bindings with it, and auto-delete exchanges that lived from them. Not here: counts, and the messages.
 
 use super::arguments::{
-    check_equivalent, check_stream, inequivalent, unsupported_type, validate,
+    check_equivalent, check_like, check_stream, inequivalent, unsupported_type, validate,
 };
 use super::command::{DeclareQueue, Removed, TopologyReply};
 use super::policy::Subject;
@@ -43,7 +43,14 @@ impl Topology {
         }
         let arguments = with_type(&declare.arguments, &type_name);
         if let Some(queue) = self.queue(&declare.vhost, &declare.name) {
-            check_same(queue, &declare, &arguments)?;
+            if declare.relaxed
+                && queue.kind == QueueKind::Quorum
+                && kind == Some(QueueKind::Classic)
+            {
+                check_like(queue, &declare.arguments)?;
+            } else {
+                check_same(queue, &declare, &arguments)?;
+            }
             return Ok(TopologyReply::Queue {
                 record: Box::new(queue.clone()),
                 created: false,

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use super::arguments::{equivalent_value, inequivalent};
 use super::command::{DeclareExchange, Removed, TopologyReply};
 use super::policy::{Policies, Subject};
-use super::record::{Exchange, ExchangeKind, ExchangeName, delayed_kind, exchange_title};
+use super::record::{
+    Exchange, ExchangeKind, ExchangeName, HISTORY_LENGTH, delayed_kind, exchange_title,
+};
 use super::settings::VhostSettings;
-use super::table::{lookup, text};
+use super::table::{integer, lookup, text};
 use super::{
     ExchangeState, Index, Permission, Resource, Target, Topology, Vhost, default_refused, no_vhost,
     precondition, refused,
@@ -111,6 +113,16 @@ fn known_kind(kind: &str) -> Result<ExchangeKind, ProtocolError> {
 fn check_kind(kind: ExchangeKind, arguments: &FieldTable) -> Result<(), ProtocolError> {
     match kind {
         ExchangeKind::ConsistentHash => ConsistentHashOf::of(arguments).map(|_| ()),
+        ExchangeKind::RecentHistory => {
+            let length = lookup(arguments, HISTORY_LENGTH);
+            let bad = length.is_some_and(|length| integer(length).is_none_or(|length| length < 1));
+            match bad {
+                true => Err(precondition(format!(
+                    "Invalid argument, '{HISTORY_LENGTH}' must be a positive integer"
+                ))),
+                false => Ok(()),
+            }
+        }
         ExchangeKind::Delayed => match delayed_kind(arguments) {
             Some(behind) => check_kind(behind, arguments),
             None => Err(precondition(

@@ -47,6 +47,7 @@ pub use members::{Formation, MembersCommand, NodeRecord, NodeState, SetRecord};
 pub use password::{Hashing, hash_password};
 pub use pattern::Pattern;
 pub use policy::{ApplyTo, Effective, Policy, PolicyScope, max_age_s, validate_policy};
+pub(crate) use record::history_queue;
 pub use record::{
     BindingRef, DeadLetterTarget, Exchange, ExchangeKind, ExchangeName, Part, PartState,
     QueueDefaults, QueueKind, QueueRecord,
@@ -194,6 +195,12 @@ impl Topology {
         self.spread.get(&queue).map(Vec::as_slice)
     }
 
+    /// Whether a queue has more than one part: it is spread, or moves.
+    #[must_use]
+    pub fn has_parts(&self, queue: QueueId) -> bool {
+        self.spread.contains_key(&queue) || self.draining.contains(&queue)
+    }
+
     /// Whether the vhost exists.
     #[must_use]
     pub fn has_vhost(&self, vhost: &str) -> bool {
@@ -234,6 +241,13 @@ impl Topology {
     pub fn exchange(&self, vhost: &str, name: &str) -> Option<&Exchange> {
         let state = self.vhosts.get(vhost)?.exchanges.get(name)?;
         Some(&state.exchange)
+    }
+
+    /// Exchanges in all vhosts, those that every vhost has included.
+    #[must_use]
+    pub fn exchange_count(&self) -> u64 {
+        let all = self.vhosts.values();
+        all.map(|vhost| vhost.exchanges.len() as u64).sum()
     }
 
     /// All queues, by id.

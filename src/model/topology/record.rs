@@ -11,7 +11,7 @@ use super::policy::{Effective, least_limit};
 use super::table::{integer, lookup, text};
 use crate::amqp::{AMQPValue, FieldTable};
 use crate::base::{Millis, NodeId, QueueId, SessionId, SetId};
-use crate::model::set::{DelayedRetry, Overflow, QueueConfig, StreamRules};
+use crate::model::set::{DelayedRetry, Overdue, Overflow, QueueConfig, StreamRules};
 
 /// A queue's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,8 @@ pub struct QueueDefaults {
     pub consumer_timeout: Millis,
     /// Delivery limit of quorum queues without `x-delivery-limit`; `None` = unlimited.
     pub quorum_delivery_limit: Option<u32>,
+    /// Every return counts towards it, nack too (RabbitMQ before 4.3).
+    pub count_every_return: bool,
 }
 
 impl Default for QueueDefaults {
@@ -96,6 +98,7 @@ impl Default for QueueDefaults {
         Self {
             consumer_timeout: Millis(1_800_000),
             quorum_delivery_limit: Some(20),
+            count_every_return: false,
         }
     }
 }
@@ -177,6 +180,12 @@ impl QueueRecord {
         self.exclusive.is_some() || self.parts.iter().any(|part| part.set.is_local())
     }
 
+    /// Whether it belongs to an exchange of type x-recent-history, and comes and goes with that.
+    #[must_use]
+    pub fn keeps_history(&self) -> bool {
+        self.name.starts_with(HISTORY_PREFIX)
+    }
+
     /// `queue 'q' in vhost '/'`, as error texts name it.
     #[must_use]
     pub fn title(&self) -> String {
@@ -228,17 +237,6 @@ impl QueueRecord {
     #[must_use]
     pub fn config(&self, defaults: &QueueDefaults) -> QueueConfig {
         let quorum = self.kind == QueueKind::Quorum;
-        let declared = self.word("x-overflow");
-        let policy = self.policy("overflow").and_then(text);
-        let overflow = match if quorum {
-            policy.or(declared)
-        } else {
-            declared.or(policy)
-        } {
-            Some(b"reject-publish") => Overflow::RejectPublish,
-            Some(b"reject-publish-dlx") if !quorum => Overflow::RejectPublishDlx,
-            _ => Overflow::DropHead,
-        };
         let max_priority = if quorum {
             Some(31)
         } else {
@@ -250,15 +248,18 @@ impl QueueRecord {
             expires: self.least("expires").map(Millis),
             max_length: self.least("max-length"),
             max_length_bytes: self.least("max-length-bytes"),
-            overflow,
+            overflow: self.overflow(),
             dead_letters: self.dead_letter.is_some(),
+            at_least_once: self.retains_dead_letters(),
             max_priority,
             default_priority: if quorum { 4 } else { 0 },
             single_active: lookup(&self.arguments, "x-single-active-consumer")
                 == Some(&AMQPValue::Boolean(true)),
+            active_by_priority: quorum,
             delivery_limit: self.delivery_limit(defaults),
-            count_every_return: false,
+            count_every_return: quorum && defaults.count_every_return,
             visibility: self.visibility(defaults),
+            overdue: self.overdue(),
             auto_delete: self.auto_delete,
             delayed_retry: self.delayed_retry(),
             stream: self.stream_rules(),
@@ -302,6 +303,50 @@ impl QueueRecord {
         self.number("x-visibility-timeout")
             .or_else(|| self.least("consumer-timeout"))
             .map_or(defaults.consumer_timeout, Millis)
+    }
+
+    /// What a consumer hears of a lease that ended: RabbitMQ's word where its own timeout was asked for, nothing else.
+    fn overdue(&self) -> Overdue {
+        let own = self.number("x-visibility-timeout").is_some();
+        match self.strict_lease() {
+            Some(true) => Overdue::Close,
+            None if !own && self.least("consumer-timeout").is_some() => Overdue::Cancel,
+            Some(false) | None => Overdue::Nothing,
+        }
+    }
+
+    /// `x-strict-lease`, if it was declared.
+    pub(super) fn strict_lease(&self) -> Option<bool> {
+        match lookup(&self.arguments, "x-strict-lease") {
+            Some(AMQPValue::Boolean(strict)) => Some(*strict),
+            _ => None,
+        }
+    }
+
+    /// Whether dead letters stay until they are safe elsewhere; a queue that drops its head cannot wait for that.
+    #[must_use]
+    pub fn retains_dead_letters(&self) -> bool {
+        if self.kind != QueueKind::Quorum || self.dead_letter.is_none() {
+            return false;
+        }
+        let declared = self.word("x-dead-letter-strategy");
+        let strategy = declared.or_else(|| self.policy("dead-letter-strategy").and_then(text));
+        strategy == Some(b"at-least-once") && self.overflow() == Overflow::RejectPublish
+    }
+
+    fn overflow(&self) -> Overflow {
+        let quorum = self.kind == QueueKind::Quorum;
+        let declared = self.word("x-overflow");
+        let policy = self.policy("overflow").and_then(text);
+        match if quorum {
+            policy.or(declared)
+        } else {
+            declared.or(policy)
+        } {
+            Some(b"reject-publish") => Overflow::RejectPublish,
+            Some(b"reject-publish-dlx") if !quorum => Overflow::RejectPublishDlx,
+            _ => Overflow::DropHead,
+        }
     }
 
     fn delayed_retry(&self) -> Option<DelayedRetry> {
@@ -348,6 +393,8 @@ pub enum ExchangeKind {
     LocalRandom,
     /// `x-delayed-message`: routes as its argument `x-delayed-type` says, and messages wait for their header `x-delay`.
     Delayed,
+    /// `x-recent-history`: fanout, and what is bound to it gets the last messages first.
+    RecentHistory,
 }
 
 impl ExchangeKind {
@@ -364,6 +411,7 @@ impl ExchangeKind {
             Self::Random => "x-random",
             Self::LocalRandom => "x-local-random",
             Self::Delayed => "x-delayed-message",
+            Self::RecentHistory => "x-recent-history",
         }
     }
 
@@ -374,6 +422,7 @@ impl ExchangeKind {
             "x-random" => Some(Self::Random),
             "x-local-random" => Some(Self::LocalRandom),
             "x-delayed-message" => Some(Self::Delayed),
+            "x-recent-history" => Some(Self::RecentHistory),
             "direct" => Some(Self::Direct),
             "fanout" => Some(Self::Fanout),
             "topic" => Some(Self::Topic),
@@ -420,6 +469,20 @@ impl Exchange {
         }
     }
 
+    /// How many messages it keeps for what is bound to it later, and in which queue; only x-recent-history does.
+    #[must_use]
+    pub fn history(&self) -> Option<(String, u64)> {
+        if self.kind != ExchangeKind::RecentHistory {
+            return None;
+        }
+        let length = lookup(&self.arguments, HISTORY_LENGTH).and_then(integer);
+        let length = length.and_then(|length| u64::try_from(length).ok());
+        Some((
+            history_queue(&self.name),
+            length.unwrap_or(HISTORY_LENGTH_DEFAULT),
+        ))
+    }
+
     /// Takes over what the policies say now.
     pub(super) fn set_effective(&mut self, effective: Option<Arc<Effective>>) {
         const KEY: &str = "alternate-exchange";
@@ -431,6 +494,18 @@ impl Exchange {
         self.alternate = word.map(|word| String::from_utf8_lossy(word).into_owned());
         self.effective = effective;
     }
+}
+
+/// The argument of x-recent-history that says how many messages it keeps.
+pub(super) const HISTORY_LENGTH: &str = "x-recent-history-length";
+/// No client may take such a name.
+const HISTORY_PREFIX: &str = "amq.recent-history.";
+/// RabbitMQ's default.
+const HISTORY_LENGTH_DEFAULT: u64 = 20;
+
+/// The queue that keeps an exchange's last messages.
+pub(crate) fn history_queue(exchange: &str) -> String {
+    format!("{HISTORY_PREFIX}{exchange}")
 }
 
 /// What `x-delayed-type` names, if it is a type that can stand behind x-delayed-message.

@@ -48,6 +48,7 @@ pub(super) fn queue(name: &str, arguments: FieldTable) -> DeclareQueue {
     DeclareQueue {
         vhost: "/".into(),
         name: name.into(),
+        relaxed: false,
         server_named: false,
         durable: true,
         exclusive: false,
@@ -156,7 +157,11 @@ fn a_redeclaration_that_differs_is_refused_in_rabbitmqs_words() {
     declare(&mut topology, queue("q", other_width)).unwrap();
     let mut transient = queue("q", ttl(1000));
     transient.durable = false;
-    let quorum = args(&[("x-queue-type", long("quorum"))]);
+    // The type is compared after the arguments that both types have.
+    let quorum = args(&[
+        ("x-message-ttl", AMQPValue::LongInt(1000)),
+        ("x-queue-type", long("quorum")),
+    ]);
     let table = [
         (
             queue("q", none()),

@@ -225,6 +225,20 @@ async fn a_hand_over_nobody_takes_ends_with_a_leader_all_the_same() {
     nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_belongs_to_a_term_is_proposed_in_no_other() {
+    let wires = Wires::default();
+    let nodes = three(&wires).await;
+    let at = leader(&nodes).await;
+    let term = nodes[at].group.metrics().term;
+    let sent = nodes[at].group.propose_in(term, payload(1)).unwrap();
+    assert_eq!(sent.await.unwrap().term, term);
+    for other in [term - 1, term + 1] {
+        let refused = nodes[at].group.propose_in(other, payload(2)).unwrap_err();
+        assert!(matches!(refused, ProposeError::NotLeader { .. }));
+    }
+}
+
 #[test]
 fn timeouts_are_those_the_failover_was_measured_with() {
     let dir = Path::new("/set").to_path_buf();

@@ -3,6 +3,7 @@
 mod alone;
 mod lead;
 mod members;
+mod mend;
 mod restart;
 mod ship;
 mod suite;

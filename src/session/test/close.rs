@@ -54,6 +54,37 @@ fn a_close_does_not_wait_for_ever_and_an_error_meanwhile_is_not_told() {
 }
 
 #[test]
+fn a_hard_error_waits_for_what_other_channels_were_told_before_it() {
+    let mut peer = Peer::with_channel();
+    peer.open_channel(2);
+    peer.send(1, consume("q", "c", false));
+    peer.bytes(&publish(1, "q", "behind it"));
+    peer.send(2, consume("q", "d", false));
+    peer.bytes(&publish(2, "q", "lost"));
+    peer.session.fail_channel(
+        ChannelId(2),
+        ProtocolError::new(ReplyCode::NotImplemented, "x"),
+        (60, 40),
+    );
+    // Nothing more is read, and the channel at fault does nothing more.
+    assert!(!peer.session.wants_input());
+    peer.expect(&["1 Consume"], &[]);
+    peer.answer(1, consuming(7, "c", false));
+    peer.expect(&["1 Publish", "CloseConnection"], &["1 ConsumeOk"]);
+    peer.session.answer(Answer::Done);
+    peer.expect(&[], &["0 Close { reply_code: 540"]);
+
+    let mut peer = Peer::with_channel();
+    peer.send(1, consume("q", "c", false));
+    peer.send(0, open());
+    peer.expect(&["1 Consume"], &[]);
+    peer.session.handle_timeout(Millis(30_000));
+    peer.expect(&["CloseConnection"], &[]);
+    peer.session.answer(Answer::Done);
+    peer.expect(&[], &["0 Close { reply_code: 504"]);
+}
+
+#[test]
 fn our_close_waits_for_close_ok_and_takes_nothing_else() {
     let mut peer = Peer::with_channel();
     peer.session.shutdown("Closed via management plugin");

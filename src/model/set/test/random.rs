@@ -16,6 +16,14 @@ fn pipe() -> PipeId {
     }
 }
 
+fn overdue(dice: u8) -> Overdue {
+    match dice {
+        0 => Overdue::Cancel,
+        1 => Overdue::Close,
+        _ => Overdue::Nothing,
+    }
+}
+
 pub(super) fn config() -> impl Strategy<Value = QueueConfig> {
     let limits = (
         prop::option::of(0..12u64),
@@ -35,6 +43,7 @@ pub(super) fn config() -> impl Strategy<Value = QueueConfig> {
         prop::option::of(0..3u32),
         any::<bool>(),
         any::<bool>(),
+        (0..6u8, any::<bool>(), any::<bool>()),
     );
     let stream = (
         prop::option::of(5..200u64),
@@ -52,12 +61,15 @@ pub(super) fn config() -> impl Strategy<Value = QueueConfig> {
             Overflow::RejectPublishDlx,
         ][usize::from(l.2)],
         dead_letters: l.3,
+        at_least_once: r.5.1,
         max_priority: r.0,
         default_priority: 0,
         single_active: r.1,
+        active_by_priority: r.5.2,
         delivery_limit: r.2,
         count_every_return: r.3,
         visibility: Millis(t.2),
+        overdue: overdue(r.5.0),
         auto_delete: r.4,
         stream: (s.2 == 0).then_some(StreamRules {
             max_age: s.0.map(Millis),
@@ -107,10 +119,12 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
             session: SessionId(session),
             channel,
             no_ack,
+            until_sent: exclusive % 2 == 0,
             exclusive: exclusive == 0,
             priority,
             credit,
             visibility: None,
+            overdue: (exclusive > 8).then(|| overdue(exclusive - 9)),
             start,
         },
     );

@@ -97,11 +97,13 @@ impl Set {
             session: SessionId(id),
             channel: 1,
             no_ack: false,
+            until_sent: false,
             exclusive: false,
             priority: 0,
             credit: Credit::Prefetch(prefetch),
             visibility: None,
             start: StreamStart::Next,
+            overdue: None,
         };
         change(&mut config);
         self.run(Command::Subscribe {
@@ -140,10 +142,10 @@ pub(super) fn plain() -> QueueConfig {
     }
 }
 
-type Handed = (u64, u64, (u64, u32), u32, bool);
+pub(super) type Handed = (u64, u64, (u64, u32), u32, bool);
 
 /// (consumer, first number, entry/slot, count, redelivered) of the deliveries.
-fn delivered(effects: &[Effect]) -> Vec<Handed> {
+pub(super) fn delivered(effects: &[Effect]) -> Vec<Handed> {
     let one = |effect: &Effect| match effect {
         Effect::Deliver(d) => Some((
             d.consumer.0,
@@ -157,7 +159,7 @@ fn delivered(effects: &[Effect]) -> Vec<Handed> {
     effects.iter().filter_map(one).collect()
 }
 
-fn dead(effects: &[Effect]) -> Vec<((u64, u32), DeathReason)> {
+pub(super) fn dead(effects: &[Effect]) -> Vec<((u64, u32), DeathReason)> {
     let one = |effect: &Effect| match effect {
         Effect::DeadLetter(d) => Some(((d.position.index(), d.position.slot()), d.reason)),
         _ => None,

@@ -29,7 +29,7 @@ struct TwinQueue {
     /// In the order of delivery inside a level: what came back by position, then what was never out.
     ready: Vec<Message>,
     delayed: Vec<(u64, Message)>,
-    dead: Vec<(Position, DeathReason)>,
+    dead: Vec<(Message, DeathReason)>,
     attached: Vec<ConsumerId>,
     ring: BTreeMap<Reverse<i32>, VecDeque<ConsumerId>>,
     active: Option<ConsumerId>,
@@ -66,6 +66,7 @@ struct Seen {
     replies: Vec<(Source, Reply)>,
     refused: Vec<Source>,
     cancelled: BTreeSet<ConsumerId>,
+    timed_out: Vec<TimedOut>,
     dead: Vec<(QueueId, Position, u8)>,
     gone: BTreeSet<QueueId>,
 }
@@ -91,6 +92,7 @@ impl Seen {
                 Effect::Refused(source) => seen.refused.push(source),
                 Effect::Reply(source, reply) => seen.replies.push((source, reply)),
                 Effect::Cancelled(id) => drop(seen.cancelled.insert(id)),
+                Effect::TimedOut(late) => seen.timed_out.push(late),
                 Effect::DeadLetter(d) => seen.dead.push((d.queue, d.position, d.reason as u8)),
                 Effect::QueueGone(id) => drop(seen.gone.insert(id)),
             }
@@ -132,9 +134,14 @@ impl Twin {
             match kind {
                 0 => {
                     let due = |l: &TwinLease| l.consumer.0 == id && l.deadline <= at;
+                    let gone = self.time_out(ConsumerId(id));
                     self.end(ConsumerId(id), due, |twin, lease| {
                         twin.give_back(lease, false)
                     });
+                    if let Some(gone) = gone {
+                        self.delete(gone);
+                        self.seen.gone.insert(gone);
+                    }
                 }
                 1 => {
                     let Some(q) = self.queues.get_mut(&queue) else {
@@ -174,6 +181,25 @@ impl Twin {
         }
     }
 
+    /// A consumer was too slow: it may be detached for that.
+    fn time_out(&mut self, id: ConsumerId) -> Option<QueueId> {
+        let consumer = self.consumers.get(&id)?;
+        let config = &self.queues.get(&consumer.queue)?.config;
+        let close = match consumer.config.overdue.unwrap_or(config.overdue) {
+            Overdue::Close => true,
+            Overdue::Cancel if consumer.getter => true,
+            Overdue::Cancel if consumer.attached => false,
+            Overdue::Cancel | Overdue::Nothing => return None,
+        };
+        let timeout = consumer.config.visibility.unwrap_or(config.visibility);
+        self.seen.timed_out.push(TimedOut {
+            consumer: id,
+            close,
+            timeout,
+        });
+        self.detach(id)
+    }
+
     /// The earliest thing that happens by itself.
     fn next_event(&self) -> Option<(u64, u8, u64)> {
         let mut events: Vec<_> = self
@@ -208,8 +234,8 @@ impl Twin {
     fn retire(&mut self, queue: QueueId, message: Message, reason: DeathReason) {
         let q = self.queues.get_mut(&queue).unwrap();
         if q.config.dead_letters && !q.is_stream() {
-            q.dead.push((message.position, reason));
             self.seen.dead.push((queue, message.position, reason as u8));
+            q.dead.push((message, reason));
         }
     }
 
@@ -287,9 +313,9 @@ impl Twin {
     /// Whose turn it is: the first of the highest priority that can take one; who cannot leaves the ring.
     fn pick(&mut self, queue: QueueId) -> Option<ConsumerId> {
         if self.queues[&queue].config.single_active {
-            return self.queues[&queue]
-                .active
-                .filter(|id| self.capacity(*id) > 0);
+            let first = self.first_in_line(queue);
+            let active = self.queues[&queue].active;
+            return active.filter(|id| Some(*id) == first && self.capacity(*id) > 0);
         }
         let priorities: Vec<_> = self.queues[&queue].ring.keys().copied().collect();
         for priority in priorities {
@@ -307,6 +333,34 @@ impl Twin {
             }
         }
         None
+    }
+
+    /// Who should be the single active consumer: the active one, unless one of a higher priority is there and counts.
+    fn first_in_line(&self, queue: QueueId) -> Option<ConsumerId> {
+        let q = &self.queues[&queue];
+        if !q.config.active_by_priority {
+            return q.active.or(q.attached.first().copied());
+        }
+        let priority = |id: &ConsumerId| self.consumers[id].config.priority;
+        let most = q.attached.iter().map(priority).max()?;
+        let is_first = |id: &&ConsumerId| priority(id) == most;
+        let active = q.active.iter().find(is_first);
+        active.or(q.attached.iter().find(is_first)).copied()
+    }
+
+    /// Names a new active consumer if there is none, or if the one that is has nothing in hand and is not the first.
+    fn elect(&mut self, queue: QueueId) {
+        let first = self.first_in_line(queue);
+        let q = &self.queues[&queue];
+        let single = q.config.single_active;
+        let idle = q.active.is_none_or(|id| single && self.held(id) == 0);
+        let next = match q.active {
+            None if single => first,
+            None => q.attached.first().copied(),
+            Some(_) if idle => first,
+            active => active,
+        };
+        self.queues.get_mut(&queue).unwrap().active = next;
     }
 
     /// A consumer that may have room again goes to the back of the ring it had left.
@@ -351,6 +405,7 @@ impl Twin {
         if !self.queues.contains_key(&queue) {
             return;
         }
+        self.elect(queue);
         if self.queues[&queue].is_stream() {
             return self.serve_stream(queue);
         }
@@ -518,7 +573,7 @@ impl Twin {
                 since: 0,
             };
             let refuses = q.config.overflow != Overflow::DropHead && !q.is_stream();
-            if refuses && q.over(1, u64::from(run.size)) {
+            if refuses && q.refuses(run.size) {
                 let dlx = q.config.overflow == Overflow::RejectPublishDlx;
                 self.seen.refused.push(Source {
                     seq: source.seq + u64::from(slot),
@@ -583,11 +638,15 @@ impl Twin {
             .values_mut()
             .for_each(|ring| ring.retain(|other| *other != id));
         if q.active == Some(id) {
-            q.active = q.attached.first().copied();
+            q.active = None;
         }
         q.exclusive = q.exclusive.filter(|other| *other != id);
         q.last_used = self.now;
-        (q.config.auto_delete && q.attached.is_empty()).then_some(queue)
+        let last = q.config.auto_delete && q.attached.is_empty();
+        if self.queues[&queue].active.is_none() {
+            self.elect(queue);
+        }
+        last.then_some(queue)
     }
 
     fn close_all(&mut self, which: impl Fn(&PipeId) -> bool, tell: bool) {
@@ -655,7 +714,6 @@ impl Twin {
             .or_default()
             .push_back(id);
         q.exclusive = config.exclusive.then_some(id);
-        q.active = q.active.or(Some(id));
         self.opened.insert((source.pipe, config.session));
         let cursor = q.is_stream().then(|| q.seek(config.start, self.now));
         let consumer = TwinConsumer {
@@ -667,6 +725,7 @@ impl Twin {
             cursor,
         };
         self.consumers.insert(id, consumer);
+        self.elect(queue);
         self.serve(queue);
         Reply::Subscribed
     }
@@ -690,11 +749,13 @@ impl Twin {
             session,
             channel,
             no_ack,
+            until_sent: false,
             exclusive: false,
             priority: 0,
             credit: Credit::Prefetch(0),
             visibility: None,
             start: StreamStart::Next,
+            overdue: None,
         };
         let fresh = TwinConsumer {
             queue,
@@ -806,7 +867,12 @@ impl Twin {
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
                 None => Reply::NoQueue,
                 Some(q) if q.is_stream() => Reply::Count(0),
-                Some(q) => Reply::Count(q.ready.drain(..).count() as u64),
+                Some(q) => {
+                    if q.config.at_least_once {
+                        q.dead.clear();
+                    }
+                    Reply::Count(q.ready.drain(..).count() as u64)
+                }
             },
             Command::Inspect { queue, touch } => {
                 let unsettled = self.leases.iter().filter(|l| l.queue == queue).count() as u64;
@@ -982,6 +1048,13 @@ impl TwinQueue {
         self.ready.insert(at, message);
     }
 
+    /// Whether one more message is too many, dead letters that are retained counted in.
+    fn refuses(&self, size: u32) -> bool {
+        let dead = self.dead.iter().filter(|_| self.config.at_least_once);
+        let bytes: u64 = dead.clone().map(|(m, _)| u64::from(m.size)).sum();
+        self.over(1 + dead.count() as u64, bytes + u64::from(size))
+    }
+
     /// Whether `count` more messages of `bytes` in all are too many.
     fn over(&self, count: u64, bytes: u64) -> bool {
         let all = || self.ready.iter().chain(self.delayed.iter().map(|(_, m)| m));
@@ -1037,7 +1110,9 @@ impl Pair {
             if let Some(letter) = pending.iter().find(|d| (d.queue, d.id) == (*queue, *id))
                 && let Some(q) = self.twin.queues.get_mut(queue)
             {
-                let same = |d: &(Position, DeathReason)| *d == (letter.position, letter.reason);
+                let same = |d: &(Message, DeathReason)| {
+                    (d.0.position, d.1) == (letter.position, letter.reason)
+                };
                 let at = q.dead.iter().position(same).unwrap();
                 q.dead.remove(at);
             }

@@ -11,9 +11,17 @@ import com.rabbitmq.client.Recoverable;
 import com.rabbitmq.client.RecoveryListener;
 import com.rabbitmq.client.ShutdownSignalException;
 import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.KeyStore;
+import java.security.cert.CertificateFactory;
 import java.util.ArrayList;
 import java.util.Map;
 import java.util.concurrent.LinkedBlockingQueue;
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.SSLException;
+import javax.net.ssl.TrustManagerFactory;
+import org.junit.jupiter.api.Assumptions;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
@@ -40,6 +48,37 @@ class ConnectionTest extends Stage {
         factory.setPassword("wrong");
         var refusal = assertThrows(AuthenticationFailureException.class, factory::newConnection);
         assertTrue(refusal.getMessage().contains("ACCESS_REFUSED"), refusal.getMessage());
+    }
+
+    @Test
+    void messagesGoBothWaysUnderTls() throws Exception {
+        String folder = System.getenv("BROKER_CERTIFICATES");
+        Assumptions.assumeTrue(folder != null && !folder.isEmpty(), "certificates are made for a broker of ours");
+        var store = KeyStore.getInstance(KeyStore.getDefaultType());
+        store.load(null, null);
+        try (var pem = Files.newInputStream(Path.of(folder, "ca.pem"))) {
+            store.setCertificateEntry("ca", CertificateFactory.getInstance("X.509").generateCertificate(pem));
+        }
+        var trust = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+        trust.init(store);
+        var context = SSLContext.getInstance("TLSv1.3");
+        context.init(null, trust.getTrustManagers(), null);
+        var factory = factory();
+        factory.setHost("127.0.0.1");
+        factory.setPort(Integer.parseInt(System.getenv("BROKER_TLS_PORT")));
+        factory.useSslProtocol(context);
+        factory.enableHostnameVerification();
+        try (var secure = factory.newConnection()) {
+            var body = new byte[1 << 20];
+            String queue = declared(null);
+            var own = secure.createChannel();
+            own.confirmSelect();
+            own.basicPublish("", queue, null, body);
+            own.waitForConfirmsOrDie(20_000);
+            assertEquals(body.length, take(consumed(own, queue, true)).getBody().length);
+        }
+        factory.useSslProtocol(SSLContext.getDefault());
+        assertThrows(SSLException.class, factory::newConnection);
     }
 
     @Test

@@ -1,0 +1,57 @@
+//! What there may be of channels, queues and exchanges, and how queues are compared and their returns counted.
+
+use super::super::value;
+use super::{Key, set};
+
+pub(super) static KEYS: &[Key] = &[
+    set(
+        "channel_max_per_node",
+        "count, or infinity",
+        "infinity",
+        "channels of the node",
+        |d, _, v| {
+            d.config.objects.channels_per_node = value::limit(v)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "cluster_queue_limit",
+        "count, or infinity",
+        "infinity",
+        "queues of the cluster",
+        |d, _, v| {
+            d.config.objects.queues = value::limit(v)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "cluster_exchange_limit",
+        "count, or infinity",
+        "infinity",
+        "exchanges of the cluster, those that every vhost has included",
+        |d, _, v| {
+            d.config.objects.exchanges = value::limit(v)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "quorum_queue.property_equivalence.relaxed_checks_on_redeclaration",
+        "switch",
+        "false",
+        "whether a quorum queue that is there may be declared as a classic one with the same limits",
+        |d, _, v| {
+            d.config.objects.relaxed_redeclaration = value::switch(v)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "leveret.count_every_return",
+        "switch",
+        "false",
+        "whether every return of a message counts towards its delivery limit, as before RabbitMQ 4.3",
+        |d, _, v| {
+            d.config.objects.count_every_return = value::switch(v)?;
+            Ok(None)
+        },
+    ),
+];

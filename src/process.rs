@@ -1,0 +1,348 @@
+//! The process that serves: start, signals, and what its operator tells it over the control socket.
+//!
+//! | told | does |
+//! | --- | --- |
+//! | SIGTERM, SIGINT, `stop` | ends |
+//! | SIGHUP | reads the configuration again and takes over what can change |
+//! | `stop_app` | stops serving and waits to be told more; the control socket stays |
+//! | `start_app` | serves again, with what it was told meanwhile |
+//! | `reset` | forgets its data, if no other node counts on it |
+//! | `join` | joins another node's cluster at the next start |
+//! | `log_level` | logs from another level on |
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use leveret::cluster::Leaving;
+use leveret::config::{Loaded, value};
+use leveret::http::control::{Control, Phase, Verb, Wish};
+use leveret::node::{Running, Settings};
+use leveret::systemd::Systemd;
+use leveret::{identity, telemetry};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::cli::Options;
+use super::fail;
+
+/// How often systemd hears that a start goes on.
+const START_SIGN: Duration = Duration::from_secs(10);
+/// What is being answered gets this long when the process ends.
+const CONTROL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the process is asked from outside.
+struct Ears {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    wishes: mpsc::Receiver<Wish>,
+}
+
+/// What it is to do.
+enum Told {
+    End,
+    Reload,
+    Wish(Wish),
+}
+
+impl Ears {
+    fn new(wishes: mpsc::Receiver<Wish>) -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            wishes,
+        })
+    }
+
+    async fn hear(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.hangup.recv() => Told::Reload,
+            wish = self.wishes.recv() => wish.map_or(Told::End, Told::Wish),
+        }
+    }
+}
+
+/// Whoever wished may have given up.
+fn tell(wish: Wish, result: Result<(), String>) {
+    drop(wish.told.send(result));
+}
+
+/// How serving ended.
+enum Ended {
+    Process(ExitCode),
+    /// The operator stopped it and may start it again.
+    App,
+    /// It starts again, as a member of another cluster.
+    Joins,
+}
+
+/// The process, between its start and its end.
+struct Process<'a> {
+    options: &'a Options,
+    loaded: Loaded,
+    /// What the next start begins with.
+    settings: Settings,
+    control: Control,
+    ears: Ears,
+    systemd: Systemd,
+    /// No other node counted on this one when it last served.
+    alone: bool,
+}
+
+/// Runs the node until its end.
+pub async fn serve(options: &Options, loaded: Loaded) -> ExitCode {
+    for file in &loaded.files {
+        tracing::info!(file = %file.display(), "configuration read");
+    }
+    for note in &loaded.notes {
+        tracing::info!(key = %note.key, at = %note.place, "{}", note.why);
+    }
+    let (control, wishes) = Control::new(leveret::about(&loaded));
+    let ears = match Ears::new(wishes) {
+        Ok(ears) => ears,
+        Err(error) => return fail(&error),
+    };
+    let mut process = Process {
+        options,
+        settings: Settings::from(&loaded.config),
+        loaded,
+        control,
+        ears,
+        systemd: Systemd::new(&|name| std::env::var(name).ok(), std::process::id()),
+        alone: false,
+    };
+    let code = process.run().await;
+    process.control.stop(CONTROL_LIMIT).await;
+    code
+}
+
+impl Process<'_> {
+    async fn run(&mut self) -> ExitCode {
+        let mut starter = None;
+        loop {
+            match self.serve_once(starter.take()).await {
+                Ended::Process(code) => return code,
+                Ended::Joins => continue,
+                Ended::App => {}
+            }
+            starter = self.stopped().await;
+            if starter.is_none() {
+                return ExitCode::SUCCESS;
+            }
+        }
+    }
+
+    /// Serves until told otherwise. `starter` is whoever asked for the start.
+    async fn serve_once(&mut self, starter: Option<Wish>) -> Ended {
+        self.control.enter(Phase::Booting);
+        let started = match self.start().await {
+            Ok(started) => started,
+            Err(code) => return Ended::Process(code),
+        };
+        let running = match started {
+            Ok(running) => running,
+            Err(error) => {
+                tracing::error!(%error, "the node cannot start");
+                if let Some(starter) = starter {
+                    tell(starter, Err(error.to_string()));
+                }
+                return Ended::Process(fail(&error));
+            }
+        };
+        tracing::info!("Server startup complete");
+        self.systemd.ready();
+        if let Some(starter) = starter {
+            tell(starter, Ok(()));
+        }
+        let (leaving, wish) = self.serving(&running).await;
+        let app = wish.as_ref().is_some_and(|wish| wish.verb == Verb::StopApp);
+        match leaving {
+            None => tracing::info!("the node is asked to stop"),
+            Some(Leaving::Joins) => tracing::info!("the node leaves its cluster to join another"),
+            Some(Leaving::Removed) => tracing::error!("the node can serve no longer as a member"),
+        }
+        if !app && leaving != Some(Leaving::Joins) {
+            self.systemd.stopping();
+        }
+        let phase = if app { Phase::Stopped } else { Phase::Stopping };
+        self.control.enter(phase);
+        self.alone = running.is_alone();
+        running.stop().await;
+        tracing::info!("successfully stopped");
+        if let Some(wish) = wish {
+            tell(wish, Ok(()));
+        }
+        match leaving {
+            Some(Leaving::Joins) => Ended::Joins,
+            Some(Leaving::Removed) => Ended::Process(ExitCode::FAILURE),
+            None if app => Ended::App,
+            None => Ended::Process(ExitCode::SUCCESS),
+        }
+    }
+
+    /// Starts the node, unless the process is to end before that is done.
+    async fn start(&mut self) -> Result<Result<Running, leveret::node::NodeError>, ExitCode> {
+        // A node may wait for its peers for long.
+        let starting = Running::start(self.settings.clone(), self.control.clone());
+        let mut starting = std::pin::pin!(starting);
+        loop {
+            self.systemd.starting();
+            let told = tokio::select! {
+                started = &mut starting => return Ok(started),
+                told = self.ears.hear() => told,
+                () = tokio::time::sleep(START_SIGN) => continue,
+            };
+            // Whatever had begun is as after a crash: nothing was acknowledged that is not on disk.
+            match told {
+                Told::End => {
+                    tracing::info!("asked to stop before the start was complete");
+                    return Err(ExitCode::SUCCESS);
+                }
+                Told::Reload => tracing::warn!("the node starts; its configuration is as it was"),
+                Told::Wish(wish) if wish.verb == Verb::Stop => {
+                    tell(wish, Ok(()));
+                    return Err(ExitCode::SUCCESS);
+                }
+                Told::Wish(wish) => self.other(wish, "the node is starting"),
+            }
+        }
+    }
+
+    /// Waits for the end of serving: whether and why the node leaves its cluster, and who wished for the end.
+    async fn serving(&mut self, running: &Running) -> (Option<Leaving>, Option<Wish>) {
+        loop {
+            let told = tokio::select! {
+                told = self.ears.hear() => told,
+                leaving = running.leaving() => return (Some(leaving), None),
+                () = life_sign(&self.systemd, Some(running)) => {
+                    self.systemd.alive();
+                    continue;
+                }
+            };
+            match told {
+                Told::End => return (None, None),
+                Told::Reload => {
+                    self.systemd.reloading();
+                    self.reload(running);
+                    self.systemd.ready();
+                }
+                Told::Wish(wish) => match wish.verb {
+                    Verb::Stop | Verb::StopApp => return (None, Some(wish)),
+                    Verb::StartApp => tell(wish, Ok(())),
+                    _ => self.other(
+                        wish,
+                        "this needs a node that does not serve: stop it with 'rabbitmqctl stop_app'",
+                    ),
+                },
+            }
+        }
+    }
+
+    /// A wish that is the same in every phase, or is refused.
+    fn other(&mut self, wish: Wish, why: &str) {
+        let result = match &wish.verb {
+            Verb::LogLevel(level) => self.log_level(level),
+            _ => Err(why.to_owned()),
+        };
+        tell(wish, result);
+    }
+
+    fn log_level(&mut self, level: &str) -> Result<(), String> {
+        self.loaded.config.log_level = value::level(level)?;
+        telemetry::relevel(&self.loaded.config).map_err(|error| error.to_string())
+    }
+
+    /// Waits to be told to serve again, and by whom; `None`: to end.
+    async fn stopped(&mut self) -> Option<Wish> {
+        self.control.enter(Phase::Stopped);
+        loop {
+            let told = tokio::select! {
+                told = self.ears.hear() => told,
+                () = life_sign(&self.systemd, None) => {
+                    self.systemd.alive();
+                    continue;
+                }
+            };
+            let wish = match told {
+                Told::End => return None,
+                Told::Reload => {
+                    tracing::warn!("the node does not serve; its configuration is as it was");
+                    continue;
+                }
+                Told::Wish(wish) => wish,
+            };
+            match &wish.verb {
+                Verb::StartApp => return Some(wish),
+                Verb::Stop => {
+                    tell(wish, Ok(()));
+                    return None;
+                }
+                Verb::StopApp => tell(wish, Ok(())),
+                Verb::Reset => {
+                    let result = self.reset();
+                    tell(wish, result);
+                }
+                Verb::Join(node) => {
+                    let result = self.settings.cluster.join_node(node);
+                    tell(wish, result);
+                }
+                Verb::LogLevel(_) => self.other(wish, ""),
+            }
+        }
+    }
+
+    fn reset(&self) -> Result<(), String> {
+        if !self.alone {
+            return Err(
+                "other nodes count on this one: let one of them take it out first with \
+                 'rabbitmqctl forget_cluster_node', while it serves"
+                    .to_owned(),
+            );
+        }
+        identity::forget(&self.settings.data_dir).map_err(|error| error.to_string())?;
+        tracing::warn!("the node's data is gone: it was told to reset");
+        Ok(())
+    }
+
+    /// Reads the configuration again and takes over what can change.
+    fn reload(&mut self, running: &Running) {
+        let new = match self.options.load() {
+            Ok(new) => new,
+            Err(problems) => {
+                for problem in &problems.0 {
+                    tracing::error!("{problem}");
+                }
+                tracing::error!("the configuration stays as it was");
+                return;
+            }
+        };
+        if let Err(error) = telemetry::relevel(&new.config) {
+            tracing::error!(%error, "log levels stay as they were");
+        }
+        self.settings = Settings::from(&new.config);
+        running.reload(&self.settings);
+        for (key, live) in self.loaded.assigned.changes(&new.assigned) {
+            match live {
+                true => tracing::info!(key, "changed"),
+                false => tracing::warn!(key, "changed in the configuration: it needs a restart"),
+            }
+        }
+        self.loaded = new;
+        tracing::info!("the configuration was read again");
+    }
+}
+
+/// Completes when a sign of life is due and the node, if one is to serve, is alive; never for a node that is not, or that
+/// nobody watches.
+async fn life_sign(systemd: &Systemd, running: Option<&Running>) {
+    let Some(every) = systemd.watchdog() else {
+        return std::future::pending().await;
+    };
+    tokio::time::sleep(every).await;
+    if let Some(running) = running {
+        running.answers().await;
+    }
+}
