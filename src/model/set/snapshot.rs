@@ -27,7 +27,7 @@ use crate::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, Session
 
 const MAGIC: &[u8; 4] = b"LVQM";
 /// The version written.
-pub(super) const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 4;
 
 type Out = Vec<u8>;
 type In<'a, 'b> = &'a mut Reader<'b>;
