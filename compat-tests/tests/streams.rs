@@ -165,7 +165,8 @@ async fn a_deep_stream_stays_small_in_memory_and_is_found_anywhere_after_a_kill(
     let mut window = Vec::new();
     for n in 0..count {
         let options = BasicPublishOptions::default();
-        let sent = channel.basic_publish("".into(), "deep".into(), options, &body(n), persistent());
+        let body = body(n);
+        let sent = channel.basic_publish("".into(), "deep".into(), options, &body, persistent());
         window.push(sent.await.unwrap());
         if window.len() == 5000 || n + 1 == count {
             for confirm in window.drain(..) {
