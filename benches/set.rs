@@ -7,7 +7,7 @@ use leveret::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, Sessi
 use leveret::model::Meta;
 use leveret::model::set::{
     Command, ConsumerConfig, Credit, Effects, Enqueue, MemoryPages, Outcome, QueueConfig,
-    SetMachine, Source,
+    SetMachine, Source, StreamStart,
 };
 
 struct Load {
@@ -40,6 +40,7 @@ impl Load {
             priority: 0,
             credit: Credit::Prefetch(1024),
             visibility: None,
+            start: StreamStart::Next,
             overdue: None,
         };
         let queue = QueueId(1);

@@ -17,6 +17,8 @@ pub const BODY_SIZE_CEILING_BYTES: u64 = 536_870_912;
 pub const MESSAGE_SIZE_MAX_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 /// Nesting of AMQP tables and arrays; deeper is a decode error.
 pub const TABLE_DEPTH_MAX: usize = 32;
+/// Pages of streams a set keeps decoded for their readers, about 128 KiB each; past it the one read longest ago goes.
+pub const STREAM_PAGES_HOT_MAX: usize = 32;
 /// Deadlines one apply may fire; the leader proposes further ticks for the rest.
 pub const DEADLINES_PER_APPLY_MAX: usize = 512;
 /// Messages delivered ahead of the socket to a consumer without a prefetch of its own.

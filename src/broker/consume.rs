@@ -1,11 +1,14 @@
 //! A consumer as its connection sees it: where it is attached, what it still holds, and the window it lives by.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ChannelId, ConsumerId, QueueId, SetId};
 use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome, TimedOut};
+use crate::model::topology::StreamFilter;
 use crate::session::{SettleOutcome, Settlement};
 
 use super::connection::Connection;
@@ -47,6 +50,10 @@ pub(super) struct Consumer {
     pub no_ack: bool,
     /// Deliveries carry x-delivery-count and x-acquired-count (quorum queues).
     pub counts: bool,
+    /// Its queue is a stream.
+    pub stream: bool,
+    /// Which messages of a stream it wants.
+    pub filter: Option<Arc<StreamFilter>>,
     /// Lives by a window renewed as messages are sent, not by a prefetch.
     pub window: bool,
     /// Sent since the window was last renewed, messages and bytes.
@@ -65,9 +72,10 @@ pub(super) struct Consumer {
 
 impl Consumer {
     pub(super) fn queue_type(&self) -> QueueType {
-        match self.counts {
-            true => QueueType::Quorum,
-            false => QueueType::Classic,
+        match (self.stream, self.counts) {
+            (true, _) => QueueType::Stream,
+            (false, true) => QueueType::Quorum,
+            (false, false) => QueueType::Classic,
         }
     }
 }

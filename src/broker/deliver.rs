@@ -17,6 +17,7 @@ use super::connection::{Connection, Loading, Posted, Work};
 use super::consume::Kind;
 use super::replies::DirectReply;
 use super::stats::QueueType;
+use super::stream::{wanted, with_offset};
 
 impl Connection {
     /// Works off the line as far as it goes.
@@ -122,16 +123,23 @@ impl Connection {
         }
         let (channel, no_ack, counts) = (entry.channel, entry.no_ack, entry.counts);
         let kind = entry.queue_type();
-        let main = entry.main;
+        let (main, filter) = (entry.main, entry.filter.clone());
+        let mut unwanted = 0;
         let known = body.cloned();
         let Some(payload) = known.or_else(|| self.payload(set, delivery.first)) else {
             return Some(delivery);
         };
         while delivery.count > 0 {
             if !self.output_low() {
+                self.skip(&delivery, unwanted);
                 return Some(delivery);
             }
-            if let Some(message) = self.message(set, &payload, delivery.first) {
+            let message = self.message(set, &payload, delivery.first);
+            let lost = message.is_none() && delivery.offset.is_some();
+            let message = message
+                .filter(|message| filter.as_ref().is_none_or(|filter| wanted(filter, message)));
+            if let Some(message) = message {
+                self.skip(&delivery, std::mem::take(&mut unwanted));
                 let properties = with_counts(&message, counts, &delivery);
                 let sent = self.session.deliver(
                     channel,
@@ -155,13 +163,19 @@ impl Connection {
                 self.tally
                     .delivered(channel, kind, no_ack, delivery.redelivered);
                 self.sent(delivery.consumer, message.body.len());
+            } else if lost || filter.is_some() {
+                unwanted += 1;
             }
             delivery.count -= 1;
             delivery.first_no += 1;
             if delivery.count > 0 {
                 delivery.first = delivery.first.plus(1);
             }
+            if let Some(offset) = &mut delivery.offset {
+                *offset += 1;
+            }
         }
+        self.skip(&delivery, unwanted);
         None
     }
 
@@ -197,7 +211,11 @@ impl Connection {
                 // The lease runs: the messages come again when it ends, here or where the bytes are whole.
                 tracing::error!(%set, position = ?delivery.first, %error, "messages cannot be read");
                 self.node.stats.unreadable.inc_by(u64::from(delivery.count));
+                let of_stream = delivery.offset.is_some().then_some(*delivery);
                 self.work.pop_front();
+                if let Some(delivery) = of_stream {
+                    self.hand_back(set, &delivery);
+                }
             }
             // Whoever waited for it is gone.
             (Err(_), _) => {}
@@ -237,8 +255,11 @@ impl Connection {
     }
 }
 
-/// The properties, with the counts a quorum queue's consumer sees on a message that came back.
+/// The properties, with the counts a quorum queue's consumer sees on a message that came back, or a stream's offset.
 pub(super) fn with_counts(message: &Message, counts: bool, delivery: &Delivery) -> Bytes {
+    if let Some(offset) = delivery.offset {
+        return with_offset(message, offset);
+    }
     if !counts || delivery.acquired == 0 {
         return message.properties.clone();
     }

@@ -25,6 +25,7 @@ use super::meters::{Count, Counts};
 use super::node::Node;
 use super::queues::Asker;
 use super::routes::{Route, Routed, Routes, with_parts};
+use super::stream::no_stream;
 
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
@@ -399,6 +400,7 @@ impl Direct {
         bytes_max: usize,
     ) -> Result<Vec<Got>, ProtocolError> {
         let record = self.0.find(queue, Permission::Read)?;
+        no_stream(&record, "basic.get")?;
         let mut held = Held::new();
         let mut messages = Vec::new();
         let mailbox: Arc<Mailbox> = Arc::default();

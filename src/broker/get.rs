@@ -14,10 +14,16 @@ use super::deliver::with_counts;
 use super::queues::{Asker, count, no_queue, soft};
 use super::requests::{answer, stopping};
 use super::stats::QueueType;
+use super::stream::no_stream;
 
 impl Connection {
     pub(super) fn get(&mut self, channel: ChannelId, queue: &str, no_ack: bool) {
-        let record = match self.asker().find(queue, Permission::Read) {
+        let found = self.asker().find(queue, Permission::Read);
+        let found = found.and_then(|record| {
+            no_stream(&record, "basic.get")?;
+            Ok(record)
+        });
+        let record = match found {
             Ok(record) => record,
             Err(error) => {
                 return self

@@ -38,6 +38,7 @@ mod requests;
 mod retained;
 mod routes;
 mod stats;
+mod stream;
 mod tally;
 pub mod tls;
 mod wire;

@@ -20,6 +20,7 @@ use super::node::{Node, random_name};
 use super::parts::share;
 use super::replies::Replies;
 use super::requests::stopping;
+use super::stream::{check_consume, no_stream};
 
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
@@ -221,6 +222,9 @@ impl Asker {
                 consumers = attached.max(consumers);
             }
         }
+        if record.kind == QueueKind::Stream {
+            consumers = 0;
+        }
         let messages = count(messages);
         Ok(ChannelAnswer::QueueDeclared {
             queue: record.name.clone(),
@@ -232,6 +236,7 @@ impl Asker {
     /// queue.purge.
     pub async fn purge(&self, queue: &str) -> Result<ChannelAnswer, ProtocolError> {
         let record = self.find(queue, Permission::Read)?;
+        no_stream(&record, "queue.purge")?;
         let purge = Command::Purge { queue: record.id };
         let replies = self.ask_parts(&record, &purge).await?;
         let counts = replies.iter().filter_map(|reply| match reply {
@@ -264,6 +269,9 @@ impl Asker {
             );
             return Err(soft(ReplyCode::NotImplemented, text));
         }
+        // A stream goes whatever is in it and whoever reads it.
+        let asks = record.kind != QueueKind::Stream;
+        let (if_unused, if_empty) = (if_unused && asks, if_empty && asks);
         let messages = match self.delete_parts(&record, if_unused, if_empty).await? {
             Reply::Count(messages) => messages,
             Reply::InUse => {
@@ -322,6 +330,8 @@ impl Connection {
             config: None,
             no_ack: false,
             counts: record.kind == QueueKind::Quorum,
+            stream: record.kind == QueueKind::Stream,
+            filter: None,
             window: false,
             sent: 0,
             sent_bytes: 0,
@@ -340,10 +350,7 @@ impl Connection {
             .find(&request.queue, Permission::Read)
             .and_then(|record| {
                 let arguments = ConsumerArguments::parse(&record, &request.arguments)?;
-                if record.kind == QueueKind::Quorum && request.channel_limited {
-                    let text = format!("{} does not support global qos", record.title());
-                    return Err(soft(ReplyCode::NotImplemented, text));
-                }
+                check_consume(&record, request)?;
                 Ok((record, arguments))
             });
         let (record, arguments) = match checked {
@@ -362,6 +369,7 @@ impl Connection {
             entry.window = window;
             entry.prefetch = u32::from(request.prefetch);
             entry.arguments = request.arguments.clone();
+            entry.filter = arguments.filter.map(Arc::new);
         }
         let config = ConsumerConfig {
             session: self.id,
@@ -377,6 +385,7 @@ impl Connection {
                 Credit::Prefetch(share(request.prefetch, record.active_sets().count()))
             },
             visibility: arguments.visibility,
+            start: arguments.start,
             overdue: arguments.overdue,
         };
         if let Some(entry) = self.consumers.get_mut(&consumer) {
@@ -431,6 +440,8 @@ impl Connection {
             config: None,
             no_ack: true,
             counts: false,
+            stream: false,
+            filter: None,
             window: false,
             sent: 0,
             sent_bytes: 0,

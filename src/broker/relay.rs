@@ -15,7 +15,7 @@ use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ConsumerId, NodeId, QueueId, SetId};
 use crate::cluster::{Event, Mailbox};
 use crate::model::batch::{self, MessageFlags, MessageParts, PublishOptions};
-use crate::model::set::{Command, ConsumerConfig, Credit, Delivery, QueueConfig};
+use crate::model::set::{Command, ConsumerConfig, Credit, Delivery, QueueConfig, StreamStart};
 use crate::rt::Supervisor;
 
 use super::node::Node;
@@ -63,6 +63,7 @@ impl Node {
             credit: Credit::Window(WINDOW_MESSAGES),
             visibility: None,
             overdue: None,
+            start: StreamStart::Next,
         };
         handle.push(&Command::Subscribe {
             consumer: self.cluster.registry.consumer(&self.relay.mailbox),

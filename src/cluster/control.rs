@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::base::{NodeId, SetId};
 use crate::model::set::Command;
 use crate::model::topology::{
-    Formation, MembersCommand, NodeState, Part, PartState, QueueRecord, TopologyCommand,
+    Formation, MembersCommand, NodeState, Part, PartState, QueueKind, QueueRecord, TopologyCommand,
     TopologyReply,
 };
 
@@ -138,6 +138,10 @@ impl Cluster {
         };
         if record.is_local() {
             return Ok(Told::Refused("the queue lives with its node".to_owned()));
+        }
+        if record.kind == QueueKind::Stream {
+            // What it holds stays where it is and keeps its numbers.
+            return Ok(Told::Refused("a stream stays in its set".to_owned()));
         }
         let sets = match sets.is_empty() {
             true => self.choose_sets(&record, count.max(1) as usize),

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use leveret::base::{ConsumerId, SetId};
 use leveret::cluster::{Cluster, Event, Mailbox, SetHandle};
 use leveret::model::batch::{MessageFlags, MessageParts, PublishOptions, message};
-use leveret::model::set::{Command, ConsumerConfig, Credit, Delivery, Outcome, Reply};
+use leveret::model::set::{
+    Command, ConsumerConfig, Credit, Delivery, Outcome, Reply, StreamStart,
+};
 use leveret::model::topology::QueueRecord;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -157,6 +159,7 @@ pub async fn consume(
                 priority: 0,
                 credit: Credit::Prefetch(16),
                 visibility: None,
+                start: StreamStart::Next,
                 overdue: None,
             },
         };

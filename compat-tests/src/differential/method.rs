@@ -341,7 +341,7 @@ impl Method {
                 arg.write(kind, &mut out);
                 continue;
             };
-            if bits % 8 == 0 {
+            if bits.is_multiple_of(8) {
                 out.push(0);
             }
             if let Some(octet) = out.last_mut() {
@@ -370,7 +370,7 @@ impl Method {
                 args.push(Arg::read(kind, &mut from)?);
                 continue;
             }
-            if bits % 8 == 0 {
+            if bits.is_multiple_of(8) {
                 octet = from.number(1)?;
             }
             args.push(Arg::Bit(octet >> (bits % 8) & 1 == 1));

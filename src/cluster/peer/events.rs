@@ -239,6 +239,7 @@ fn put_delivery(out: &mut Vec<u8>, delivery: &Delivery) {
     out.put_flag(delivery.redelivered);
     out.put_u32_le(delivery.acquired);
     out.put_u32_le(delivery.failed);
+    out.put_varint(delivery.offset.map_or(0, |offset| offset.saturating_add(1)));
 }
 
 fn get_delivery(reader: &mut Reader<'_>) -> Result<Delivery, Truncated> {
@@ -251,6 +252,7 @@ fn get_delivery(reader: &mut Reader<'_>) -> Result<Delivery, Truncated> {
         redelivered: reader.flag()?,
         acquired: reader.u32()?,
         failed: reader.u32()?,
+        offset: reader.varint()?.checked_sub(1),
     })
 }
 
@@ -347,6 +349,7 @@ mod test {
             redelivered: true,
             acquired: 9,
             failed: 10,
+            offset: Some(0),
         };
         let replies = [
             Reply::Done,

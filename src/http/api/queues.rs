@@ -178,13 +178,19 @@ async fn rendered(context: &Context, shown: &Shown, queues: &[QueueId]) -> Vec<V
         let records = queues.iter().filter_map(|id| topology.queue_by_id(*id));
         records.cloned().collect()
     });
-    let figures = match shown.totals {
+    let mut figures = match shown.totals {
         true => {
             let places: Vec<Where> = records.iter().map(Where::of).collect();
             figures::of(context, &places).await
         }
         false => vec![Figures::default(); records.len()],
     };
+    for (record, figures) in records.iter().zip(&mut figures) {
+        if record.kind == QueueKind::Stream {
+            // What a stream's consumers hold is still in the stream.
+            (figures.stats.unsettled, figures.stats.unsettled_bytes) = (0, 0);
+        }
+    }
     let homes = Homes::of(context);
     let rows = records.iter().zip(figures);
     rows.map(|(record, figures)| {

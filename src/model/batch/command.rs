@@ -6,6 +6,7 @@ use crate::base::coding::{Reader, Truncated, Writer};
 use crate::base::{ConsumerId, Millis, NodeId, QueueId, SessionId};
 use crate::model::set::{
     Command, ConsumerConfig, Credit, DelayedRetry, Outcome, Overdue, Overflow, QueueConfig,
+    StreamRules, StreamStart,
 };
 
 pub(super) const PUBLISH: u8 = 1;
@@ -27,6 +28,9 @@ const DEAD_LETTERED: u8 = 16;
 const TICK: u8 = 17;
 const CLOSE_NODE: u8 = 18;
 const RETIRE: u8 = 19;
+
+/// Version of a queue's configuration inside a command.
+const CONFIG_VERSION: u8 = 2;
 
 /// Writes any command but a publish, which the builder writes with its message.
 pub(super) fn encode(out: &mut Vec<u8>, command: &Command) {
@@ -279,7 +283,7 @@ fn overdue(byte: u8) -> Result<Overdue, Truncated> {
 }
 
 fn encode_config(out: &mut Vec<u8>, config: &QueueConfig) {
-    out.put_u8(1);
+    out.put_u8(CONFIG_VERSION);
     out.put_u8(
         u8::from(config.dead_letters)
             | u8::from(config.single_active) << 1
@@ -310,10 +314,15 @@ fn encode_config(out: &mut Vec<u8>, config: &QueueConfig) {
             out.put_varint(retry.max.0);
         }
     }
+    out.put_flag(config.stream.is_some());
+    if let Some(rules) = config.stream {
+        put_option(out, rules.max_age.map(|age| age.0));
+        put_option(out, rules.max_bytes);
+    }
 }
 
 fn decode_config(reader: &mut Reader<'_>) -> Result<Box<QueueConfig>, Truncated> {
-    if reader.u8()? != 1 {
+    if reader.u8()? != CONFIG_VERSION {
         return Err(Truncated);
     }
     let flags = reader.u8()?;
@@ -341,6 +350,7 @@ fn decode_config(reader: &mut Reader<'_>) -> Result<Box<QueueConfig>, Truncated>
         visibility: Millis(reader.varint()?),
         overdue: overdue(reader.u8()?)?,
         delayed_retry: None,
+        stream: None,
     };
     let retry = reader.u8()?;
     if retry != 0 {
@@ -349,6 +359,12 @@ fn decode_config(reader: &mut Reader<'_>) -> Result<Box<QueueConfig>, Truncated>
             returned: retry & 4 != 0,
             min: Millis(reader.varint()?),
             max: Millis(reader.varint()?),
+        });
+    }
+    if reader.flag()? {
+        config.stream = Some(StreamRules {
+            max_age: option(reader)?.map(Millis),
+            max_bytes: option(reader)?,
         });
     }
     Ok(Box::new(config))
@@ -367,6 +383,29 @@ fn encode_consumer(out: &mut Vec<u8>, config: &ConsumerConfig) {
     out.put_i64_le(i64::from(config.priority));
     put_option(out, config.visibility.map(|visibility| visibility.0));
     out.put_u8(config.overdue.map_or(0xFF, |overdue| overdue as u8));
+    let (start, value) = match config.start {
+        StreamStart::Next => (0, 0),
+        StreamStart::First => (1, 0),
+        StreamStart::Last => (2, 0),
+        StreamStart::Offset(offset) => (3, offset),
+        StreamStart::Time(time) => (4, time.0),
+        StreamStart::Ago(span) => (5, span.0),
+    };
+    out.put_u8(start);
+    out.put_varint(value);
+}
+
+fn decode_start(reader: &mut Reader<'_>) -> Result<StreamStart, Truncated> {
+    let (start, value) = (reader.u8()?, reader.varint()?);
+    Ok(match start {
+        0 => StreamStart::Next,
+        1 => StreamStart::First,
+        2 => StreamStart::Last,
+        3 => StreamStart::Offset(value),
+        4 => StreamStart::Time(Millis(value)),
+        5 => StreamStart::Ago(Millis(value)),
+        _ => return Err(Truncated),
+    })
 }
 
 fn decode_consumer(reader: &mut Reader<'_>) -> Result<ConsumerConfig, Truncated> {
@@ -391,5 +430,6 @@ fn decode_consumer(reader: &mut Reader<'_>) -> Result<ConsumerConfig, Truncated>
             0xFF => None,
             byte => Some(overdue(byte)?),
         },
+        start: decode_start(reader)?,
     })
 }

@@ -1,7 +1,9 @@
 use bytes::Bytes;
 
 use crate::base::{ConsumerId, Millis, NodeId, PipeId, QueueId, SessionId};
-use crate::model::set::{Command, ConsumerConfig, Credit, Outcome, Overdue, QueueConfig};
+use crate::model::set::{
+    Command, ConsumerConfig, Credit, Outcome, Overdue, QueueConfig, StreamRules, StreamStart,
+};
 
 use super::*;
 
@@ -134,6 +136,7 @@ fn every_command_comes_back() {
         priority: -5,
         credit: Credit::Window(4096),
         visibility: Some(Millis(0)),
+        start: StreamStart::Ago(Millis(7)),
         overdue: Some(Overdue::Nothing),
     };
     let queue_config = QueueConfig {
@@ -142,6 +145,10 @@ fn every_command_comes_back() {
         dead_letters: true,
         max_priority: Some(255),
         visibility: Millis(1_800_000),
+        stream: Some(StreamRules {
+            max_age: Some(Millis(0)),
+            max_bytes: None,
+        }),
         overdue: Overdue::Close,
         at_least_once: true,
         active_by_priority: true,

@@ -166,6 +166,35 @@ pub struct QueueConfig {
     pub auto_delete: bool,
     /// `x-delayed-retry-*`.
     pub delayed_retry: Option<DelayedRetry>,
+    /// It is a stream, and what it keeps. A queue never becomes one, and a stream stays one.
+    pub stream: Option<StreamRules>,
+}
+
+/// What a stream keeps; without a rule, everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamRules {
+    /// `x-max-age`, ms.
+    pub max_age: Option<Millis>,
+    /// `x-max-length-bytes`, body bytes.
+    pub max_bytes: Option<u64>,
+}
+
+/// Where a stream's consumer begins (`x-stream-offset`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StreamStart {
+    /// The oldest message there is.
+    First,
+    /// The newest run there is.
+    Last,
+    /// What comes after the consumer.
+    #[default]
+    Next,
+    /// This offset, or the oldest message if that is younger.
+    Offset(u64),
+    /// The first message at or after this moment, ms.
+    Time(Millis),
+    /// The first message of the last so many ms.
+    Ago(Millis),
 }
 
 /// What a consumer hears when one of its leases ends by its deadline. The message is visible again in any case.
@@ -224,6 +253,8 @@ pub struct ConsumerConfig {
     pub credit: Credit,
     /// Lease length, ms, if not the queue's.
     pub visibility: Option<Millis>,
+    /// Where it begins, in a stream.
+    pub start: StreamStart,
     /// What it hears of a lease that ended by its deadline, if not what the queue says.
     pub overdue: Option<Overdue>,
 }

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use super::command::{Credit, Overflow};
 use super::effect::{DeathReason, Delivery, Effect, Effects};
 use super::lease::{Lease, Piece, Timer};
+use super::pages::NEVER;
 use super::queue::{Ground, Queue};
 use crate::base::ConsumerId;
 
@@ -55,7 +56,7 @@ impl Queue {
             let max = if alone { capacity } else { 1 };
             let all = max >= u64::from(piece.run.count);
             let part = if all { piece } else { piece.split(max as u32) };
-            self.hand(id, part, ground, effects);
+            self.hand(id, part, None, ground, effects);
             if !alone {
                 self.rotate(id, ground);
             }
@@ -69,6 +70,10 @@ impl Queue {
     /// Delivers while something is ready and someone may have it; then keeps the length and arms the head's expiry.
     pub(super) fn settle_down(&mut self, ground: &mut Ground, effects: &mut Effects) {
         self.hand_over(ground);
+        if self.is_stream() {
+            self.settle_stream(ground, effects);
+            return;
+        }
         while self.ready > 0 {
             let Some((id, capacity, alone)) = self.pick(ground) else {
                 break;
@@ -79,7 +84,7 @@ impl Queue {
             let Some(piece) = self.take(level, if alone { capacity } else { 1 }, ground) else {
                 break;
             };
-            self.hand(id, piece, ground, effects);
+            self.hand(id, piece, None, ground, effects);
             if !alone {
                 self.rotate(id, ground);
             }
@@ -130,10 +135,12 @@ impl Queue {
         &mut self,
         id: ConsumerId,
         piece: Piece,
+        offset: Option<u64>,
         ground: &mut Ground,
         effects: &mut Effects,
     ) {
-        let delivery = self.lease(id, piece, ground);
+        let mut delivery = self.lease(id, piece, ground);
+        delivery.offset = offset;
         let manual = ground.consumers.get(&id).is_some_and(|c| !c.no_ack);
         let count = u64::from(piece.run.count);
         if manual {
@@ -148,6 +155,7 @@ impl Queue {
             && last.first_no + u64::from(last.count) == delivery.first_no
             && last.first.0 + u64::from(last.count) == delivery.first.0
             && last.size == delivery.size
+            && last.offset.map(|offset| offset + u64::from(last.count)) == delivery.offset
             && (last.redelivered, last.acquired, last.failed)
                 == (delivery.redelivered, delivery.acquired, delivery.failed)
         {
@@ -157,7 +165,8 @@ impl Queue {
         effects.push(Effect::Deliver(delivery));
     }
 
-    /// Moves a run that has left the index to a consumer: leased, or gone if it does not acknowledge.
+    /// Moves a run that has left the index to a consumer: leased, or gone if it does not acknowledge. A stream's run
+    /// stays in its index, and its lease, which has no deadline, is a hold of its own.
     pub(super) fn lease(&mut self, id: ConsumerId, piece: Piece, ground: &mut Ground) -> Delivery {
         let count = u64::from(piece.run.count);
         let mut delivery = Delivery {
@@ -169,6 +178,7 @@ impl Queue {
             redelivered: piece.acquired > 0,
             acquired: piece.acquired,
             failed: piece.failed,
+            offset: None,
         };
         if piece.acquired > 0 {
             ground.totals.redelivered += count;
@@ -182,16 +192,25 @@ impl Queue {
         if let Credit::Window(window) = &mut consumer.credit {
             *window = window.saturating_sub(piece.run.count);
         }
-        if consumer.no_ack {
-            if consumer.until_sent && matches!(consumer.credit, Credit::Window(_)) {
-                consumer.send(piece.run.first, piece.run.count);
-            } else {
-                ground.live.remove(piece.run.first, count);
+        let deadline = match (self.config.stream.is_some(), consumer.no_ack) {
+            (true, true) => return delivery,
+            (true, false) => {
+                ground.live.add(piece.run.first, count);
+                NEVER
             }
-            return delivery;
-        }
-        let visibility = consumer.visibility.unwrap_or(self.config.visibility);
-        let deadline = ground.now.plus(visibility);
+            (false, true) => {
+                if consumer.until_sent && matches!(consumer.credit, Credit::Window(_)) {
+                    consumer.send(piece.run.first, piece.run.count);
+                } else {
+                    ground.live.remove(piece.run.first, count);
+                }
+                return delivery;
+            }
+            (false, false) => {
+                let visibility = consumer.visibility.unwrap_or(self.config.visibility);
+                ground.now.plus(visibility)
+            }
+        };
         let lease = Lease {
             queue: self.id,
             piece,

@@ -45,6 +45,8 @@ pub struct Delivery {
     pub acquired: u32,
     /// Earlier failed deliveries (x-delivery-count).
     pub failed: u32,
+    /// Offset of the first, if they come from a stream.
+    pub offset: Option<u64>,
 }
 
 /// A consumer, or a channel's holder of basic.get leases, that was too slow.

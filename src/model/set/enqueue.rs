@@ -36,6 +36,7 @@ impl SetMachine {
         };
         let ground = &mut self.ground;
         let ttl = match (queue.config.message_ttl, run.ttl) {
+            _ if queue.is_stream() => None,
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
@@ -53,7 +54,7 @@ impl SetMachine {
             failed: 0,
             level: priority.min(queue.config.max_priority.unwrap_or(0)),
         };
-        if queue.config.overflow == Overflow::DropHead {
+        if queue.is_stream() || queue.config.overflow == Overflow::DropHead {
             admit(
                 queue,
                 piece,
@@ -101,7 +102,7 @@ fn admit(
         queue.delay(piece, due, ground);
         return;
     }
-    let rest = if queue.ready == 0 {
+    let rest = if queue.ready == 0 && !queue.is_stream() {
         queue.serve(piece, ground, effects)
     } else {
         Some(piece)

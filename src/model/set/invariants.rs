@@ -1,9 +1,11 @@
 //! What must hold after every command, checked the slow way. For tests: O(everything).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::lease::Piece;
 use super::machine::SetMachine;
+use super::pages::NEVER;
+use super::stream::{Span, Stream};
 use super::{Credit, Overflow};
 use crate::base::{Position, QueueId};
 
@@ -24,6 +26,10 @@ impl SetMachine {
                 }
             };
             let (mut ready, mut ready_bytes) = (0, 0);
+            if let Some(stream) = &queue.stream {
+                (ready, ready_bytes) = check_stream(stream, &mut add);
+                live += stream.middle.iter().map(|page| page.messages).sum::<u64>();
+            }
             for level in &queue.levels {
                 let mut runs: Vec<_> = level.returned.values().map(|p| p.run).collect();
                 runs.extend(level.ready.head.iter().chain(&level.ready.tail));
@@ -58,7 +64,11 @@ impl SetMachine {
                 queue.outbox.values().map(|o| u64::from(o.2)).sum::<u64>()
             );
             let leased: Vec<Piece> = self.leased(*id);
-            leased.iter().for_each(|p| add(p.run.first, p.run.count));
+            if queue.is_stream() {
+                live += leased.iter().map(|p| u64::from(p.run.count)).sum::<u64>();
+            } else {
+                leased.iter().for_each(|p| add(p.run.first, p.run.count));
+            }
             let unsettled = leased.iter().map(|p| u64::from(p.run.count)).sum::<u64>();
             assert_eq!(queue.unsettled, unsettled, "queue {id}");
             assert_eq!(
@@ -72,7 +82,8 @@ impl SetMachine {
             {
                 *sum += part;
             }
-            if queue.config.overflow == Overflow::DropHead
+            if !queue.is_stream()
+                && queue.config.overflow == Overflow::DropHead
                 && let Some(max) = queue.config.max_length
             {
                 assert!(ready <= max, "{ready} ready, at most {max}");
@@ -117,7 +128,7 @@ impl SetMachine {
                     "consumer {id} holds {held}"
                 );
             }
-            if let Some(at) = consumer.leases.earliest() {
+            if let Some(at) = consumer.leases.earliest().filter(|at| *at != NEVER) {
                 assert!(
                     consumer.armed.is_some_and(|armed| armed <= at),
                     "consumer {id} is not armed"
@@ -132,6 +143,15 @@ impl SetMachine {
             let Some(queue) = queue.filter(|_| consumer.attached) else {
                 continue;
             };
+            if let Some(stream) = &queue.stream {
+                let at = consumer.cursor.map(|at| at.max(stream.first()));
+                let behind = at.is_some_and(|at| at < stream.next);
+                assert!(
+                    !behind || consumer.room() == 0,
+                    "consumer {id} could have more of the stream"
+                );
+                continue;
+            }
             let limited = consumer.limited && !consumer.no_ack;
             let heir = queue.heir.is_none_or(|heir| heir == *id);
             let turn = !queue.config.single_active || (queue.active == Some(*id) && heir);
@@ -142,4 +162,27 @@ impl SetMachine {
             );
         }
     }
+}
+
+/// Offsets touch from the first to the next; the messages and bytes there are. Gives what is decoded to `add`.
+fn check_stream(stream: &Stream, add: &mut dyn FnMut(Position, u32)) -> (u64, u64) {
+    let (mut next, mut bytes) = (stream.first(), 0);
+    let mut spans = |list: &VecDeque<Span>, next: &mut u64| {
+        for span in list {
+            assert_eq!(span.offset, *next);
+            *next = span.end();
+            bytes += span.run.bytes();
+            add(span.run.first, span.run.count);
+        }
+    };
+    spans(&stream.head, &mut next);
+    let mut paged = 0;
+    for page in &stream.middle {
+        assert_eq!(page.offset, next);
+        next += page.messages;
+        paged += page.bytes;
+    }
+    spans(&stream.tail, &mut next);
+    assert_eq!(next, stream.next);
+    (stream.next - stream.first(), bytes + paged)
 }

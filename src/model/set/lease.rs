@@ -219,6 +219,8 @@ pub(super) struct Consumer {
     /// Delivered without a lease, and kept until it was sent; in order.
     pub on_way: VecDeque<(Position, u32)>,
     pub armed: Option<Millis>,
+    /// Offset of the next message it gets, in a stream.
+    pub cursor: Option<u64>,
 }
 
 impl Consumer {

@@ -9,7 +9,7 @@
 //! Limits: `limits::DEADLINES_PER_APPLY_MAX` runs are moved by deadlines per entry, the rest by the next.
 //! Not here: what each command does (perform.rs), the bytes of a snapshot (snapshot.rs).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use parking_lot::Mutex;
@@ -93,6 +93,7 @@ impl SetMachine {
                     pages,
                     next_id: 1,
                     fault: None,
+                    hot: VecDeque::new(),
                 }),
             },
         }
@@ -125,7 +126,11 @@ impl SetMachine {
             Timer::Heads(id) => {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.heads_armed = None;
-                    queue.drop_expired(at, budget, &mut self.ground, effects);
+                    if queue.is_stream() {
+                        queue.drop_aged(at, budget, &mut self.ground);
+                    } else {
+                        queue.drop_expired(at, budget, &mut self.ground, effects);
+                    }
                     queue.settle_down(&mut self.ground, effects);
                 }
             }
@@ -240,7 +245,12 @@ impl SetMachine {
     /// Ids of the pages outside that the state names.
     pub fn page_ids(&self) -> impl Iterator<Item = u64> + '_ {
         let levels = self.queues.values().flat_map(|queue| &queue.levels);
-        levels.flat_map(|level| level.ready.middle.iter().map(|page| page.id))
+        let ready = levels.flat_map(|level| level.ready.middle.iter().map(|page| page.id));
+        let streams = self
+            .queues
+            .values()
+            .filter_map(|queue| queue.stream.as_ref());
+        ready.chain(streams.flat_map(|stream| stream.middle.iter().map(|page| page.id)))
     }
 
     /// Which entries still hold live messages.
@@ -262,6 +272,9 @@ impl SetMachine {
             }
         };
         for queue in self.queues.values() {
+            if let Some(stream) = &queue.stream {
+                stream.visit(from_index, to_index, &mut store, &mut add);
+            }
             for level in &queue.levels {
                 level
                     .ready

@@ -17,13 +17,15 @@ mod ready;
 mod session;
 mod settle;
 mod snapshot;
+mod stream;
+mod stream_rules;
 #[cfg(test)]
 mod test;
 mod totals;
 
 pub use command::{
     Command, ConsumerConfig, Credit, DelayedRetry, Enqueue, Outcome, Overdue, Overflow,
-    QueueConfig, Source,
+    QueueConfig, Source, StreamRules, StreamStart,
 };
 pub use effect::{DeadLetter, DeathReason, Delivery, Effect, Effects, Reply, TimedOut};
 pub use live::LiveMap;

@@ -1,6 +1,6 @@
-//! Cold pages of a ready index: where the middle of a deep queue waits outside the machine.
+//! Cold pages of a ready index or a stream: where the middle of a deep queue waits outside the machine.
 //!
-//! A page is written once, read once (or again by compaction and purge), and discarded. Its bytes are a
+//! A page is written once, read once (or again by compaction, purge and a stream's readers), and discarded. Its bytes are a
 //! function of the commands alone, so every replica writes the same page under the same id.
 //!
 //! Format of a page, little-endian:
@@ -11,7 +11,7 @@
 //! | runs | varint | at most [`RUNS_MAX`] |
 //! | per run: position delta | zigzag varint | from the previous run's first position |
 //! | count, size | varint each | messages, body bytes of each |
-//! | expiry | varint | 0 = never, else moment + 1, in ms |
+//! | moment | varint | when they expire, in a stream when they came: 0 = never, else moment + 1, in ms |
 //!
 //! Not here: when pages are made and taken back (ready.rs).
 
@@ -34,7 +34,7 @@ pub(super) struct Run {
     pub count: u32,
     /// Body bytes of each.
     pub size: u32,
-    /// When they expire, [`NEVER`] if they do not.
+    /// When they expire, [`NEVER`] if they do not; in a stream, when they came.
     pub expires_at: Millis,
 }
 

@@ -70,6 +70,7 @@ impl SetMachine {
             } => self.delete_if(queue, if_unused, if_empty, effects),
             Command::Retire { queue } => self.retire_part(queue, effects),
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
+                Some(queue) if queue.is_stream() => Reply::Count(0),
                 Some(queue) => {
                     if queue.config.at_least_once {
                         queue.forget_all_dead(&mut self.ground);
@@ -150,7 +151,11 @@ impl SetMachine {
         let Some(queue) = self.queues.get_mut(&id) else {
             return Reply::NoQueue;
         };
-        queue.config = config;
+        let kept = queue.is_stream().then(|| config.stream.unwrap_or_default());
+        queue.config = QueueConfig {
+            stream: kept,
+            ..config
+        };
         queue.elect(&self.ground);
         queue.touch(&mut self.ground);
         queue.settle_down(&mut self.ground, effects);
@@ -303,6 +308,7 @@ impl SetMachine {
                 leases: Leases::default(),
                 on_way: VecDeque::new(),
                 armed: None,
+                cursor: None,
             });
         // An id that is a consumer's is not a holder's; the node never mints it twice.
         if !known.getter {

@@ -13,6 +13,7 @@ use super::effect::{DeadLetter, DeathReason, Effect, Effects};
 use super::lease::{Channel, Consumer, Piece, Timer};
 use super::pages::NEVER;
 use super::ready::{Ready, Store};
+use super::stream::Stream;
 use super::{Flow, LiveMap, QueueStats, Totals};
 use crate::base::{ConsumerId, Millis, Position, QueueId, SessionId, limits};
 
@@ -117,6 +118,8 @@ pub(super) struct Queue {
     pub id: QueueId,
     pub config: QueueConfig,
     pub levels: Vec<Level>,
+    /// What it holds instead of levels, if it is a stream.
+    pub stream: Option<Box<Stream>>,
     pub ready: u64,
     pub ready_bytes: u64,
     pub unsettled: u64,
@@ -148,8 +151,9 @@ impl Queue {
     pub fn new(id: QueueId, config: QueueConfig, now: Millis) -> Self {
         Self {
             id,
-            config,
             levels: Vec::new(),
+            stream: config.stream.map(|_| Box::default()),
+            config,
             ready: 0,
             ready_bytes: 0,
             unsettled: 0,
@@ -219,9 +223,13 @@ impl Queue {
         ground.totals.ready_bytes -= piece.run.bytes();
     }
 
-    /// Puts a fresh run at the end of its level.
+    /// Puts a fresh run at the end of its level, or of the stream.
     pub fn push(&mut self, piece: Piece, ground: &mut Ground) {
         self.grow(&piece, ground);
+        if self.is_stream() {
+            self.append(piece.run, ground);
+            return;
+        }
         let store = ground.store.get_mut();
         self.level(piece.level).ready.push(piece.run, store);
     }
@@ -283,7 +291,7 @@ impl Queue {
         }
     }
 
-    /// The end of a run in this queue: to the outbox, or nowhere.
+    /// The end of a run in this queue: to the outbox, or nowhere. A stream's lease ends and the message stays.
     pub fn retire(
         &mut self,
         piece: Piece,
@@ -292,6 +300,10 @@ impl Queue {
         effects: &mut Effects,
     ) {
         let count = u64::from(piece.run.count);
+        if self.is_stream() {
+            ground.live.remove(piece.run.first, count);
+            return;
+        }
         *match reason {
             DeathReason::Rejected => &mut ground.totals.died_rejected,
             DeathReason::Expired => &mut ground.totals.died_expired,
@@ -341,6 +353,13 @@ impl Queue {
         ground: &mut Ground,
         effects: &mut Effects,
     ) {
+        if self.is_stream() {
+            // The message is where it was; only the lease's own hold on it ends.
+            ground
+                .live
+                .remove(piece.run.first, u64::from(piece.run.count));
+            return;
+        }
         piece.acquired = piece.acquired.saturating_add(1);
         piece.failed = piece.failed.saturating_add(u32::from(failed));
         let counted = if self.config.count_every_return {
@@ -449,6 +468,12 @@ impl Queue {
     /// Removes all ready messages. Reads every cold page.
     pub fn purge(&mut self, ground: &mut Ground) -> u64 {
         let count = self.ready;
+        if let Some(stream) = &mut self.stream {
+            let live = &mut ground.live;
+            stream.drain(ground.store.get_mut(), |run| {
+                live.remove(run.first, u64::from(run.count))
+            });
+        }
         for level in &mut self.levels {
             for piece in std::mem::take(&mut level.returned).into_values() {
                 ground
@@ -474,6 +499,9 @@ impl Queue {
             ring.retain(|other| *other != id);
             !ring.is_empty()
         });
+        if let Some(stream) = &mut self.stream {
+            stream.waiting.remove(&id);
+        }
         if self.active == Some(id) {
             self.active = None;
         }

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use super::pages::{self, PageError, Pages, RUNS_MAX, Run};
+use super::stream::HotPages;
 use crate::base::Position;
 
 /// A page outside.
@@ -22,11 +23,13 @@ pub(super) struct PageRef {
     pub index_max: u64,
 }
 
-/// The pages, the next free id, and the first failure: after it the machine does nothing more.
+/// The pages, the next free id, the first failure (after it the machine does nothing more), and what is decoded of
+/// streams.
 pub(super) struct Store {
     pub pages: Box<dyn Pages>,
     pub next_id: u64,
     pub fault: Option<PageError>,
+    pub hot: HotPages,
 }
 
 impl Store {

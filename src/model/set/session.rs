@@ -35,10 +35,14 @@ impl SetMachine {
             effects.push(reply(Reply::ExclusiveUse));
             return;
         }
-        let limited = self
-            .ground
-            .channels
-            .contains_key(&(config.session, config.channel));
+        let place = (config.session, config.channel);
+        // A channel's limit does not reach streams, whose consumers have a credit of their own.
+        let limited = !queue.is_stream() && self.ground.channels.contains_key(&place);
+        let ground = &mut self.ground;
+        let cursor = queue
+            .stream
+            .as_ref()
+            .map(|stream| stream.seek(config.start, ground.now, ground.store.get_mut()));
         let consumer = Consumer {
             queue: queue_id,
             session: config.session,
@@ -59,6 +63,7 @@ impl SetMachine {
             leases: Leases::default(),
             on_way: VecDeque::new(),
             armed: None,
+            cursor,
         };
         self.ground.consumers.insert(id, consumer);
         self.ground.totals.consumers += 1;
@@ -120,8 +125,10 @@ impl SetMachine {
         let mut unsettled = 0;
         for id in &members {
             if let Some(consumer) = self.ground.consumers.get_mut(id) {
-                consumer.limited = limit > 0;
-                unsettled += consumer.unsettled;
+                consumer.limited = limit > 0 && consumer.cursor.is_none();
+                if consumer.cursor.is_none() {
+                    unsettled += consumer.unsettled;
+                }
             }
         }
         if limit > 0 {

@@ -13,20 +13,21 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::command::{Credit, DelayedRetry, Overdue, Overflow, QueueConfig};
+use super::command::{Credit, DelayedRetry, Overdue, Overflow, QueueConfig, StreamRules};
 use super::effect::DeathReason;
 use super::lease::{Channel, Consumer, Lease, Piece, Timer};
 use super::machine::{Pipe, SetMachine, SnapshotError};
 use super::pages::{Pages, Run, get_run, put_run};
 use super::queue::Queue;
 use super::ready::PageRef;
+use super::stream::{Span, Stream, StreamPage};
 use super::{Flow, LiveMap};
 use crate::base::coding::{Reader, Truncated, Writer};
 use crate::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, SessionId};
 
 const MAGIC: &[u8; 4] = b"LVQM";
 /// The version written.
-pub(super) const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 4;
 
 type Out = Vec<u8>;
 type In<'a, 'b> = &'a mut Reader<'b>;
@@ -123,7 +124,27 @@ fields!(QueueConfig {
     visibility,
     overdue,
     auto_delete,
-    delayed_retry
+    delayed_retry,
+    stream
+});
+fields!(StreamRules { max_age, max_bytes });
+fields!(Span { offset, run });
+fields!(StreamPage {
+    id,
+    offset,
+    messages,
+    bytes,
+    since,
+    until,
+    index_min,
+    index_max
+});
+fields!(Stream {
+    next,
+    head,
+    middle,
+    tail,
+    waiting
 });
 
 impl Stored for bool {
@@ -166,6 +187,15 @@ impl<T: Stored> Stored for Option<T> {
         } else {
             None
         })
+    }
+}
+
+impl<T: Stored> Stored for Box<T> {
+    fn put(&self, out: &mut Out) {
+        (**self).put(out);
+    }
+    fn get(from: In<'_, '_>) -> Result<Self, Truncated> {
+        T::get(from).map(Self::new)
     }
 }
 
@@ -346,12 +376,14 @@ fields!(Consumer {
     unsettled,
     leases,
     on_way,
-    armed
+    armed,
+    cursor
 });
 fields!(Queue {
     id,
     config,
     levels,
+    stream,
     ready,
     ready_bytes,
     unsettled,

@@ -1,4 +1,4 @@
-//! Queue and consumer arguments: what each type knows, what a value may be, when two declarations agree.
+//! Queue arguments: what each type knows, what a value may be, when two declarations agree.
 //!
 //! Need: refuse what RabbitMQ refuses, in its words. Shape: one table of (argument, types, rule). Invariant: the order of
 //! the table is the order of the checks; where RabbitMQ has another, it is beside the table. What RabbitMQ 4.3 removed stays
@@ -6,6 +6,7 @@
 
 use std::sync::LazyLock;
 
+use super::policy::{SEGMENT_BYTES_MAX, max_age_s};
 use super::precondition;
 use super::record::{QueueKind, QueueRecord, queue_title};
 use super::table::{integer, lookup, show, text, view};
@@ -13,7 +14,6 @@ use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, ProtocolError};
 use crate::base::Millis;
 use crate::base::limits::{TTL_MS_MAX, VISIBILITY_TIMEOUT_MS_MAX, VISIBILITY_TIMEOUT_MS_MIN};
-use crate::model::set::Overdue;
 
 #[derive(Clone, Copy)]
 enum Rule {
@@ -29,6 +29,7 @@ enum Rule {
     Visibility,
     DeadLetterKey,
     Word(&'static [&'static [u8]], &'static str),
+    MaxAge,
 }
 
 const TYPE: &str = "x-queue-type";
@@ -86,7 +87,7 @@ const TABLE: &[Known] = &[
     ("x-delayed-retry-min", Q, Rule::AtLeast1),
     ("x-delayed-retry-max", Q, Rule::AtLeast1),
     ("x-initial-cluster-size", S, Rule::AtLeast1),
-    ("x-max-age", S, Rule::Text),
+    ("x-max-age", S, Rule::MaxAge),
     ("x-stream-max-segment-size-bytes", S, Rule::AtLeast0),
     ("x-stream-filter-size-bytes", S, Rule::AtLeast0),
 ];
@@ -123,7 +124,7 @@ fn bit(kind: QueueKind) -> u8 {
     }
 }
 
-fn invalid(key: &str, title: &str, reason: &str) -> ProtocolError {
+pub(super) fn invalid(key: &str, title: &str, reason: &str) -> ProtocolError {
     precondition(format!("invalid arg '{key}' for {title}: {reason}"))
 }
 
@@ -193,6 +194,7 @@ fn check(rule: Rule, value: &AMQPValue, arguments: &FieldTable) -> Result<(), St
                 .then_some(())
                 .ok_or_else(|| "routing_key_but_no_dlx_defined".to_owned())
         }
+        Rule::MaxAge => max_age(value).map(|_| ()),
         Rule::Word(words, reason) => {
             let known = words.contains(&expect_text(value)?);
             known.then_some(()).ok_or_else(|| reason.to_owned())
@@ -200,7 +202,7 @@ fn check(rule: Rule, value: &AMQPValue, arguments: &FieldTable) -> Result<(), St
     }
 }
 
-fn unacceptable(value: &AMQPValue) -> String {
+pub(super) fn unacceptable(value: &AMQPValue) -> String {
     format!("{{unacceptable_type,{}}}", type_name(value))
 }
 
@@ -208,11 +210,11 @@ fn expect_text(value: &AMQPValue) -> Result<&[u8], String> {
     text(value).ok_or_else(|| unacceptable(value))
 }
 
-fn integer_of(value: &AMQPValue) -> Result<i64, String> {
+pub(super) fn integer_of(value: &AMQPValue) -> Result<i64, String> {
     integer(value).ok_or_else(|| format!("\"expected integer, got {}\"", type_name(value)))
 }
 
-fn range(value: &AMQPValue, min: u64, max: u64, above: &str) -> Result<(), String> {
+pub(super) fn range(value: &AMQPValue, min: u64, max: u64, above: &str) -> Result<(), String> {
     let signed = integer_of(value)?;
     let number = u64::try_from(signed).map_err(|_| format!("{{value_negative,{signed}}}"))?;
     if number < min {
@@ -224,7 +226,7 @@ fn range(value: &AMQPValue, min: u64, max: u64, above: &str) -> Result<(), Strin
     Ok(())
 }
 
-fn visibility(value: &AMQPValue) -> Result<Millis, String> {
+pub(super) fn visibility(value: &AMQPValue) -> Result<Millis, String> {
     let signed = integer_of(value)?;
     let number = u64::try_from(signed).map_err(|_| format!("{{value_negative,{signed}}}"))?;
     if number < VISIBILITY_TIMEOUT_MS_MIN {
@@ -234,6 +236,29 @@ fn visibility(value: &AMQPValue) -> Result<Millis, String> {
         return Err(format!("{{value_too_large,{number}}}"));
     }
     Ok(Millis(number))
+}
+
+/// A span such as `7D`.
+pub(super) fn max_age(value: &AMQPValue) -> Result<Millis, String> {
+    let span = std::str::from_utf8(expect_text(value)?).ok();
+    let span = span
+        .and_then(max_age_s)
+        .and_then(|seconds| seconds.checked_mul(1_000));
+    span.map(Millis).ok_or_else(|| "invalid_max_age".to_owned())
+}
+
+/// What RabbitMQ looks at last when a stream is declared.
+pub(super) fn check_stream(arguments: &FieldTable) -> Result<(), ProtocolError> {
+    let value = |key| lookup(arguments, key).and_then(integer);
+    let key = "x-stream-max-segment-size-bytes";
+    if value(key).is_some_and(|bytes| bytes > SEGMENT_BYTES_MAX) {
+        return Err(precondition(format!("Exceeded max value for {key}")));
+    }
+    let key = "x-stream-filter-size-bytes";
+    if value(key).is_some_and(|bytes| !(16..=255).contains(&bytes)) {
+        return Err(precondition(format!("Invalid value for {key}")));
+    }
+    Ok(())
 }
 
 /// Whether a redeclaration's arguments agree with a queue's; unknown ones do not count.
@@ -309,71 +334,4 @@ pub(super) fn inequivalent(key: &str, title: &str, received: &str, current: &str
     precondition(format!(
         "inequivalent arg '{key}' for {title}: received {received} but current is {current}"
     ))
-}
-
-/// The arguments of basic.consume that the broker acts on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConsumerArguments {
-    /// `x-priority`, higher first; clamped to 32 bits.
-    pub priority: i32,
-    /// `x-visibility-timeout` or else `x-consumer-timeout`, ms.
-    pub visibility: Option<Millis>,
-    /// What it hears of a lease that ends by its deadline, if not what the queue says.
-    pub overdue: Option<Overdue>,
-}
-
-impl ConsumerArguments {
-    /// Reads them; unknown arguments are ignored.
-    ///
-    /// # Errors
-    /// 406 if a value has the wrong type or is out of range, or the argument belongs to streams.
-    pub fn parse(queue: &QueueRecord, arguments: &FieldTable) -> Result<Self, ProtocolError> {
-        let title = queue.title();
-        let mut parsed = Self::default();
-        if let Some(value) = lookup(arguments, "x-priority") {
-            let priority =
-                integer_of(value).map_err(|reason| invalid("x-priority", &title, &reason))?;
-            let clamped = priority.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
-            parsed.priority = i32::try_from(clamped).unwrap_or_default();
-        }
-        if let Some(value) = lookup(arguments, "x-visibility-timeout") {
-            let span = visibility(value)
-                .map_err(|reason| invalid("x-visibility-timeout", &title, &reason))?;
-            parsed.visibility = Some(span);
-        }
-        parsed.overdue = parsed.visibility.map(|_| Overdue::Nothing);
-        if let Some(value) = lookup(arguments, "x-consumer-timeout") {
-            range(value, 0, u64::MAX, "value_too_large")
-                .map_err(|reason| invalid("x-consumer-timeout", &title, &reason))?;
-            let span = integer(value).and_then(|span| u64::try_from(span).ok());
-            if parsed.visibility.is_none() {
-                parsed.visibility = span.map(Millis);
-                parsed.overdue = Some(Overdue::Cancel);
-            }
-        }
-        let strict = match lookup(arguments, "x-strict-lease") {
-            Some(AMQPValue::Boolean(strict)) => Some(*strict),
-            Some(value) => {
-                return Err(invalid("x-strict-lease", &title, &unacceptable(value)));
-            }
-            None => queue.strict_lease(),
-        };
-        match strict {
-            Some(true) => parsed.overdue = Some(Overdue::Close),
-            Some(false) => parsed.overdue = Some(Overdue::Nothing),
-            None => {}
-        }
-        for key in [
-            "x-stream-offset",
-            "x-stream-filter",
-            "x-stream-match-unfiltered",
-        ] {
-            if queue.kind != QueueKind::Stream && lookup(arguments, key).is_some() {
-                let module = queue.kind.module();
-                let text = format!("invalid arg '{key}' for {title} of queue type {module}");
-                return Err(precondition(text));
-            }
-        }
-        Ok(parsed)
-    }
 }

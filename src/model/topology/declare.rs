@@ -3,7 +3,9 @@
 //! Need: the declare algorithm of AMQP as RabbitMQ runs it, checks in its order. Invariant: a queue that goes takes its
 //! bindings with it, and auto-delete exchanges that lived from them. Not here: counts, and the messages.
 
-use super::arguments::{check_equivalent, check_like, inequivalent, unsupported_type, validate};
+use super::arguments::{
+    check_equivalent, check_like, check_stream, inequivalent, unsupported_type, validate,
+};
 use super::command::{DeclareQueue, Removed, TopologyReply};
 use super::policy::Subject;
 use super::record::{Part, PartState, QueueKind, QueueRecord, queue_title};
@@ -249,10 +251,6 @@ fn check_properties(
     kind: QueueKind,
     title: &str,
 ) -> Result<(), ProtocolError> {
-    if kind == QueueKind::Stream {
-        let text = format!("stream {title} is not supported");
-        return Err(ProtocolError::new(ReplyCode::NotImplemented, text));
-    }
     if kind == QueueKind::Classic {
         return Ok(());
     }
@@ -265,6 +263,7 @@ fn check_properties(
         Some((property, _)) => Err(precondition(format!(
             "invalid property '{property}' for {title}"
         ))),
+        None if kind == QueueKind::Stream => check_stream(&declare.arguments),
         None => Ok(()),
     }
 }

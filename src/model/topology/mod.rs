@@ -11,6 +11,7 @@ mod apply;
 mod arguments;
 mod binding;
 mod command;
+mod consumer_arguments;
 mod declare;
 #[cfg(test)]
 mod declare_test;
@@ -25,6 +26,8 @@ mod settings_codec;
 #[cfg(test)]
 mod settings_test;
 mod snapshot;
+#[cfg(test)]
+mod stream_test;
 pub(crate) mod table;
 #[cfg(test)]
 mod test;
@@ -35,11 +38,11 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 pub use access::{Permission, Permissions, Resource, TopicPermissions, User};
-pub use arguments::ConsumerArguments;
 pub use command::{
     Bind, CodecError, DeclareExchange, DeclareQueue, Destination, Removed, Seed, TopologyCommand,
     TopologyReply,
 };
+pub use consumer_arguments::{ConsumerArguments, StreamFilter};
 pub use members::{Formation, MembersCommand, NodeRecord, NodeState, SetRecord};
 pub use password::{Hashing, hash_password};
 pub use pattern::Pattern;

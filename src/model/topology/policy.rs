@@ -130,7 +130,7 @@ const LOCATORS: &[&str] = &["client-local", "balanced", "random", "least-leaders
 const OVERFLOWS: &[&str] = &["drop-head", "reject-publish", "reject-publish-dlx"];
 const STRATEGIES: &[&str] = &["at-most-once", "at-least-once"];
 const RETRIES: &[&str] = &["disabled", "all", "failed", "returned"];
-const SEGMENT_BYTES_MAX: i64 = 3_000_000_000;
+pub(super) const SEGMENT_BYTES_MAX: i64 = 3_000_000_000;
 
 /// Known keys; keys that concern exchanges only do not keep a policy from queues.
 const KEYS: &[(&str, u8, Rule, Merge, &str)] = {
@@ -338,11 +338,11 @@ fn allows(rule: Rule, value: &AMQPValue) -> bool {
     }
 }
 
-/// `7D` as seconds; units Y, M, D, h, m, s.
+/// `7D` as seconds, more than none; units Y, M, D, h, m, s.
 #[must_use]
 pub fn max_age_s(age: &str) -> Option<u64> {
     let (at, unit) = age.char_indices().next_back()?;
-    let count: u64 = age.get(..at)?.parse().ok()?;
+    let count: u64 = age.get(..at)?.parse().ok().filter(|count| *count > 0)?;
     let day = 86_400;
     let seconds = match unit {
         'Y' => 365 * day,

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use super::arguments::max_age;
 use super::policy::{Effective, least_limit};
 use super::table::{integer, lookup, text};
 use crate::amqp::{AMQPValue, FieldTable};
 use crate::base::{Millis, NodeId, QueueId, SessionId, SetId};
-use crate::model::set::{DelayedRetry, Overdue, Overflow, QueueConfig};
+use crate::model::set::{DelayedRetry, Overdue, Overflow, QueueConfig, StreamRules};
 
 /// A queue's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub enum QueueKind {
     Classic,
     /// `quorum`.
     Quorum,
-    /// `stream`; declared nowhere yet.
+    /// `stream`.
     Stream,
 }
 
@@ -261,7 +262,24 @@ impl QueueRecord {
             overdue: self.overdue(),
             auto_delete: self.auto_delete,
             delayed_retry: self.delayed_retry(),
+            stream: self.stream_rules(),
         }
+    }
+
+    /// Of a stream, what it keeps: a policy counts more than an argument.
+    fn stream_rules(&self) -> Option<StreamRules> {
+        if self.kind != QueueKind::Stream {
+            return None;
+        }
+        let said = |key: &str| {
+            let declared = || lookup(&self.arguments, &format!("x-{key}"));
+            self.policy(key).or_else(declared)
+        };
+        let bytes = said("max-length-bytes").and_then(integer);
+        Some(StreamRules {
+            max_age: said("max-age").and_then(|age| max_age(age).ok()),
+            max_bytes: bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+        })
     }
 
     fn delivery_limit(&self, defaults: &QueueDefaults) -> Option<u32> {

@@ -272,12 +272,6 @@ fn a_new_queues_arguments_are_checked_with_reasons() {
     exclusive.exclusive = true;
     let text = "406 invalid property 'exclusive-owner' for queue 'q' in vhost '/'";
     assert_eq!(declare(&mut topology, exclusive), Err(text.into()));
-    let stream = args(&[("x-queue-type", long("stream"))]);
-    assert!(
-        declare(&mut topology, queue("q", stream))
-            .unwrap_err()
-            .starts_with("540")
-    );
     assert!(
         declare(&mut topology, queue("amq.q", none()))
             .unwrap_err()

@@ -3,4 +3,5 @@
 mod late;
 mod random;
 mod script;
+mod streams;
 mod twin;

@@ -45,7 +45,12 @@ pub(super) fn config() -> impl Strategy<Value = QueueConfig> {
         any::<bool>(),
         (0..6u8, any::<bool>(), any::<bool>()),
     );
-    (limits, times, rules).prop_map(|(l, t, r)| QueueConfig {
+    let stream = (
+        prop::option::of(5..200u64),
+        prop::option::of(0..200u64),
+        0..4u8,
+    );
+    (limits, times, rules, stream).prop_map(|(l, t, r, s)| QueueConfig {
         message_ttl: t.0.map(Millis),
         expires: t.1.filter(|at| *at > 60).map(Millis),
         max_length: l.0,
@@ -66,6 +71,10 @@ pub(super) fn config() -> impl Strategy<Value = QueueConfig> {
         visibility: Millis(t.2),
         overdue: overdue(r.5.0),
         auto_delete: r.4,
+        stream: (s.2 == 0).then_some(StreamRules {
+            max_age: s.0.map(Millis),
+            max_bytes: s.1,
+        }),
         delayed_retry: t.3.then_some(DelayedRetry {
             failed: true,
             returned: r.3,
@@ -88,21 +97,37 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
         (1..6u32).prop_map(Credit::Prefetch),
         (0..9u32).prop_map(Credit::Window)
     ];
-    let how = (1..4u64, 0..2u16, any::<bool>(), 0..12u8, 0..2i32, credit);
-    let subscriber =
-        how.prop_map(
-            |(session, channel, no_ack, exclusive, priority, credit)| ConsumerConfig {
-                session: SessionId(session),
-                channel,
-                no_ack,
-                until_sent: exclusive % 2 == 0,
-                exclusive: exclusive == 0,
-                priority,
-                credit,
-                visibility: None,
-                overdue: (exclusive > 8).then(|| overdue(exclusive - 9)),
-            },
-        );
+    let start = prop_oneof![
+        Just(StreamStart::First),
+        Just(StreamStart::Last),
+        Just(StreamStart::Next),
+        (0..60u64).prop_map(StreamStart::Offset),
+        (990..1400u64).prop_map(|at| StreamStart::Time(Millis(at))),
+        (0..100u64).prop_map(|span| StreamStart::Ago(Millis(span))),
+    ];
+    let how = (
+        1..4u64,
+        0..2u16,
+        any::<bool>(),
+        0..12u8,
+        0..2i32,
+        credit,
+        start,
+    );
+    let subscriber = how.prop_map(
+        |(session, channel, no_ack, exclusive, priority, credit, start)| ConsumerConfig {
+            session: SessionId(session),
+            channel,
+            no_ack,
+            until_sent: exclusive % 2 == 0,
+            exclusive: exclusive == 0,
+            priority,
+            credit,
+            visibility: None,
+            overdue: (exclusive > 8).then(|| overdue(exclusive - 9)),
+            start,
+        },
+    );
     let outcome = prop_oneof![
         3 => Just(Outcome::Ack),
         2 => any::<bool>().prop_map(|failed| Outcome::Requeue { failed }),
@@ -145,7 +170,8 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// Effects message by message: a pipe's in their order, then the set's in theirs (no order holds between the two).
+/// Effects message by message: a pipe's in their order, then the set's in theirs (no order holds between the two), what
+/// streams deliver by consumer (no order holds between those either).
 fn expand(effects: &[Effect]) -> Vec<String> {
     let mut out = Vec::new();
     for effect in effects {
@@ -155,16 +181,19 @@ fn expand(effects: &[Effect]) -> Vec<String> {
                     first_no: d.first_no + u64::from(i),
                     first: d.first.plus(i),
                     count: 1,
+                    offset: d.offset.map(|offset| offset + u64::from(i)),
                     ..*d
                 };
-                out.push(format!("{one:?}"));
+                let group = if d.offset.is_some() { d.consumer.0 } else { 0 };
+                out.push((group, format!("{one:?}")));
             }
         } else {
-            out.push(format!("{effect:?}"));
+            let dead = matches!(effect, Effect::DeadLetter(_));
+            out.push((if dead { u64::MAX } else { 0 }, format!("{effect:?}")));
         }
     }
-    out.sort_by_key(|line| line.starts_with("DeadLetter("));
-    out
+    out.sort_by_key(|(group, _)| *group);
+    out.into_iter().map(|(_, line)| line).collect()
 }
 
 struct Driver {

@@ -4,18 +4,22 @@ use crate::base::*;
 use crate::model::Meta;
 use crate::model::set::*;
 
-const Q: QueueId = QueueId(1);
+pub(super) const Q: QueueId = QueueId(1);
 
 pub(super) struct Set {
-    pub machine: SetMachine,
-    seq: u64,
-    index: u64,
-    now: u64,
+    pub(super) machine: SetMachine,
+    pub(super) seq: u64,
+    pub(super) index: u64,
+    pub(super) now: u64,
 }
 
 impl Set {
-    pub fn new(config: QueueConfig) -> Self {
-        let machine = SetMachine::new(Box::new(MemoryPages::default()));
+    pub(super) fn new(config: QueueConfig) -> Self {
+        Self::with_pages(config, Box::new(MemoryPages::default()))
+    }
+
+    pub(super) fn with_pages(config: QueueConfig, pages: Box<dyn Pages>) -> Self {
+        let machine = SetMachine::new(pages);
         let mut set = Self {
             machine,
             seq: 0,
@@ -30,7 +34,7 @@ impl Set {
         set
     }
 
-    pub fn run(&mut self, command: Command) -> Vec<Effect> {
+    pub(super) fn run(&mut self, command: Command) -> Vec<Effect> {
         self.index += 1;
         let mut effects = Vec::new();
         self.machine.begin(
@@ -62,11 +66,11 @@ impl Set {
         effects
     }
 
-    pub fn publish(&mut self, count: u32) -> Vec<Effect> {
+    pub(super) fn publish(&mut self, count: u32) -> Vec<Effect> {
         self.publish_as(count, None)
     }
 
-    fn publish_as(&mut self, count: u32, priority: Option<u8>) -> Vec<Effect> {
+    pub(super) fn publish_as(&mut self, count: u32, priority: Option<u8>) -> Vec<Effect> {
         let first = Position::new(self.index + 1, 0);
         self.run(Command::Enqueue(Enqueue {
             queue: Q,
@@ -79,11 +83,11 @@ impl Set {
         }))
     }
 
-    pub fn consume(&mut self, id: u64, prefetch: u32) -> Vec<Effect> {
+    pub(super) fn consume(&mut self, id: u64, prefetch: u32) -> Vec<Effect> {
         self.consume_as(id, prefetch, |_| {})
     }
 
-    pub fn consume_as(
+    pub(super) fn consume_as(
         &mut self,
         id: u64,
         prefetch: u32,
@@ -98,6 +102,7 @@ impl Set {
             priority: 0,
             credit: Credit::Prefetch(prefetch),
             visibility: None,
+            start: StreamStart::Next,
             overdue: None,
         };
         change(&mut config);
@@ -108,7 +113,13 @@ impl Set {
         })
     }
 
-    pub fn settle(&mut self, id: u64, first: u64, last: u64, outcome: Outcome) -> Vec<Effect> {
+    pub(super) fn settle(
+        &mut self,
+        id: u64,
+        first: u64,
+        last: u64,
+        outcome: Outcome,
+    ) -> Vec<Effect> {
         self.run(Command::Settle {
             consumer: ConsumerId(id),
             first,
@@ -117,7 +128,7 @@ impl Set {
         })
     }
 
-    pub fn tick(&mut self, wait: u64) -> Vec<Effect> {
+    pub(super) fn tick(&mut self, wait: u64) -> Vec<Effect> {
         self.now += wait;
         self.run(Command::Tick)
     }
@@ -479,7 +490,7 @@ fn a_damaged_snapshot_is_an_error_and_an_unknown_version_is_named() {
     let good = set.machine.snapshot();
     let restore = |bytes: &[u8]| SetMachine::restore(bytes, Box::new(MemoryPages::default()));
     assert!(restore(&good).is_ok());
-    assert_eq!((&good[..4], good[4]), (&b"LVQM"[..], 3));
+    assert_eq!((&good[..4], good[4]), (&b"LVQM"[..], 4));
     for at in 0..good.len() {
         assert!(restore(&good[..at]).is_err(), "cut at {at}");
         let mut bytes = good.clone();

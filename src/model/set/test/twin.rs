@@ -18,6 +18,9 @@ struct Message {
     level: u8,
     acquired: u32,
     failed: u32,
+    /// In a stream: its number, and when it came.
+    offset: u64,
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -32,6 +35,8 @@ struct TwinQueue {
     active: Option<ConsumerId>,
     exclusive: Option<ConsumerId>,
     last_used: u64,
+    /// Of a stream: the next message's number.
+    next_offset: u64,
 }
 
 #[derive(Debug)]
@@ -41,6 +46,8 @@ struct TwinConsumer {
     attached: bool,
     getter: bool,
     next_no: u64,
+    /// In a stream.
+    cursor: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +83,7 @@ impl Seen {
                             first_no,
                             first: d.first.plus(i),
                             count: 1,
+                            offset: d.offset.map(|offset| offset + u64::from(i)),
                             ..d
                         };
                         seen.deliveries.entry(d.consumer).or_default().push(one);
@@ -142,8 +150,14 @@ impl Twin {
                     q.delayed.sort_by_key(|(due, m)| (*due, m.position));
                     let count = q.delayed.iter().filter(|(due, _)| *due <= at).count();
                     for (_, message) in q.delayed.drain(..count).collect::<Vec<_>>() {
-                        q.show(message);
+                        q.show(message, self.now);
                     }
+                    self.serve(queue);
+                }
+                2 if self.queues[&queue].is_stream() => {
+                    let (q, now) = (self.queues.get_mut(&queue).unwrap(), self.now);
+                    let age = q.max_age().unwrap();
+                    q.ready.retain(|m| m.since + age > now);
                     self.serve(queue);
                 }
                 2 => {
@@ -195,6 +209,10 @@ impl Twin {
             .collect();
         for (id, q) in &self.queues {
             events.extend(q.delayed.iter().map(|(due, _)| (*due, 1, id.0)));
+            if let (Some(age), Some(oldest)) = (q.max_age(), q.ready.first()) {
+                let slack = (age / 64).clamp(50, 10_000);
+                events.push((oldest.since + age + slack, 2, id.0));
+            }
             for level in 0..=255 {
                 if let Some(spot) = q.head_of(level) {
                     events.extend(q.ready[spot].expires.map(|at| (at, 2, id.0)));
@@ -215,7 +233,7 @@ impl Twin {
 
     fn retire(&mut self, queue: QueueId, message: Message, reason: DeathReason) {
         let q = self.queues.get_mut(&queue).unwrap();
-        if q.config.dead_letters {
+        if q.config.dead_letters && !q.is_stream() {
             self.seen.dead.push((queue, message.position, reason as u8));
             q.dead.push((message, reason));
         }
@@ -227,6 +245,9 @@ impl Twin {
         let Some(q) = self.queues.get_mut(&lease.queue) else {
             return;
         };
+        if q.is_stream() {
+            return;
+        }
         message.acquired += 1;
         message.failed += u32::from(failed);
         let every = q.config.count_every_return;
@@ -246,7 +267,7 @@ impl Twin {
                 return q.delayed.push((now + wait, message));
             }
         }
-        q.show(message);
+        q.show(message, now);
     }
 
     fn held(&self, id: ConsumerId) -> usize {
@@ -263,10 +284,11 @@ impl Twin {
         };
         let place = (config.session, config.channel);
         match self.limits.get(&place) {
-            Some(limit) if !config.no_ack => {
+            Some(limit) if !config.no_ack && consumer.cursor.is_none() => {
                 let all: usize = self
                     .members(place.0, Some(place.1))
                     .into_iter()
+                    .filter(|id| self.consumers[id].cursor.is_none())
                     .map(|id| self.held(id))
                     .sum();
                 own.min((*limit as usize).saturating_sub(all))
@@ -363,6 +385,9 @@ impl Twin {
 
     /// The head of the highest level that has not expired; what has is dropped on the way.
     fn alive(&mut self, queue: QueueId) -> Option<usize> {
+        if self.queues[&queue].is_stream() {
+            return None;
+        }
         loop {
             let spot = self.queues[&queue].top()?;
             if self.queues[&queue].ready[spot]
@@ -381,6 +406,9 @@ impl Twin {
             return;
         }
         self.elect(queue);
+        if self.queues[&queue].is_stream() {
+            return self.serve_stream(queue);
+        }
         while !self.queues[&queue].ready.is_empty()
             && let Some(id) = self.pick(queue)
             && let Some(spot) = self.alive(queue)
@@ -394,6 +422,30 @@ impl Twin {
         {
             let message = self.take(queue, spot);
             self.retire(queue, message, DeathReason::MaxLen);
+        }
+    }
+
+    /// Everybody reads on from their place as far as they have room; then the oldest go that are too much.
+    fn serve_stream(&mut self, queue: QueueId) {
+        for id in self.queues[&queue].attached.clone() {
+            while self.capacity(id) > 0 {
+                let cursor = self.consumers[&id].cursor.unwrap();
+                let ready = &self.queues[&queue].ready;
+                let Some(message) = ready.iter().find(|m| m.offset >= cursor).cloned() else {
+                    break;
+                };
+                let offset = message.offset;
+                self.consumers.get_mut(&id).unwrap().cursor = Some(offset + 1);
+                let mut delivery = self.lease(queue, id, message);
+                delivery.offset = Some(offset);
+                self.seen.deliveries.entry(id).or_default().push(delivery);
+            }
+        }
+        let q = self.queues.get_mut(&queue).unwrap();
+        let max = q.config.stream.and_then(|rules| rules.max_bytes);
+        let size = |list: &[Message]| list.iter().map(|m| u64::from(m.size)).sum::<u64>();
+        while q.ready.len() > 1 && max.is_some_and(|max| size(&q.ready) > max) {
+            q.ready.remove(0);
         }
     }
 
@@ -425,13 +477,17 @@ impl Twin {
             redelivered: message.acquired > 0,
             acquired: message.acquired,
             failed: message.failed,
+            offset: None,
         };
         if !consumer.config.no_ack {
             let span = consumer
                 .config
                 .visibility
                 .unwrap_or(self.queues[&queue].config.visibility);
-            let deadline = self.now + span.0;
+            let deadline = match self.queues[&queue].is_stream() {
+                true => u64::MAX,
+                false => self.now + span.0,
+            };
             self.leases.push(TwinLease {
                 consumer: id,
                 no,
@@ -468,6 +524,7 @@ impl Twin {
         let place = self
             .consumers
             .get(&id)
+            .filter(|c| c.cursor.is_none())
             .map(|c| (c.config.session, c.config.channel));
         if let Some(place) = place
             && some
@@ -502,6 +559,7 @@ impl Twin {
                 continue;
             };
             let ttl = q.config.message_ttl.into_iter().chain(run.ttl).min();
+            let ttl = ttl.filter(|_| !q.is_stream());
             let delay = run.delay.map_or(0, |d| d.0);
             let level = run.priority.unwrap_or(q.config.default_priority);
             let message = Message {
@@ -511,8 +569,11 @@ impl Twin {
                 level: level.min(q.config.max_priority.unwrap_or(0)),
                 acquired: 0,
                 failed: 0,
+                offset: 0,
+                since: 0,
             };
-            if q.config.overflow != Overflow::DropHead && q.refuses(run.size) {
+            let refuses = q.config.overflow != Overflow::DropHead && !q.is_stream();
+            if refuses && q.refuses(run.size) {
                 let dlx = q.config.overflow == Overflow::RejectPublishDlx;
                 self.seen.refused.push(Source {
                     seq: source.seq + u64::from(slot),
@@ -526,12 +587,16 @@ impl Twin {
             let alone = q.ready.is_empty();
             if delay > 0 {
                 q.delayed.push((self.now + delay, message));
-            } else if alone && let Some(id) = self.pick(run.queue) {
+            } else if alone
+                && !q.is_stream()
+                && let Some(id) = self.pick(run.queue)
+            {
                 self.hand(run.queue, id, message);
             } else if alone && ttl == Some(Millis(0)) {
                 self.retire(run.queue, message, DeathReason::Expired);
             } else {
-                self.queues.get_mut(&run.queue).unwrap().show(message);
+                let now = self.now;
+                self.queues.get_mut(&run.queue).unwrap().show(message, now);
             }
             self.serve(run.queue);
         }
@@ -650,12 +715,14 @@ impl Twin {
             .push_back(id);
         q.exclusive = config.exclusive.then_some(id);
         self.opened.insert((source.pipe, config.session));
+        let cursor = q.is_stream().then(|| q.seek(config.start, self.now));
         let consumer = TwinConsumer {
             queue,
             config,
             attached: true,
             getter: false,
             next_no: 1,
+            cursor,
         };
         self.consumers.insert(id, consumer);
         self.elect(queue);
@@ -687,6 +754,7 @@ impl Twin {
             priority: 0,
             credit: Credit::Prefetch(0),
             visibility: None,
+            start: StreamStart::Next,
             overdue: None,
         };
         let fresh = TwinConsumer {
@@ -695,6 +763,7 @@ impl Twin {
             attached: false,
             getter: true,
             next_no: 1,
+            cursor: None,
         };
         self.consumers.entry(holder).or_insert(fresh).config.no_ack = no_ack;
         let Some(spot) = self.alive(queue) else {
@@ -767,7 +836,9 @@ impl Twin {
             Command::Configure { queue, config } => match self.queues.get_mut(&queue) {
                 None => Reply::NoQueue,
                 Some(q) => {
+                    let kept = q.is_stream().then(|| config.stream.unwrap_or_default());
                     q.config = *config;
+                    q.config.stream = kept;
                     q.last_used = self.now;
                     self.serve(queue);
                     Reply::Done
@@ -795,6 +866,7 @@ impl Twin {
             }
             Command::Purge { queue } => match self.queues.get_mut(&queue) {
                 None => Reply::NoQueue,
+                Some(q) if q.is_stream() => Reply::Count(0),
                 Some(q) => {
                     if q.config.at_least_once {
                         q.dead.clear();
@@ -904,6 +976,47 @@ impl TwinQueue {
             active: None,
             exclusive: None,
             last_used: now,
+            next_offset: 0,
+        }
+    }
+
+    fn is_stream(&self) -> bool {
+        self.config.stream.is_some()
+    }
+
+    fn max_age(&self) -> Option<u64> {
+        Some(self.config.stream?.max_age?.0)
+    }
+
+    /// Where in a stream a consumer begins.
+    fn seek(&self, start: StreamStart, now: u64) -> u64 {
+        let after = |time: u64| {
+            let found = self.ready.iter().find(|m| m.since >= time);
+            found.map_or(self.next_offset, |m| m.offset)
+        };
+        match start {
+            StreamStart::First => self.ready.first().map_or(self.next_offset, |m| m.offset),
+            StreamStart::Last => {
+                // The start of the last run: neighbours of one entry and one size.
+                let mut first = self.next_offset;
+                let mut next: Option<&Message> = None;
+                for m in self.ready.iter().rev() {
+                    let joins = next.is_none_or(|next| {
+                        next.size == m.size
+                            && next.since == m.since
+                            && next.position.0 == m.position.0 + 1
+                    });
+                    if !joins {
+                        break;
+                    }
+                    (first, next) = (m.offset, Some(m));
+                }
+                first
+            }
+            StreamStart::Next => self.next_offset,
+            StreamStart::Offset(offset) => offset,
+            StreamStart::Time(time) => after(time.0),
+            StreamStart::Ago(span) => after(now.saturating_sub(span.0)),
         }
     }
 
@@ -916,7 +1029,13 @@ impl TwinQueue {
     }
 
     /// Puts a message that came back before all that stand behind its place; a new one goes to the end.
-    fn show(&mut self, message: Message) {
+    /// In a stream everything goes to the end, and gets a number.
+    fn show(&mut self, mut message: Message, now: u64) {
+        if self.is_stream() {
+            (message.offset, message.since) = (self.next_offset, now);
+            self.next_offset += 1;
+            return self.ready.push(message);
+        }
         let behind = |m: &Message| {
             m.level == message.level && (m.acquired == 0 || m.position > message.position)
         };
