@@ -481,7 +481,7 @@ mod test {
 
     fn filled(kind: Kind, index: usize) -> Arg {
         match kind {
-            Kind::Bit => Arg::Bit(index % 2 == 0),
+            Kind::Bit => Arg::Bit(index.is_multiple_of(2)),
             Kind::Short | Kind::LongText => Arg::Text(format!("text{index}")),
             Kind::Table => Arg::Table(Vec::new()),
             _ => Arg::Num(index as u64),
