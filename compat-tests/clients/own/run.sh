@@ -56,7 +56,7 @@ suite() {
     amqp091-go) echo 'AMQP_URL=amqp://guest:guest@127.0.0.1:5672/ go test -v -tags integration -timeout 20m .' ;;
     py-amqp) echo '../venv/bin/python -m pytest -q -rs -p no:cacheprovider t/integration' ;;
     kombu) echo '../venv/bin/python -m pytest -q -rs -p no:cacheprovider t/integration/test_py_amqp.py' ;;
-    amqpstorm) echo '../venv/bin/python -m pytest -q -rs -p no:cacheprovider amqpstorm/tests/functional' ;;
+    amqpstorm) echo 'AMQP_HOST=127.0.0.1 AMQP_URI=amqp://guest:guest@127.0.0.1:5672/%2F AMQP_HTTP_URL=http://127.0.0.1:15672 AMQP_USERNAME=guest AMQP_PASSWORD=guest ../venv/bin/python -m pytest -q -rs -p no:cacheprovider amqpstorm/tests/functional' ;;
     lapin) echo 'AMQP_ADDR=amqp://guest:guest@127.0.0.1:5672/%2f cargo test --offline --tests --no-fail-fast -- --test-threads 1' ;;
     amqprs) echo 'cargo test --offline --tests --no-fail-fast -- --test-threads 1' ;;
     esac
@@ -75,12 +75,12 @@ ip link set lo up
 "$broker" --data-dir data --config conf >broker.txt 2>&1 &
 until grep -q "Server startup complete" broker.txt; do kill -0 \$! && sleep 0.1; done
 cd source
-timeout 1500 sh -c '$(suite "$name")' >../output.txt 2>&1
+$(suite "$name" | sed 's/^/timeout 1500 env /') >../output.txt 2>&1
 echo "ended with \$?"
 kill -KILL \$! || true
 END
     echo "== $name"
     unshare -n sh inside.sh
     grep -E '^(--- (FAIL|SKIP)|FAILED|ERROR|SKIPPED|test .* (FAILED|ignored)$|test result|ok  )|^[0-9=].* (passed|failed)' output.txt || true
-    echo "passed in go: $(grep -c '^--- PASS' output.txt)"
+    [ "$name" != amqp091-go ] || echo "$(grep -c '^--- PASS' output.txt || true) passed"
 done

@@ -285,7 +285,6 @@ fn consuming(dice: &mut Dice) -> Method {
             .table("arguments", alphabet::consumer_arguments(dice)),
         82..85 => Method::new("basic.consume")
             .text("queue", "amq.rabbitmq.reply-to")
-            .text("consumer", &alphabet::tag(dice))
             .bit("no-ack", dice.chance(85)),
         85..94 => {
             let tag = if dice.chance(10) {

@@ -110,6 +110,10 @@ pub const AVOIDED: &[(&str, &str)] = &[
         "an empty x-queue-type",
         "not given since 4.1, refused before",
     ),
+    (
+        "the tag of a direct reply-to consumer taken again",
+        "530 here; RabbitMQ goes on and finds something else wrong, or nothing",
+    ),
     ("expiry of queues", "asking a queue renews its lease"),
     (
         "priorities on quorum queues",

@@ -201,7 +201,8 @@ class ListenerTest {
         for (int i = 0; i < 30; i++) {
             Stage.take(arrivals);
         }
-        assertEquals(3, admin.getQueueInfo(queue).getConsumerCount());
+        // They may subscribe later than the first of them takes messages.
+        Stage.until(() -> admin.getQueueInfo(queue).getConsumerCount() == 3);
         container.stop();
     }
 
