@@ -110,7 +110,7 @@ pub fn columns<'a>(
 }
 
 /// What a queue can be asked without its statistics.
-const QUEUE_CHEAP: [&str; 20] = [
+const QUEUE_CHEAP: [&str; 19] = [
     "name",
     "durable",
     "auto_delete",
@@ -122,7 +122,6 @@ const QUEUE_CHEAP: [&str; 20] = [
     "messages_ready",
     "messages_unacknowledged",
     "messages",
-    "consumers",
     "state",
     "type",
     "leader",
@@ -133,7 +132,8 @@ const QUEUE_CHEAP: [&str; 20] = [
     "exclusive_consumer_pid",
 ];
 
-const QUEUE_DEAR: [&str; 27] = [
+const QUEUE_DEAR: [&str; 28] = [
+    "consumers",
     "slave_pids",
     "synchronised_slave_pids",
     "mirror_pids",

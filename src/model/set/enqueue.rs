@@ -55,15 +55,8 @@ impl SetMachine {
             level: priority.min(queue.config.max_priority.unwrap_or(0)),
         };
         if queue.is_stream() || queue.config.overflow == Overflow::DropHead {
-            admit(
-                queue,
-                piece,
-                delay.map(|_| visible_at),
-                ttl,
-                ground,
-                effects,
-            );
-            queue.settle_down(ground, effects);
+            let due = delay.map(|_| visible_at);
+            admit_all(queue, piece, due, ttl, ground, effects);
             return;
         }
         let mut seq = source.seq + u64::from(skip);
@@ -82,6 +75,30 @@ impl SetMachine {
             }
         }
         refuse(queue, Source { seq, ..source }, piece, ground, effects);
+    }
+}
+
+/// Takes a run into a queue that makes room by dropping its head.
+///
+/// Without time to live a message expires at once only at the head, and whether it comes there is decided by what a limit
+/// drops in front of it: such messages go one by one.
+fn admit_all(
+    queue: &mut Queue,
+    mut piece: Piece,
+    due: Option<Millis>,
+    ttl: Option<Millis>,
+    ground: &mut Ground,
+    effects: &mut Effects,
+) {
+    let limited = queue.config.max_length.is_some() || queue.config.max_length_bytes.is_some();
+    let parts = match limited && ttl == Some(Millis(0)) {
+        true => piece.run.count,
+        false => 1,
+    };
+    for left in (1..=parts).rev() {
+        let part = if left > 1 { piece.split(1) } else { piece };
+        admit(queue, part, due, ttl, ground, effects);
+        queue.settle_down(ground, effects);
     }
 }
 
