@@ -87,7 +87,8 @@ fn copy_into(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         if entry.file_type().expect("a type").is_dir() {
             copy_into(&entry.path(), &target);
-        } else {
+        } else if entry.file_type().expect("a type").is_file() {
+            // What is no file, the control socket, is made anew at every start.
             std::fs::copy(entry.path(), target).expect("copied");
         }
     }

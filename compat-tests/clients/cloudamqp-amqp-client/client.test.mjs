@@ -65,10 +65,10 @@ test('an unknown vhost is refused', async () => {
 });
 
 test('a heartbeat keeps an idle connection', async (t) => {
-  const connection = await connected(t, '?heartbeat=2');
-  assert.equal(connection.heartbeat, 2);
+  const connection = await connected(t, '?heartbeat=4');
+  assert.equal(connection.heartbeat, 4);
   // The client gives up after as long as one heartbeat without a sign.
-  await pause(5000);
+  await pause(9000);
   assert.equal(connection.closed, false);
   await connection.channel();
 });

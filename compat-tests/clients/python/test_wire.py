@@ -61,6 +61,8 @@ LOCKED = ("RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{q}
 ], ids=lambda m: m.NAME)
 def test_an_exclusive_queue_is_locked_to_every_method_of_others(channel, name, refused):
     q = channel.queue_declare(name, exclusive=True).method.queue
+    # A binding that does not exist may be taken away by anybody.
+    channel.queue_bind(q, "amq.direct", "k")
     refused.queue = q
     with Wire().open() as wire:
         wire.channel()
