@@ -103,7 +103,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
             let path = inner.join(entry.file_name());
             if entry.file_type().expect("a type").is_dir() {
                 open.push(path);
-            } else {
+            } else if entry.file_type().expect("a type").is_file() {
                 found.push(path);
             }
         }
