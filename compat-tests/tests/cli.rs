@@ -418,13 +418,11 @@ async fn queues_bindings_connections_and_consumers_are_listed_and_acted_on() {
         "{connections}"
     );
     assert!(connections.ends_with("\trunning\n"), "{connections}");
-    assert_eq!(
-        tools
-            .ok("rabbitmqctl -s list_channels user")
-            .matches("guest")
-            .count(),
-        2
-    );
+    // A channel that was dropped here may be open there for a moment yet.
+    eventually(Duration::from_secs(20), || {
+        let channels = tools.ok("rabbitmqctl -s list_channels user");
+        (channels == "guest\n").then_some(())
+    });
 
     tools.says(
         "rabbitmqctl purge_queue q1",
