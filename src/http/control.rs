@@ -279,7 +279,11 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest<Body>) -> Response<Bod
             told(api::tell_cluster(&api, Ask::Forget { node }).await)
         }
         Some(api) => match path.strip_prefix("/control/maintenance/") {
-            Some(word) => told(api::maintain(&api, word).await),
+            Some(word) => {
+                // Read to its end: a connection that closes on unread bytes is a broken pipe to its writer.
+                drop(axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await);
+                told(api::maintain(&api, word).await)
+            }
             None => api::answer_operator(api, request).await,
         },
         None => failed(

@@ -1,6 +1,7 @@
 //! Talk with a node over its control socket: HTTP/1.0, one request a connection, so nothing needs a runtime.
 
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -93,7 +94,7 @@ impl Client {
         body: &[u8],
         reason: Option<&str>,
     ) -> Result<Reply, Silence> {
-        let mut stream = control::connect(&self.socket).map_err(|error| match error.kind() {
+        let stream = control::connect(&self.socket).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => Silence::Forbidden,
             _ => Silence::Nobody(error),
         })?;
@@ -118,21 +119,29 @@ impl Client {
             head += &format!("X-Reason: {reason}\r\n");
         }
         head += "\r\n";
-        let mut answer = Vec::new();
-        let talked = stream
-            .write_all(head.as_bytes())
-            .and_then(|()| stream.write_all(body))
-            .and_then(|()| {
-                let mut limited = stream.take(ANSWER_BYTES_MAX);
-                limited.read_to_end(&mut answer)
-            });
-        match talked {
-            Ok(_) => parsed(&answer).ok_or(Silence::Strange),
-            Err(error) => Err(match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Silence::Late,
-                _ => Silence::Nobody(error),
-            }),
-        }
+        let mut request = head.into_bytes();
+        request.extend_from_slice(body);
+        talk(stream, &request)
+    }
+}
+
+fn talk(mut stream: UnixStream, request: &[u8]) -> Result<Reply, Silence> {
+    let is_late = |error: &io::Error| {
+        use io::ErrorKind::{TimedOut, WouldBlock};
+        matches!(error.kind(), WouldBlock | TimedOut)
+    };
+    let written = stream.write_all(request);
+    if written.as_ref().is_err_and(is_late) {
+        return Err(Silence::Late);
+    }
+    // A node may answer, and close, before it has read all of a request: its answer counts.
+    let mut answer = Vec::new();
+    let read = stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer);
+    match (written.and(read), parsed(&answer)) {
+        (Err(error), _) if is_late(&error) => Err(Silence::Late),
+        (_, Some(reply)) => Ok(reply),
+        (Ok(_), None) => Err(Silence::Strange),
+        (Err(error), None) => Err(Silence::Nobody(error)),
     }
 }
 
@@ -175,6 +184,17 @@ mod tests {
             at(&["queues", "/", "a b/ü"]),
             "/api/queues/%2F/a%20b%2F%C3%BC"
         );
+    }
+
+    #[test]
+    fn an_answer_counts_that_came_before_the_request_was_written() {
+        let (client, mut node) = UnixStream::pair().unwrap();
+        node.write_all(b"HTTP/1.0 200 OK\r\n\r\n{}").unwrap();
+        drop(node);
+        assert_eq!(talk(client, b"POST / HTTP/1.0").unwrap().status, 200);
+        let (client, node) = UnixStream::pair().unwrap();
+        drop(node);
+        assert!(matches!(talk(client, b"GET /"), Err(Silence::Nobody(_))));
     }
 
     #[test]
