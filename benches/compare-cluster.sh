@@ -5,6 +5,7 @@
 # RABBITMQ_ROOT: a folder with another Debian in it whose RabbitMQ is to be run (by chroot) in place of the installed one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. benches/three-nodes.sh
 
 each=${SECONDS_EACH:-10}
 warmup=${WARMUP:-3}
@@ -56,7 +57,7 @@ ready() { # name port
 }
 
 for i in 1 2 3; do
-  mkdir -p "$rabbit_dir/$i" "$dir/leveret/$i" "$dir/rabbit"
+  mkdir -p "$rabbit_dir/$i" "$dir/rabbit"
   : > "$rabbit_dir/empty.conf"
   in_rabbit "$i" /usr/lib/rabbitmq/bin/rabbitmq-server > "$dir/rabbit-$i.out" 2>&1 &
   started+=($!)
@@ -70,22 +71,7 @@ for i in 1 2 3; do
   fi
 done
 
-for i in 1 2 3; do
-  {
-    echo "listeners.tcp.1 = 127.0.0.1:$((leveret_port + i))"
-    echo "cluster_formation.peer_discovery_backend = classic_config"
-    for j in 1 2 3; do echo "cluster_formation.classic_config.nodes.$j = rabbit@127.0.0.1$j"; done
-    echo "leveret.cluster.listener = 127.0.0.1$i:$((leveret_port + 10))"
-    echo "leveret.cluster.secret = bench"
-    echo "management.tcp.ip = 127.0.0.1"
-    echo "management.tcp.port = $((leveret_port + 30 + i))"
-  } > "$dir/leveret/$i/conf"
-  RABBITMQ_DIST_PORT=$((leveret_port + 10)) RABBITMQ_NODENAME=rabbit@127.0.0.1$i \
-    "$leveret" --config "$dir/leveret/$i/conf" --data-dir "$dir/leveret/$i/data" --prometheus 127.0.0.1:$((leveret_port + 20 + i)) \
-    > "$dir/leveret/$i/out" 2>&1 &
-  echo $! > "$dir/leveret/$i/pid"
-done
-for i in 1 2 3; do ready "leveret $i" $((leveret_port + i)); done
+leveret_nodes "$dir/leveret" "$leveret_port"
 
 leader() { # the node that leads the only queue's set
   "$leveret" cluster --config "$dir/leveret/1/conf" --node "127.0.0.11:$((leveret_port + 10))" status | awk '

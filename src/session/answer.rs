@@ -95,12 +95,11 @@ impl Channel {
                     core.send(self.id, &Queue::PurgeOk(PurgeOk { message_count }).class());
                 }
             }
-            (Then::Delete { no_wait }, ChannelAnswer::Count(message_count)) => {
-                if !no_wait {
-                    core.send(
-                        self.id,
-                        &Queue::DeleteOk(DeleteOk { message_count }).class(),
-                    );
+            (Then::Delete { no_wait, cancels }, ChannelAnswer::Count(message_count)) => {
+                let ok = Queue::DeleteOk(DeleteOk { message_count }).class();
+                let ok = (!no_wait).then_some(ok);
+                for method in ok.iter().chain(&cancels) {
+                    core.send(self.id, method);
                 }
             }
             (Then::Consume { no_wait }, answer @ ChannelAnswer::Consuming { .. }) => {

@@ -48,6 +48,8 @@ pub(super) enum Then {
     },
     Delete {
         no_wait: bool,
+        /// basic.cancel of the channel's own consumers, which goes out behind delete-ok.
+        cancels: Vec<AMQPClass>,
     },
     Consume {
         no_wait: bool,
@@ -132,6 +134,14 @@ impl Channel {
             prefetch: 0,
             limit: 0,
             mode: Mode::Plain,
+        }
+    }
+
+    /// Where cancels wait while the channel's own queue.delete is not answered.
+    pub fn held_cancels(&mut self) -> Option<&mut Vec<AMQPClass>> {
+        match self.asked.as_mut().map(|asked| &mut asked.then) {
+            Some(Then::Delete { cancels, .. }) => Some(cancels),
+            _ => None,
         }
     }
 

@@ -196,7 +196,10 @@ impl Connection {
             consumer_tag: ShortString::try_new(tag).unwrap_or_default(),
             nowait: true,
         });
-        self.core.send(channel, &cancel.class());
+        match open.held_cancels() {
+            Some(held) => held.push(cancel.class()),
+            None => self.core.send(channel, &cancel.class()),
+        }
     }
 
     /// Whether the client takes basic.cancel.

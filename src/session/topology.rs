@@ -131,7 +131,10 @@ impl Channel {
                     if_unused: m.if_unused,
                     if_empty: m.if_empty,
                 },
-                Then::Delete { no_wait: m.nowait },
+                Then::Delete {
+                    no_wait: m.nowait,
+                    cancels: Vec::new(),
+                },
             ),
             Queue::DeclareOk(_)
             | Queue::BindOk(_)

@@ -297,6 +297,33 @@ fn the_servers_cancel_is_sent_only_to_clients_that_can_take_it() {
 }
 
 #[test]
+fn a_cancel_waits_for_the_delete_ok_of_its_own_channel() {
+    use amq_protocol::protocol::queue;
+    let mut peer = Peer::running();
+    peer.open_channel(1);
+    peer.consume(1, false);
+    peer.send(
+        1,
+        queue::AMQPMethod::Delete(queue::Delete {
+            queue: "q".into(),
+            if_unused: false,
+            if_empty: false,
+            nowait: false,
+        }),
+    );
+    peer.session.cancel_consumer(ChannelId(1), ConsumerId(7));
+    peer.expect(&["1 DeleteQueue"], &[]);
+    peer.answer(1, ChannelAnswer::Count(2));
+    peer.expect(
+        &[],
+        &[
+            "1 DeleteOk { message_count: 2 }",
+            "1 Cancel { consumer_tag: \"c\", nowait: true }",
+        ],
+    );
+}
+
+#[test]
 fn recover_gives_everything_back() {
     let mut peer = holding(3);
     peer.send(
