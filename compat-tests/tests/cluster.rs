@@ -7,6 +7,8 @@
 mod common;
 #[path = "common/load.rs"]
 mod load;
+#[path = "cluster/moving.rs"]
+mod moving;
 
 use std::sync::Arc;
 use std::time::Duration;

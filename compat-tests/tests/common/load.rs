@@ -278,8 +278,9 @@ async fn publish_session(
             let confirmed = matches!(within(plan, confirm).await?, Confirmation::Ack(_));
             shared.history.answered(message, confirmed);
             if confirmed {
-                let now = shared.history.now_ms();
-                shared.confirms.lock().unwrap().push((queue, now));
+                // The time is taken under the lock: the list is in its order.
+                let mut confirms = shared.confirms.lock().unwrap();
+                confirms.push((queue, shared.history.now_ms()));
             }
         }
         tokio::time::sleep(plan.rest).await;
