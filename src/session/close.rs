@@ -174,7 +174,7 @@ impl Connection {
     /// Bytes were written to the socket.
     pub fn note_sent(&mut self, now: Millis) {
         self.now = now;
-        self.timers.sent();
+        self.timers.sent(now);
     }
 
     /// Bytes were read from the socket.

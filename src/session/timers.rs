@@ -18,7 +18,7 @@ pub(super) enum Due {
 struct Beat {
     interval: Millis,
     send_at: Millis,
-    sent: bool,
+    sent_at: Millis,
     sample_at: Millis,
     received: bool,
     missed: u8,
@@ -49,8 +49,7 @@ impl Timers {
         self.beat = (interval.0 > 0).then(|| Beat {
             interval,
             send_at: now.plus(Millis(interval.0 / 2)),
-            // The first tick sends whatever was sent before it.
-            sent: false,
+            sent_at: now,
             sample_at: now.plus(interval),
             received: true,
             missed: 0,
@@ -66,9 +65,9 @@ impl Timers {
         };
     }
 
-    pub fn sent(&mut self) {
+    pub fn sent(&mut self, now: Millis) {
         if let Some(beat) = &mut self.beat {
-            beat.sent = true;
+            beat.sent_at = now;
         }
     }
 
@@ -105,10 +104,14 @@ impl Timers {
             }
         }
         if beat.send_at <= now {
-            beat.send_at = now.plus(Millis(beat.interval.0 / 2));
-            if !std::mem::take(&mut beat.sent) {
-                return Some(Due::SendHeartbeat);
+            let half = Millis(beat.interval.0 / 2);
+            let silent_until = beat.sent_at.plus(half);
+            if silent_until > now {
+                beat.send_at = silent_until;
+                return None;
             }
+            beat.send_at = now.plus(half);
+            return Some(Due::SendHeartbeat);
         }
         None
     }
@@ -126,13 +129,17 @@ mod test {
     }
 
     #[test]
-    fn a_silent_server_beats_every_half_timeout_and_a_busy_one_not_at_all() {
+    fn a_server_is_never_silent_for_longer_than_half_the_timeout() {
         let mut timers = beating();
         assert_eq!(timers.next(), Some(Millis(500)));
         assert_eq!(timers.due(Millis(500), true), Some(Due::SendHeartbeat));
-        timers.sent();
-        assert_eq!(timers.due(Millis(1000), true), None);
-        assert_eq!(timers.due(Millis(1500), true), Some(Due::SendHeartbeat));
+        timers.sent(Millis(500));
+        assert_eq!(timers.due(Millis(1000), true), Some(Due::SendHeartbeat));
+        timers.sent(Millis(1001));
+        timers.sent(Millis(1400));
+        assert_eq!(timers.due(Millis(1500), true), None);
+        assert_eq!(timers.next(), Some(Millis(1900)));
+        assert_eq!(timers.due(Millis(1900), true), Some(Due::SendHeartbeat));
     }
 
     #[test]
@@ -147,7 +154,7 @@ mod test {
             (6000, true, false, false),
             (7000, true, false, true),
         ] {
-            timers.sent();
+            timers.sent(Millis(at));
             if at == 4000 {
                 timers.received();
             }

@@ -219,6 +219,7 @@ fn heartbeats_go_out_when_nothing_else_does_and_silence_is_death() {
     assert_lines(&peer.sent(), &["0 heartbeat"]);
     peer.session.note_sent(Millis(5_000));
     peer.session.note_received(Millis(9_000));
+    peer.session.note_sent(Millis(9_000));
     peer.session.handle_timeout(Millis(10_000));
     assert_lines(&peer.sent(), &[]);
     for at in [20_000, 30_000] {
