@@ -254,6 +254,11 @@ impl Channel {
                 global,
             } => self.qos(core, prefetch_size, prefetch_count, global),
             Method::Publish(_) => Err(error(ReplyCode::InternalError, "")),
+            // RabbitMQ's codec knows basic.credit and what answers it, of AMQP 1.0's days, and nothing handles them.
+            Method::Unknown {
+                class_id: 60,
+                method_id: 200..=202,
+            } => Err(unimplemented()),
             Method::Unknown { .. } => Err(error(ReplyCode::CommandInvalid, "unknown method")),
             Method::Other(class) => match *class {
                 AMQPClass::Channel(method) => self.own(core, method),

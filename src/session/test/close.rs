@@ -155,6 +155,10 @@ fn hard_errors_close_the_connection_with_the_ids_of_the_method() {
             "504, reply_text: \"CHANNEL_ERROR - unexpected method in connection state running\", class_id: 10, method_id: 40",
         ),
         (raw(1, 1, &[0, 77, 0, 5]), "503…class_id: 77, method_id: 5"),
+        (
+            raw(1, 1, &[0, 60, 0, 200, 1, b'c', 0, 0, 0, 1, 0]),
+            "503, reply_text: \"COMMAND_INVALID - unimplemented method\", class_id: 60, method_id: 200",
+        ),
         (raw(8, 1, b""), "505…class_id: 0, method_id: 0"),
         (raw(2, 0, &[0; 14]), "505…class_id: 0, method_id: 0"),
         (raw(3, 0, b"x"), "505…class_id: 0, method_id: 0"),
