@@ -9,6 +9,7 @@ use super::alphabet::{self, EXCHANGES, QUEUES, TYPES};
 use super::dice::Dice;
 use super::method::Method;
 use super::program::{Act, Pick, Place, Program, Step, Verdict};
+use super::value::Value;
 
 struct Theme {
     quorum: bool,
@@ -38,7 +39,36 @@ pub fn program(seed: u64) -> Program {
         let number = program.len();
         step(&mut dice, &theme, place, number, &mut program);
     }
+    avoid(&mut program);
     program
+}
+
+/// Takes out what [`super::known::AVOIDED`] names and only the whole program shows.
+fn avoid(program: &mut Program) {
+    let type_of = |method: &Method| {
+        if method.name() != "queue.declare" {
+            return None;
+        }
+        let mut arguments = method.table_of("arguments").iter();
+        let found = arguments.find(|(name, _)| name == "x-queue-type");
+        found.map(|(_, value)| value.clone())
+    };
+    let is_quorum = |step: &Step| match &step.act {
+        Act::Call(method) => type_of(method) == Some(Value::Text("quorum".into())),
+        _ => false,
+    };
+    let any_quorum = program.iter().any(is_quorum);
+    for step in program {
+        match &mut step.act {
+            Act::Publish(_, properties, _) if any_quorum => properties.unset("priority"),
+            Act::Call(method)
+                if type_of(method).is_some() && method.text_of("queue").is_empty() =>
+            {
+                *method = method.clone().text("queue", QUEUES[0]);
+            }
+            _ => {}
+        }
+    }
 }
 
 fn theme(dice: &mut Dice) -> Theme {

@@ -120,6 +120,10 @@ pub const AVOIDED: &[(&str, &str)] = &[
         "strict since 4.3, two classes before",
     ),
     (
+        "a queue type for a queue named by the server",
+        "one that is not known is a crash and a 541 there, 406 here",
+    ),
+    (
         "methods behind an unanswered tx.commit",
         "504 there, a wait here",
     ),

@@ -415,6 +415,12 @@ impl Properties {
         self.0.sort_by_key(|(place, _)| *place);
     }
 
+    /// Takes one out by its name.
+    pub fn unset(&mut self, name: &str) {
+        let place = fields(PROPERTIES).position(|(field, _)| field == name);
+        self.0.retain(|(other, _)| Some(*other) != place);
+    }
+
     /// The headers, when there are any.
     pub fn headers_mut(&mut self) -> Option<&mut Table> {
         self.0.iter_mut().find_map(|(_, arg)| match arg {
