@@ -29,6 +29,7 @@ pub enum ClusterCommand {
         name: String,
     },
     /// Take a node out: what it holds goes to others, then it is no member any more; it need not be running
+    #[command(visible_alias = "leave")]
     Forget {
         /// Its name, rabbit@host
         name: String,
