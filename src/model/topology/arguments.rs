@@ -313,13 +313,18 @@ pub(super) fn equivalent_value(
         return Ok(());
     }
     let (received, current) = match (received, current) {
-        (Some(received), Some(current)) => (
-            format!("'{}'", show(received)),
-            format!("'{}'", show(current)),
-        ),
+        (Some(received), Some(current)) => (quoted(received), quoted(current)),
         (received, current) => (described(received), described(current)),
     };
     Err(inequivalent(key, title, &received, &current))
+}
+
+/// Of two values, one that is void reads as one that is not there.
+fn quoted(value: &AMQPValue) -> String {
+    match value {
+        AMQPValue::Void => "none".to_owned(),
+        value => format!("'{}'", show(value)),
+    }
 }
 
 fn described(value: Option<&AMQPValue>) -> String {

@@ -166,12 +166,21 @@ pub(crate) fn text(value: &AMQPValue) -> Option<&[u8]> {
 pub(crate) fn show(value: &AMQPValue) -> String {
     match view(value) {
         Value::Int(v) => v.to_string(),
-        Value::Float(v) => v.to_string(),
+        Value::Float(v) => float(v),
         Value::Text(v) => String::from_utf8_lossy(v).into_owned(),
         Value::Bool(v) => v.to_string(),
         Value::Time(v) => v.to_string(),
         Value::Void | Value::Opaque => "undefined".to_owned(),
         Value::Other(v) => term(v),
+    }
+}
+
+/// Erlang's notation: always with a point.
+fn float(value: f64) -> String {
+    let shown = format!("{value:?}");
+    match shown.split_once('e') {
+        Some((digits, exponent)) if !digits.contains('.') => format!("{digits}.0e{exponent}"),
+        _ => shown,
     }
 }
 

@@ -172,6 +172,18 @@ fn a_redeclaration_that_differs_is_refused_in_rabbitmqs_words() {
             "'x-message-ttl' for Q: received '2' but current is '1000'",
         ),
         (
+            queue("q", args(&[("x-message-ttl", AMQPValue::Void)])),
+            "'x-message-ttl' for Q: received none but current is '1000'",
+        ),
+        (
+            queue("q", args(&[("x-message-ttl", AMQPValue::Double(1e22))])),
+            "'x-message-ttl' for Q: received '1.0e22' but current is '1000'",
+        ),
+        (
+            queue("q", args(&[("x-message-ttl", AMQPValue::Double(2.0))])),
+            "'x-message-ttl' for Q: received '2.0' but current is '1000'",
+        ),
+        (
             transient,
             "'durable' for Q: received 'false' but current is 'true'",
         ),
