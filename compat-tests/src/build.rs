@@ -77,8 +77,13 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// The running test is `TARGET/PROFILE/deps/NAME-HASH`: three folders up is the target folder.
-fn target_dir() -> PathBuf {
+/// The target folder of the running test.
+///
+/// # Panics
+/// When the test does not lie in one.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    // `TARGET/PROFILE/deps/NAME-HASH`: three folders up.
     let test = std::env::current_exe().expect("a running test has a path");
     test.ancestors()
         .nth(3)

@@ -4,8 +4,8 @@
 //! batch grows by itself. An idle leader proposes a tick when the machine's next deadline passes.
 //! After a change of leader, or of the connection to it, everything not yet applied here goes again; the pipe's numbers
 //! make that harmless.
-//! Invariant: in each term the pipe's batches are proposed without a gap, from the first that is not applied on: a
-//! sequence begun in one term, here or on a stream from a peer, never goes on in another.
+//! Invariant: in each tenure of a leader the pipe's batches are proposed without a gap, from the first that is not applied
+//! on: a sequence begun in one, here or on a stream from a peer, never goes on in another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,14 +88,14 @@ impl<R: Send + 'static> Proposer<R> {
         supervisor: &Supervisor,
     ) -> bool {
         let outbox = &*self.outbox;
-        let term = leadership.borrow().term;
+        let tenure = leadership.borrow().tenure();
         outbox.resend();
         loop {
             let current = *leadership.borrow_and_update();
-            if !current.leading || current.stopped || current.term != term {
+            if !current.leading || current.stopped || current.tenure() != tenure {
                 return !current.stopped;
             }
-            self.propose(term);
+            self.propose(tenure.term);
             let Some(now) = self.stamp.now() else {
                 return true;
             };

@@ -50,6 +50,27 @@ pub struct Leadership {
     pub ready: bool,
     /// The replica has stopped, for good.
     pub stopped: bool,
+    /// How often the core refused what was proposed here while it led on in the same term.
+    pub lapses: u64,
+}
+
+impl Leadership {
+    /// The present stretch of the lead.
+    #[must_use]
+    pub fn tenure(&self) -> Tenure {
+        Tenure {
+            term: self.term,
+            lapses: self.lapses,
+        }
+    }
+}
+
+/// A stretch of one lead: what was proposed in an earlier one may be gone, and must go again before what follows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tenure {
+    /// The term.
+    pub term: u64,
+    lapses: u64,
 }
 
 /// Figures of one replica.
@@ -197,7 +218,8 @@ impl Group {
         }
         let place = InFlight::take(&self.inner.shared.in_flight, self.inner.in_flight_max)
             .ok_or(ProposeError::Busy)?;
-        let (proposal, receipt) = Proposal::new(place);
+        let shared = Arc::clone(&self.inner.shared);
+        let (proposal, receipt) = Proposal::new(place, shared, term);
         let write = self
             .inner
             .raft
@@ -211,6 +233,13 @@ impl Group {
             Some(Err(_)) => Err(ProposeError::NotLeader { leader: None }),
             None => Err(ProposeError::Busy),
         }
+    }
+
+    /// As if the core had refused a proposal.
+    #[cfg(test)]
+    pub(crate) fn refuse(&self) {
+        let term = self.leadership().borrow().term;
+        self.inner.shared.refused(term);
     }
 
     /// Whether this replica leads and takes proposals.

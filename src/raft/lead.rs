@@ -7,6 +7,7 @@
 //! | seen while leading | done |
 //! | --- | --- |
 //! | no majority heard for `election_timeout_max` | not `leading` until one is heard again |
+//! | the core refused a proposal before this was seen | not `leading` until the next look, and a lapse |
 //! | disk busy with one thing for `stall_limit`, a voter in reach | not `leading` in this term; the best voter is asked |
 //! | nobody took over, the disk works | an election: the new term ends the hand-over |
 //! | nobody took over, the disk does not work | the best voter is asked again |

@@ -35,7 +35,7 @@ mod upkeep;
 mod wire;
 
 pub use error::{ProposeError, RaftError};
-pub use group::{Group, GroupMetrics, Leadership};
+pub use group::{Group, GroupMetrics, Leadership, Tenure};
 pub use machine::{CompactPayload, LiveEntry, Machine, MachineError, PageStore, SnapshotPages};
 pub use members::{Heard, Members};
 pub use options::{GroupOptions, OnFatal};

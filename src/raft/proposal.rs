@@ -2,6 +2,8 @@
 //!
 //! Shape: a [`Proposal`] travels with the payload through the core and answers the [`ProposalReceipt`]; it also holds
 //! the proposal's place in the count of those in flight, and gives it back on every way out.
+//! Invariant: a proposal that was taken and is refused after all interrupts the lead ([`Shared::refused`]) before its
+//! receipt tells, as mostly nobody waits for that.
 //! Not here: the proposing itself ([`super::Group::propose`]).
 
 use std::future::Future;
@@ -16,6 +18,7 @@ use openraft::raft::responder::Responder;
 use tokio::sync::oneshot;
 
 use super::ProposeError;
+use super::shared::Shared;
 use super::types::Types;
 use crate::base::NodeId;
 
@@ -87,16 +90,20 @@ pub struct Proposal<T> {
     convert: fn(T) -> Result<Applied, ProposeError>,
     answer: oneshot::Sender<Result<Applied, ProposeError>>,
     place: InFlight,
+    shared: Arc<Shared>,
+    term: u64,
 }
 
 impl<T: Outcome> Proposal<T> {
-    /// A proposal that holds `place`, and its receipt.
-    pub(super) fn new(place: InFlight) -> (Self, ProposalReceipt) {
+    /// A proposal in `term` that holds `place`, and its receipt.
+    pub(super) fn new(place: InFlight, shared: Arc<Shared>, term: u64) -> (Self, ProposalReceipt) {
         let (answer, receipt) = oneshot::channel();
         let proposal = Self {
             convert: T::outcome,
             answer,
             place,
+            shared,
+            term,
         };
         (proposal, ProposalReceipt(receipt))
     }
@@ -106,7 +113,11 @@ impl<T: Send + 'static> Responder<Types, T> for Proposal<T> {
     fn on_complete(self, result: T) {
         // Whoever hears the answer may use the place.
         drop(self.place);
+        let outcome = (self.convert)(result);
+        if outcome.is_err() {
+            self.shared.refused(self.term);
+        }
         // Nobody need be waiting for the receipt.
-        drop(self.answer.send((self.convert)(result)));
+        drop(self.answer.send(outcome));
     }
 }

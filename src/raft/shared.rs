@@ -37,6 +37,8 @@ struct Roles {
     cut_off: bool,
     /// The term in which this leader has given up.
     yielded: Option<u64>,
+    /// See [`Leadership::lapses`].
+    lapses: u64,
     applied: Option<LogId>,
 }
 
@@ -178,6 +180,17 @@ impl Shared {
         }
     }
 
+    /// The core refused what was proposed in `term`, as it does when its lease has run out, which it may know before
+    /// [`super::lead`]: the lead is interrupted until that has looked again.
+    pub(super) fn refused(&self, term: u64) {
+        let mut roles = self.roles.lock();
+        if roles.core_leads && roles.term == term {
+            roles.lapses += 1;
+            roles.cut_off = true;
+            self.publish(&roles, false);
+        }
+    }
+
     /// This replica no longer leads in `term`, whatever its core thinks.
     pub(super) fn yielded(&self, term: u64) {
         let mut roles = self.roles.lock();
@@ -222,6 +235,7 @@ impl Shared {
             leader: roles.leader.map(NodeId).filter(|_| !(own && doubtful)),
             leading,
             ready: leading || following,
+            lapses: roles.lapses,
             stopped: before.stopped || stopping,
         };
         if now == before {

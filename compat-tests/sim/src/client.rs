@@ -10,9 +10,7 @@ use bytes::Bytes;
 use leveret::base::{ConsumerId, SetId};
 use leveret::cluster::{Cluster, Event, Mailbox, SetHandle};
 use leveret::model::batch::{MessageFlags, MessageParts, PublishOptions, message};
-use leveret::model::set::{
-    Command, ConsumerConfig, Credit, Delivery, Outcome, Reply, StreamStart,
-};
+use leveret::model::set::{Command, ConsumerConfig, Credit, Delivery, Outcome, Reply, StreamStart};
 use leveret::model::topology::QueueRecord;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -5,14 +5,10 @@
 //! the seed; then all is healed, and everything confirmed must be delivered within a bound of time.
 //!
 //! `SIM_SEED=n` runs one seed; otherwise `SIM_SEEDS` seeds (20) from `SIM_FIRST` (1) on, each in a process of its own, as
-//! the dice of the whole process belong to the seed. `SIM_SECONDS` of faults (20); `SIM_TRACE=1` tells every event;
-//! `SIM_KEEP` bytes of log are kept behind a snapshot instead of what the seed says.
+//! the dice of the whole process belong to the seed. `SIM_SECONDS` of faults (20); `SIM_TRACE=1` tells every event, and
+//! `SIM_LOG=leveret=debug` what the nodes log; `SIM_KEEP` bytes of log are kept behind a snapshot instead of what the
+//! seed says. A panic, in whichever task, ends the run and fails it.
 //! Not here: AMQP sessions, TLS, more than three nodes, compatibility of versions.
-
-#[cfg(not(tokio_unstable))]
-compile_error!(
-    "the simulation needs RUSTFLAGS=--cfg tokio_unstable, which .cargo/config.toml here sets"
-);
 
 mod client;
 mod disk;
@@ -29,6 +25,8 @@ use std::time::Duration;
 use leveret::base::Millis;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use crate::faults::Faults;
 use crate::judge::Judge;
@@ -82,7 +80,34 @@ fn many(first: u64, count: u64) -> ExitCode {
     }
 }
 
+/// The time of the simulation, for the nodes' log.
+struct Simulated;
+
+impl FormatTime for Simulated {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        let now = turmoil::sim_elapsed().unwrap_or_default();
+        write!(out, "{:>10.3}", now.as_secs_f64())
+    }
+}
+
 fn one(seed: u64) -> ExitCode {
+    // A runtime would go on without the task that panicked.
+    std::panic::set_hook(Box::new(move |panic| {
+        eprintln!("seed {seed}: {panic}");
+        std::process::exit(101);
+    }));
+    if let Ok(filter) = std::env::var("SIM_LOG") {
+        // On a thread of its own and before the dice are set, so that a run with a log is the same run.
+        let begin = std::thread::spawn(move || {
+            tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_timer(Simulated)
+                .with_ansi(false)
+                .with_writer(std::io::stderr)
+                .init();
+        });
+        begin.join().expect("a filter that can be read");
+    }
     mad_turmoil::rand::set_rng(rand_of_process::SeedableRng::seed_from_u64(seed));
     let _clocks = mad_turmoil::time::SimClocksGuard::init();
     let world = WORLD.get_or_init(|| World::new(seed)).clone();

@@ -17,6 +17,8 @@ mod events;
 mod frame;
 mod hub;
 mod links;
+#[cfg(test)]
+mod refusal_test;
 mod service;
 mod watch;
 #[cfg(feature = "sim")]

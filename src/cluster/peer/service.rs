@@ -307,13 +307,24 @@ async fn apply_batches(set: &LocalSet, mut messages: Messages) -> Status {
     }
 }
 
-async fn propose_batches(group: &Group, stamp: &Stamp, mut messages: Messages) -> Status {
+pub(super) async fn propose_batches(
+    group: &Group,
+    stamp: &Stamp,
+    mut messages: Messages,
+) -> Status {
     let mut last: Option<ProposalReceipt> = None;
-    // Batches that were proposed in a term this node lost and won again may be gone: the peer must send them again before
-    // it goes on.
-    let term = group.leadership().borrow().term;
+    // Batches that were proposed in a tenure that has ended may be gone: the peer must send them again before it goes on,
+    // and if it waits for them, nothing more will come.
+    let mut leadership = group.leadership();
+    let tenure = leadership.borrow_and_update().tenure();
+    let term = tenure.term;
+    let mut ended = std::pin::pin!(leadership.wait_for(|now| now.tenure() != tenure));
     loop {
-        let mut message = match messages.next().await {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            _ = &mut ended => return Status::unavailable("the lead was interrupted"),
+        };
+        let mut message = match message {
             Ok(Some(message)) => message,
             Ok(None) => return Status::cancelled("the peer closed the pipe"),
             Err(error) => return error,

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use openraft::errors::{ClientWriteError, ForwardToLeader};
+use openraft::raft::responder::Responder;
+
 use super::super::ProposeError;
+use super::super::proposal::{InFlight, Proposal};
 use super::{kill, options, payload, start};
 use crate::base::NodeId;
 
@@ -163,4 +167,37 @@ async fn a_failed_write_is_told_once() {
     assert!(told.load(Ordering::Acquire));
     assert!(!group.is_leader());
     kill(group).await;
+}
+
+#[tokio::test]
+async fn a_proposal_that_was_taken_and_is_refused_after_all_interrupts_the_lead() {
+    let dir = tempfile::tempdir().unwrap();
+    let (group, machine) = start(options(dir.path())).await;
+    let mut watch = group.leadership();
+    let before = *watch.borrow_and_update();
+    let shared = group.shared();
+    let proposal = |term| {
+        let place = InFlight::take(&shared.in_flight, 8).unwrap();
+        Proposal::new(place, Arc::clone(shared), term)
+    };
+    let refusal = || Err(ClientWriteError::ForwardToLeader(ForwardToLeader::empty()));
+    let (old, _) = proposal(before.term - 1);
+    old.on_complete(refusal());
+    assert_eq!(
+        *watch.borrow(),
+        before,
+        "an earlier term's says nothing of this one"
+    );
+    let (refused, receipt) = proposal(before.term);
+    refused.on_complete(refusal());
+    // The test's runtime has one thread: nobody looked yet.
+    let lapsed = *watch.borrow_and_update();
+    assert!(!lapsed.leading);
+    assert_ne!(lapsed.tenure(), before.tenure());
+    assert!(matches!(receipt.await, Err(ProposeError::NotLeader { .. })));
+    let again = *watch.wait_for(|now| now.leading).await.unwrap();
+    assert_eq!((again.term, again.tenure()), (before.term, lapsed.tenure()));
+    assert_eq!(machine.lock().terms_led, [1, 1]);
+    group.propose(payload(1)).unwrap().await.unwrap();
+    group.shutdown().await.unwrap();
 }
