@@ -3,7 +3,8 @@
 //! Takes all that waits, never waits for more, and never for a timer: while the allowed entries are in flight the next
 //! batch grows by itself. An idle leader proposes a tick when the machine's next deadline passes.
 //! After a change of leader, or of the connection to it, everything not yet applied here goes again; the pipe's numbers
-//! make that harmless.
+//! make that harmless. So it does when the leader's core refused a batch although it leads on in the same term, as one
+//! whose lease ran out for a moment does: nothing else would ever bring that batch again if no other follows it.
 //! Invariant: in each term the pipe's batches are proposed without a gap, from the first that is not applied on: a
 //! sequence begun in one term, here or on a stream from a peer, never goes on in another.
 
@@ -25,7 +26,7 @@ use super::outbox::Outbox;
 use super::peer::Links;
 use super::replica::Deadline;
 
-/// Pause before a leader that cannot be reached is tried again.
+/// Pause before a leader that cannot be reached, or refused a batch, is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// What brings one outbox to one set's leader.
@@ -89,6 +90,7 @@ impl<R: Send + 'static> Proposer<R> {
     ) -> bool {
         let outbox = &*self.outbox;
         let term = leadership.borrow().term;
+        let mut refusals = self.group.refusals();
         outbox.resend();
         loop {
             let current = *leadership.borrow_and_update();
@@ -109,6 +111,15 @@ impl<R: Send + 'static> Proposer<R> {
                 () = outbox.kick.notified() => {}
                 () = sleep(wait) => {}
                 () = self.deadline.earlier() => {}
+                refused = refusals.changed() => {
+                    if refused.is_err() {
+                        return false;
+                    }
+                    tracing::debug!(set = %outbox.set(), "a batch was refused, it goes again");
+                    tokio::time::sleep(RETRY).await;
+                    refusals.mark_unchanged();
+                    outbox.resend();
+                }
                 changed = leadership.changed() => if changed.is_err() { return false },
                 () = supervisor.stopping(), if self.idle() => return false,
             }
@@ -238,5 +249,56 @@ async fn sleep(wait: Option<u64>) {
     match wait {
         Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::base::{PipeId, SetId};
+    use crate::cluster::peer::{Own, PeerSecurity};
+    use crate::cluster::topology_replica::{SharedTopology, TopologyReplica};
+    use crate::log::OsDisk;
+    use crate::model::batch::BufferPool;
+    use crate::model::topology::TopologyReply;
+    use crate::raft::GroupOptions;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_batch_refused_in_a_term_that_goes_on_goes_again_though_no_other_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let (set, node) = (SetId::TOPOLOGY, NodeId(1));
+        let pipe = PipeId {
+            node,
+            incarnation: 1,
+        };
+        let outbox = Outbox::<TopologyReply>::new(set, pipe, BufferPool::default());
+        let outbox = Arc::new(outbox);
+        let machine =
+            TopologyReplica::new(Arc::new(SharedTopology::default()), Arc::clone(&outbox));
+        let options = GroupOptions::new(set, node, dir.path().to_owned(), Arc::new(OsDisk));
+        let machine = Arc::new(parking_lot::Mutex::new(machine));
+        let group = Group::start(options, machine).await.unwrap();
+        group.ready().await.unwrap();
+        // It leads on, and takes nothing: there is nobody to take over.
+        group.hand_over(NodeId(2)).await.unwrap();
+        let security = PeerSecurity::new("secret", None);
+        let proposer = Proposer {
+            outbox: Arc::clone(&outbox),
+            group: group.clone(),
+            stamp: Arc::default(),
+            deadline: Arc::default(),
+            tick: |_| (),
+            links: Links::new(Arc::new(Own::default()), security, BufferPool::default()),
+            node,
+        };
+        let (mut refusals, supervisor) = (group.refusals(), Supervisor::default());
+        let run = proposer.run(|| Millis(0), supervisor.clone());
+        let running = supervisor.spawn("proposer", run);
+        drop(outbox.ask_opaque(b"a command"));
+        let often = refusals.wait_for(|count| *count >= 3);
+        let often = tokio::time::timeout(Duration::from_secs(60), often).await;
+        assert!(often.expect("it goes again").is_ok());
+        assert_eq!(outbox.in_flight(), 1);
+        running.abort();
     }
 }

@@ -197,7 +197,7 @@ impl Group {
         }
         let place = InFlight::take(&self.inner.shared.in_flight, self.inner.in_flight_max)
             .ok_or(ProposeError::Busy)?;
-        let (proposal, receipt) = Proposal::new(place);
+        let (proposal, receipt) = Proposal::new(place, &self.inner.shared.refusals);
         let write = self
             .inner
             .raft
@@ -211,6 +211,13 @@ impl Group {
             Some(Err(_)) => Err(ProposeError::NotLeader { leader: None }),
             None => Err(ProposeError::Busy),
         }
+    }
+
+    /// Changes whenever a proposal that was taken came to nothing, or may have. Whoever sends a sequence of payloads must
+    /// then send again what is not applied: the leader may lead on in the same term.
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<u64> {
+        self.inner.shared.refusals.watch()
     }
 
     /// Whether this replica leads and takes proposals.

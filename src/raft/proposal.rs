@@ -2,6 +2,9 @@
 //!
 //! Shape: a [`Proposal`] travels with the payload through the core and answers the [`ProposalReceipt`]; it also holds
 //! the proposal's place in the count of those in flight, and gives it back on every way out.
+//! A core that leads may refuse what it was handed and lead on in the same term: when its lease ran out for a moment, or
+//! while it hands the lead over. No change of leadership tells of that, so every proposal that comes to nothing counts in
+//! [`Refusals`].
 //! Not here: the proposing itself ([`super::Group::propose`]).
 
 use std::future::Future;
@@ -13,7 +16,7 @@ use std::task::{Context, Poll};
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::responder::Responder;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::ProposeError;
 use super::types::Types;
@@ -61,6 +64,33 @@ impl Drop for InFlight {
     }
 }
 
+/// How many proposals came to nothing, or may have.
+#[derive(Clone, Debug)]
+pub(super) struct Refusals(watch::Sender<u64>);
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl Refusals {
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+/// Counts as a refusal unless the proposal's entry was applied.
+struct Fate(Option<Refusals>);
+
+impl Drop for Fate {
+    fn drop(&mut self) {
+        if let Some(Refusals(count)) = self.0.take() {
+            count.send_modify(|count| *count += 1);
+        }
+    }
+}
+
 /// What a result of the core says about the proposal.
 pub trait Outcome {
     /// See [`ProposalReceipt`].
@@ -87,26 +117,32 @@ pub struct Proposal<T> {
     convert: fn(T) -> Result<Applied, ProposeError>,
     answer: oneshot::Sender<Result<Applied, ProposeError>>,
     place: InFlight,
+    fate: Fate,
 }
 
 impl<T: Outcome> Proposal<T> {
     /// A proposal that holds `place`, and its receipt.
-    pub(super) fn new(place: InFlight) -> (Self, ProposalReceipt) {
+    pub(super) fn new(place: InFlight, refusals: &Refusals) -> (Self, ProposalReceipt) {
         let (answer, receipt) = oneshot::channel();
         let proposal = Self {
             convert: T::outcome,
             answer,
             place,
+            fate: Fate(Some(refusals.clone())),
         };
         (proposal, ProposalReceipt(receipt))
     }
 }
 
 impl<T: Send + 'static> Responder<Types, T> for Proposal<T> {
-    fn on_complete(self, result: T) {
+    fn on_complete(mut self, result: T) {
+        let outcome = (self.convert)(result);
+        if outcome.is_ok() {
+            self.fate.0 = None;
+        }
         // Whoever hears the answer may use the place.
         drop(self.place);
         // Nobody need be waiting for the receipt.
-        drop(self.answer.send((self.convert)(result)));
+        drop(self.answer.send(outcome));
     }
 }

@@ -17,6 +17,7 @@ use super::Leadership;
 use super::machine::{CompactPayload, Machine};
 use super::mend::Mender;
 use super::options::OnFatal;
+use super::proposal::Refusals;
 use super::snapshot::Held;
 use super::types::{LogId, Vote};
 use super::upkeep::Liveness;
@@ -62,6 +63,7 @@ pub(super) struct Shared {
     pub(super) snapshot_due: Notify,
     pub(super) snapshot_every_bytes: u64,
     pub(super) in_flight: Arc<AtomicUsize>,
+    pub(super) refusals: Refusals,
     pub(super) leadership: watch::Sender<Leadership>,
     /// The term in which the lead is being handed over, and since when.
     pub(super) handing_over: Mutex<Option<(u64, Instant)>>,
@@ -129,6 +131,7 @@ impl Shared {
             snapshot_due: Notify::new(),
             snapshot_every_bytes: parts.snapshot_every_bytes,
             in_flight: Arc::default(),
+            refusals: Refusals::default(),
             leadership: watch::Sender::new(Leadership::default()),
             handing_over: Mutex::new(None),
             addresses: Mutex::default(),

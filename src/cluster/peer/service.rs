@@ -1,7 +1,8 @@
 //! The listener for peers, and what each method does.
 //!
 //! Invariants: nothing is read of a request before its secret is proved; a node of another cluster is refused with a
-//! text that says so; a pipe's batches are proposed in their order, and the first that cannot be ends the pipe.
+//! text that says so; a pipe's batches are proposed in their order, and the first that cannot be ends the pipe, as does
+//! one that was proposed and came to nothing.
 //! Not here: what the replicas do with what arrives.
 
 use std::convert::Infallible;
@@ -309,11 +310,19 @@ async fn apply_batches(set: &LocalSet, mut messages: Messages) -> Status {
 
 async fn propose_batches(group: &Group, stamp: &Stamp, mut messages: Messages) -> Status {
     let mut last: Option<ProposalReceipt> = None;
+    let mut refusals = group.refusals();
     // Batches that were proposed in a term this node lost and won again may be gone: the peer must send them again before
     // it goes on.
     let term = group.leadership().borrow().term;
     loop {
-        let mut message = match messages.next().await {
+        let next = tokio::select! {
+            biased;
+            // Whose batch it was nobody knows here: each of them goes again. The core may lead on in this term, and the
+            // peer, who sees no change, may have nothing more to send.
+            _ = refusals.changed() => return Status::unavailable("a batch was refused"),
+            next = messages.next() => next,
+        };
+        let mut message = match next {
             Ok(Some(message)) => message,
             Ok(None) => return Status::cancelled("the peer closed the pipe"),
             Err(error) => return error,
@@ -339,5 +348,48 @@ async fn propose_batches(group: &Group, stamp: &Stamp, mut messages: Messages) -
                 Err(error) => return Status::unavailable(error.to_string()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::base::{Millis, NodeId, PipeId};
+    use crate::cluster::outbox::Outbox;
+    use crate::cluster::topology_replica::{SharedTopology, TopologyReplica};
+    use crate::log::OsDisk;
+    use crate::model::topology::TopologyReply;
+    use crate::raft::GroupOptions;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_pipe_ends_when_a_batch_is_refused_in_a_term_that_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (set, node) = (SetId::TOPOLOGY, NodeId(1));
+        let pipe = |node| PipeId {
+            node,
+            incarnation: 1,
+        };
+        let outbox = |node| Outbox::<TopologyReply>::new(set, pipe(node), BufferPool::default());
+        let shared = Arc::new(SharedTopology::default());
+        let machine = TopologyReplica::new(shared, Arc::new(outbox(node)));
+        let options = GroupOptions::new(set, node, dir.path().to_owned(), Arc::new(OsDisk));
+        let group = Group::start(options, Arc::new(Mutex::new(machine)));
+        let group = group.await.unwrap();
+        group.ready().await.unwrap();
+        // It leads on, and takes nothing: there is nobody to take over.
+        group.hand_over(NodeId(2)).await.unwrap();
+        let stamp = Stamp::default();
+        stamp.lead(Some(Millis(1)));
+        let elsewhere = outbox(NodeId(3));
+        drop(elsewhere.ask_opaque(b"a command"));
+        let batch = elsewhere.seal(Millis(0)).unwrap();
+        let one = futures_util::stream::iter([Ok::<_, Status>(vec![batch])]);
+        let body = frame::body(one.chain(futures_util::stream::pending()));
+        let messages = Messages::new(body, BufferPool::default());
+        let taken = propose_batches(&group, &stamp, messages);
+        let ended = tokio::time::timeout(Duration::from_secs(60), taken).await;
+        let ended = ended.expect("the peer is told");
+        assert_eq!(ended.code(), tonic::Code::Unavailable, "{ended}");
+        assert!(group.is_leader());
     }
 }

@@ -239,6 +239,22 @@ async fn what_belongs_to_a_term_is_proposed_in_no_other() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proposal_refused_by_a_core_that_leads_on_is_told() {
+    let wires = Wires::default();
+    let nodes = three(&wires).await;
+    let at = leader(&nodes).await;
+    let group = &nodes[at].group;
+    let mut refusals = group.refusals();
+    group.propose(payload(0)).unwrap().await.unwrap();
+    assert!(!refusals.has_changed().unwrap(), "it was applied");
+    group.hand_over(NodeId(99)).await.unwrap();
+    // Nobody has taken over yet: the replica leads in its term, and its core takes nothing.
+    let refused = group.propose(payload(1)).unwrap().await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NotLeader { .. }));
+    refusals.changed().await.unwrap();
+}
+
 #[test]
 fn timeouts_are_those_the_failover_was_measured_with() {
     let dir = Path::new("/set").to_path_buf();
