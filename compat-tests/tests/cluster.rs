@@ -1,6 +1,9 @@
 //! Three processes that are one broker: what clients and operators may rely on when one of them comes, goes or stands still.
 //!
 //! The leader killed fifty times: `COMPAT_LEADER_KILLS=50 cargo test --release -p compat-tests --test cluster leader -- --nocapture`.
+//! Nodes killed soon after their starts, again and again:
+//! `COMPAT_START_KILLS=100 cargo test --release -p compat-tests --test cluster killed_soon_after -- --nocapture`; a run's moments come
+//! from the seed it prints, `COMPAT_START_SEED=…`.
 //! `COMPAT_KEEP=1` keeps the folders of a failed run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
@@ -20,9 +23,16 @@ use compat_tests::{env_number, eventually, skipped_on_foreign};
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::types::FieldTable;
 use load::{Load, Plan, declare, depth, drain};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 
 /// A failover may take no longer.
 const FAILOVER_MS_MAX: u32 = 5000;
+/// A start may take no longer, once its peers run again.
+const START_MAX: Duration = Duration::from_secs(60);
+/// A leader that stood still for so long has lost its lease (`election_timeout_max`, 800 ms).
+const LEASE_LOST: Duration = Duration::from_millis(850);
 /// Confirms of every queue before a test goes on.
 const SOME: usize = 100;
 
@@ -354,4 +364,97 @@ async fn a_leader_that_stood_still_does_not_serve_from_the_past() {
     for queue in &queues {
         assert_eq!(depth(&cluster.url(0), queue).await, 0);
     }
+}
+
+/// The moments of a start at which things go wrong, drawn from a seed.
+struct Moments(StdRng);
+
+impl Moments {
+    async fn within(&mut self, longest_ms: u64) {
+        let span = Duration::from_millis(self.0.random_range(0..=longest_ms));
+        tokio::time::sleep(span).await;
+    }
+
+    /// A node other than `victim`, one that leads a broker set if there is one.
+    fn peer(&mut self, cluster: &TestCluster, victim: usize) -> usize {
+        let others: Vec<usize> = (0..cluster.len()).filter(|node| *node != victim).collect();
+        let leads = |node: &usize| cluster.led_by(*node).iter().any(|set| *set != 0);
+        let leading: Vec<usize> = others.iter().copied().filter(leads).collect();
+        let from = if leading.is_empty() { others } else { leading };
+        *from.choose(&mut self.0).expect("another node")
+    }
+
+    /// `victim` starts while `peer` stands still most of the time, each time longer than a leader's lease lasts.
+    async fn start_beside(&mut self, cluster: &mut TestCluster, victim: usize, peer: usize) {
+        let member = |cluster: &TestCluster| cluster.log(victim).matches("member of a").count();
+        let before = member(cluster);
+        cluster.pause(peer);
+        self.within(600).await;
+        cluster.spawn(victim);
+        eventually(PATIENCE, || (member(cluster) > before).then_some(()));
+        for _ in 0..4 {
+            tokio::time::sleep(LEASE_LOST).await;
+            self.within(300).await;
+            cluster.unpause(peer);
+            self.within(150).await;
+            if cluster.is_ready(victim) {
+                return;
+            }
+            cluster.pause(peer);
+        }
+        tokio::time::sleep(LEASE_LOST).await;
+        cluster.unpause(peer);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_killed_soon_after_its_start_starts_again_while_a_leader_stands_still_now_and_then()
+{
+    if skipped_on_foreign("starting a cluster") {
+        return;
+    }
+    let seed = env_number("COMPAT_START_SEED", rand::random());
+    println!("COMPAT_START_SEED={seed}");
+    let mut moments = Moments(StdRng::seed_from_u64(seed));
+    let mut cluster = TestCluster::start();
+    let queues = declare(&cluster.url(0), "start", 6).await;
+    let history = Arc::new(History::default());
+    let mut plan = Plan::new(urls(&cluster), queues.clone(), &[0, 1, 2]);
+    plan.patience = Duration::from_secs(20);
+    // Nobody lives until a snapshot, so what is published is read again at each start.
+    (plan.window, plan.rest) = (4, Duration::from_millis(50));
+    let mut load = Load::start(plan, Arc::clone(&history));
+    confirms_each(&load, SOME).await;
+    let rounds = env_number("COMPAT_START_KILLS", 4);
+    let mut slowest = Duration::ZERO;
+    for round in 0..rounds {
+        let victim = moments.0.random_range(0..cluster.len());
+        history.fault_begins(victim);
+        cluster.kill(victim);
+        cluster.spawn(victim);
+        moments.within(5000).await;
+        cluster.kill(victim);
+        let peer = moments.peer(&cluster, victim);
+        history.fault_begins(peer);
+        moments.start_beside(&mut cluster, victim, peer).await;
+        let begin = std::time::Instant::now();
+        eventually(START_MAX, || cluster.is_ready(victim).then_some(()));
+        history.fault_ends(victim);
+        history.fault_ends(peer);
+        let took = begin.elapsed();
+        slowest = slowest.max(took);
+        println!("round {round}: node {victim} beside {peer}, ready {took:?} after its peer ran");
+        let client = connect(&cluster.url(victim)).await;
+        for queue in &queues {
+            let beside = format!("{queue}-beside");
+            let channel = declared(&client, &beside, FieldTable::default()).await;
+            let put = tokio::time::timeout(PATIENCE, put(&channel, &beside, b"through it")).await;
+            assert!(put.expect("an answer in time").expect("published"));
+        }
+        confirms_each(&load, SOME).await;
+    }
+    load.stop_publishing().await;
+    let report = drain(&mut load, PATIENCE).await;
+    println!("{rounds} starts, the slowest ready {slowest:?} after its peer ran; {report}");
+    assert!(report.is_clean(), "{:?}", report.violations);
 }

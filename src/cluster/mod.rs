@@ -37,6 +37,7 @@ mod set_handle;
 mod start;
 mod table;
 mod topology_replica;
+mod waits;
 
 pub use clock::LeaderClock;
 pub use controller::Patience;

@@ -40,6 +40,7 @@ use super::ring::Ring;
 use super::set_handle::SetHandle;
 use super::table::SetTable;
 use super::topology_replica::{SharedTopology, TopologyReplica};
+use super::waits;
 
 /// Why a node's sets do not start.
 #[derive(Debug, thiserror::Error)]
@@ -164,19 +165,27 @@ impl Cluster {
             joins: CancellationToken::new(),
         });
         cluster.answer_control();
-        cluster.enter().await?;
+        let topology = || waits::set_state(Some(&cluster.topology_group), &cluster.topology_outbox);
+        waits::tell(topology, cluster.enter()).await?;
         cluster.start_local().await?;
         let sets: Vec<SetRecord> = cluster.topology.read(|topology| {
             let own = |set: &&SetRecord| set.members.contains(&pipe.node);
             topology.sets().filter(own).cloned().collect()
         });
         for set in &sets {
-            cluster.host(set).await?;
+            let replica = || format!("the replica of set {} is being started", set.id);
+            waits::tell(replica, cluster.host(set)).await?;
         }
         for set in &sets {
-            cluster.open_pipe(set.id).await?;
+            let pipe = || cluster.waits_for(set.id);
+            waits::tell(pipe, cluster.open_pipe(set.id)).await?;
         }
-        cluster.reconcile().await?;
+        let sets = || {
+            let sets = cluster.sets().map(|(set, _)| cluster.waits_for(set));
+            let all: Vec<String> = sets.chain([topology()]).collect();
+            format!("queues and records are compared; {}", all.join("; "))
+        };
+        waits::tell(sets, cluster.reconcile()).await?;
         let run = reconcile::run(Arc::clone(&cluster), supervisor.clone());
         supervisor.spawn("reconcile", run);
         let run = policies::run(Arc::clone(&cluster), supervisor.clone());
@@ -187,6 +196,14 @@ impl Cluster {
         let run = presence::run(Arc::clone(&cluster), supervisor.clone());
         supervisor.spawn("presence", run);
         Ok((cluster, receiver))
+    }
+
+    /// Where a set stands, for the log.
+    fn waits_for(&self, set: SetId) -> String {
+        match self.table.get(set) {
+            Some(handle) => waits::set_state(handle.group(), handle.outbox()),
+            None => format!("set {set} is not known"),
+        }
     }
 
     /// Tells the topology that this node is here, and where.
@@ -465,7 +482,9 @@ async fn start_topology(
         .collect();
     group_options.peers.clone_from(&group_options.voters);
     group_options.transport = Arc::new(options.links.clone());
-    let started = Group::start(group_options, Arc::clone(&machine)).await;
+    let replica = || "the topology's replica is being started".to_owned();
+    let started = Group::start(group_options, Arc::clone(&machine));
+    let started = waits::tell(replica, started).await;
     let group = started.map_err(|error| StartError::Replica { set, error })?;
     let stamp = Arc::default();
     let hosted = Hosted {
@@ -488,8 +507,8 @@ async fn start_topology(
     let last_stamp = move || machine.lock().last_stamp();
     let run = proposer.run(last_stamp, supervisor.clone());
     supervisor.spawn("topology proposer", run);
-    group
-        .ready()
+    let state = || format!("the topology, {}", waits::group_state(&group));
+    waits::tell(state, group.ready())
         .await
         .map_err(|error| StartError::Replica { set, error })?;
     Ok(group)
