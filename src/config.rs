@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use crate::base::limits;
 use crate::broker::listener::SocketOptions;
 use crate::broker::tls::{NameFrom, TlsOptions};
+use crate::http::VhostDefaults;
 
 pub use file::{ConfigError, Place, Problems};
 pub use source::{Assigned, Loaded, Note, Sources, load};
@@ -113,10 +114,14 @@ pub struct Config {
     pub prometheus: [Option<SocketAddr>; 2],
     /// The TLS of the second.
     pub prometheus_tls: TlsOptions,
+    /// `/metrics` has a line per object, as `/metrics/per-object`. Default no.
+    pub prometheus_per_object: bool,
     /// Management API, plain and under TLS. Default `[::]:15672` and none.
     pub management: [Option<SocketAddr>; 2],
     /// The TLS of the second.
     pub management_tls: TlsOptions,
+    /// Largest body of a request to it, bytes, 1 to 1 GiB. Default 10000000.
+    pub management_body_max: u64,
     /// Definitions imported at the start. Default none.
     pub definitions: Option<PathBuf>,
     /// First user, made when the store is empty. Default `guest`.
@@ -129,6 +134,8 @@ pub struct Config {
     pub default_permissions: [String; 3],
     /// First vhost. Default `/`.
     pub default_vhost: String,
+    /// What new vhosts are given. Default nothing.
+    pub vhost_defaults: VhostDefaults,
     /// Users that may only log in over loopback. Default `guest`.
     pub loopback_users: Vec<String>,
     /// SASL mechanisms offered, in order; never empty. Default `PLAIN`, `AMQPLAIN`, `ANONYMOUS`.
@@ -214,14 +221,17 @@ impl Default for Config {
             socket: SocketOptions::default(),
             prometheus: [Some(SocketAddr::new(ANY, PROMETHEUS_PORT)), None],
             prometheus_tls: TlsOptions::default(),
+            prometheus_per_object: false,
             management: [Some(SocketAddr::new(ANY, MANAGEMENT_PORT)), None],
             management_tls: TlsOptions::default(),
+            management_body_max: 10_000_000,
             definitions: None,
             default_user: "guest".to_owned(),
             default_pass: "guest".to_owned(),
             default_user_tags: vec!["administrator".to_owned()],
             default_permissions: [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
             default_vhost: "/".to_owned(),
+            vhost_defaults: VhostDefaults::default(),
             loopback_users: vec!["guest".to_owned()],
             auth_mechanisms: ["PLAIN", "AMQPLAIN", "ANONYMOUS"]
                 .map(str::to_owned)

@@ -21,7 +21,7 @@ use crate::config;
 use crate::doors::{Doors, TlsFiles, TlsServers, bind, places};
 use crate::http::api::{self, Api};
 use crate::http::control::{Control, SOCKET};
-use crate::http::{MetricsState, Names};
+use crate::http::{ApiOptions, MetricsState, Names};
 use crate::identity::{Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
 use crate::model::batch::BufferPool;
@@ -53,6 +53,10 @@ pub struct Settings {
     pub management: [Option<SocketAddr>; 2],
     /// Whose TLS is what.
     pub tls: TlsFiles,
+    /// What the management API is told.
+    pub api: ApiOptions,
+    /// `/metrics` has a line per object.
+    pub metrics_per_object: bool,
     /// Definitions to import before clients may come.
     pub definitions: Option<PathBuf>,
     /// First user: name, password, tags; and vhost.
@@ -195,11 +199,20 @@ impl Running {
             settings.names.clone(),
             limits.clone(),
             places(&settings),
+            settings.api.clone(),
         );
+        if cluster.seeded() {
+            first_vhost(&api, &settings.default_vhost).await;
+        }
         if let Some(path) = &settings.definitions {
             definitions(&api, path).await?;
         }
-        let metrics = MetricsState::new(Arc::clone(&node), settings.names, limits.clone());
+        let metrics = MetricsState::new(
+            Arc::clone(&node),
+            settings.names,
+            limits.clone(),
+            settings.metrics_per_object,
+        );
         let served = Arc::clone(&api);
         doors.serve(&node, &settings.entry, api, metrics, &front);
         control.serves(served);
@@ -285,6 +298,13 @@ fn rejoin(settings: &mut Settings, identity: &mut Identity) -> Result<(), NodeEr
 fn unread(dir: &Path, error: io::Error) -> NodeError {
     let path = dir.to_owned();
     IdentityError::Io { path, error }.into()
+}
+
+/// The vhost of an empty store is a new one too.
+async fn first_vhost(api: &Arc<Api>, vhost: &str) {
+    if let Err(why) = api::furnish(api, vhost).await {
+        tracing::error!(vhost, why, "the vhost lacks what is configured for new ones");
+    }
 }
 
 /// Imports definitions from a file, or from each of a folder's.

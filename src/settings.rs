@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::cluster::Patience;
 use crate::config::{Config, Loaded, Threshold};
 use crate::doors::TlsFiles;
-use crate::http::Names;
 use crate::http::control::About;
+use crate::http::{ApiOptions, Names};
 use crate::model::topology::QueueDefaults;
 use crate::node::Settings;
 use crate::session::SessionConfig;
@@ -53,6 +53,11 @@ impl From<&Config> for Settings {
                 management: config.management_tls.clone(),
                 metrics: config.prometheus_tls.clone(),
             },
+            api: ApiOptions {
+                body_bytes_max: usize::try_from(config.management_body_max).unwrap_or(usize::MAX),
+                vhost_defaults: config.vhost_defaults.clone(),
+            },
+            metrics_per_object: config.prometheus_per_object,
             definitions: config.definitions.clone(),
             default_user: config.default_user.clone(),
             default_pass: config.default_pass.clone(),

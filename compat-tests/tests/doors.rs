@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::raw::Raw;
-use common::web::{get, plain, secured};
+use common::web::{get, plain, secured, send};
 use compat_tests::{
     Broker, Certificates, TempDir, eventually, free_port, skipped_on_foreign, suite_dir,
 };
@@ -407,4 +407,143 @@ fn systemd_hears_that_the_node_is_ready_alive_reloading_and_stopping() {
     broker.terminate();
     until("STOPPING=1");
     assert!(broker.wait_end().success());
+}
+
+/// What is configured for new vhosts; every third key is of another kind.
+const NEW_VHOSTS: [(&str, &str); 9] = [
+    ("default_limits.vhosts.1.pattern", "^dev"),
+    ("default_limits.vhosts.1.max_queues", "7"),
+    ("default_limits.vhosts.2.max_connections", "9"),
+    ("default_policies.operator.short.vhost_pattern", "^dev|^/$"),
+    ("default_policies.operator.short.queue_pattern", "^tmp"),
+    ("default_policies.operator.short.message_ttl", "1m"),
+    ("default_users.app.vhost_pattern", "^dev"),
+    ("default_users.app.password", "first"),
+    ("default_users.app.tags", "management"),
+];
+
+#[test]
+fn new_vhosts_have_what_is_configured_for_them_and_old_ones_keep_what_they_have() {
+    if skipped_on_foreign("what new vhosts are given") {
+        return;
+    }
+    let mut broker = Broker::start_with(&NEW_VHOSTS);
+    let api = |broker: &Broker, method: &str, path: &str, body: &str| {
+        let path = format!("/api/{path}");
+        send(
+            plain(management(broker)),
+            method,
+            &path,
+            Some("guest:guest"),
+            body,
+        )
+    };
+    let json = |broker: &Broker, path: &str| -> serde_json::Value {
+        let (status, body) = api(broker, "GET", path, "");
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    // The first vhost is a new one too.
+    assert_eq!(
+        json(&broker, "vhost-limits/%2F")[0]["value"],
+        serde_json::json!({"max-connections": 9})
+    );
+    assert_eq!(json(&broker, "operator-policies/%2F")[0]["name"], "short");
+    assert_eq!(api(&broker, "GET", "users/app", "").0, 404);
+
+    assert_eq!(api(&broker, "PUT", "vhosts/dev1", "{}").0, 201);
+    assert_eq!(
+        json(&broker, "vhost-limits/dev1")[0]["value"],
+        serde_json::json!({"max-queues": 7})
+    );
+    let policy = &json(&broker, "operator-policies/dev1")[0];
+    assert_eq!(
+        (&policy["pattern"], &policy["definition"]["message-ttl"]),
+        (&"^tmp".into(), &60_000.into())
+    );
+    let rights = json(&broker, "permissions/dev1/app");
+    assert_eq!(
+        (&rights["configure"], &rights["read"]),
+        (&".*".into(), &".*".into())
+    );
+    let whoami = |login: &str| get(plain(management(&broker)), "/api/whoami", Some(login)).0;
+    assert_eq!((whoami("app:first"), whoami("app:second")), (200, 401));
+
+    // A user that is there keeps its password, also through an import, whose own limits count.
+    let changed = r#"{"password": "second", "tags": "management"}"#;
+    assert_eq!(api(&broker, "PUT", "users/app", changed).0, 204);
+    let document =
+        r#"{"vhosts": [{"name": "dev2", "limits": {"max-queues": 3}}, {"name": "other"}]}"#;
+    assert_eq!(api(&broker, "POST", "definitions", document).0, 204);
+    assert_eq!((whoami("app:first"), whoami("app:second")), (401, 200));
+    assert_eq!(
+        json(&broker, "vhost-limits/dev2")[0]["value"],
+        serde_json::json!({"max-queues": 3})
+    );
+    assert_eq!(api(&broker, "GET", "permissions/dev2/app", "").0, 200);
+    assert_eq!(api(&broker, "GET", "permissions/other/app", "").0, 404);
+    assert_eq!(
+        json(&broker, "operator-policies/other"),
+        serde_json::json!([])
+    );
+
+    // What an operator took away does not come back: not by writing the vhost again, not by a start.
+    assert_eq!(
+        api(&broker, "DELETE", "vhost-limits/dev1/max-queues", "").0,
+        204
+    );
+    assert_eq!(
+        api(&broker, "DELETE", "vhost-limits/%2F/max-connections", "").0,
+        204
+    );
+    assert_eq!(api(&broker, "PUT", "vhosts/dev1", "{}").0, 204);
+    broker.stop();
+    broker.restart();
+    for vhost in ["dev1", "%2F"] {
+        let limits = json(&broker, &format!("vhost-limits/{vhost}"));
+        assert_eq!(limits, serde_json::json!([]), "{vhost}");
+    }
+    broker.stop();
+}
+
+#[test]
+fn bodies_are_as_long_as_configured_and_metrics_have_the_objects_that_are_asked_for() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let mut broker = Broker::start_with(&[
+        ("management.http.max_body_size", "2kB"),
+        ("prometheus.return_per_object_metrics", "true"),
+    ]);
+    let put = |length: usize| {
+        let empty = r#"{"durable": true, "more": ""}"#;
+        let more = "x".repeat(length - empty.len());
+        let body = format!(r#"{{"durable": true, "more": "{more}"}}"#);
+        assert_eq!(body.len(), length);
+        let to = plain(management(&broker));
+        send(
+            to,
+            "PUT",
+            "/api/queues/%2F/long",
+            Some("guest:guest"),
+            &body,
+        )
+    };
+    let (status, said) = put(2001);
+    assert!(
+        status == 400 && said.contains("Exceeded HTTP request body size limit"),
+        "{said}"
+    );
+    assert_eq!(put(2000).0, 201);
+    let metrics = broker.metrics();
+    assert!(
+        metrics.contains("rabbitmq_endpoint=\"per-object\""),
+        "{metrics}"
+    );
+    assert_eq!(metrics.matches("rabbitmq_identity_info{").count(), 1);
+    assert!(
+        metrics.contains("rabbitmq_queue_messages{vhost=\"/\",queue=\"long\"} 0"),
+        "{metrics}"
+    );
+    broker.stop();
 }

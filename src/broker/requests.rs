@@ -1,17 +1,22 @@
 //! A request becomes commands: what needs no answer is done at once, the rest in a task of the connection that posts
 //! its end back. Checks are in RabbitMQ's order: permission, existence, ownership, rules.
 
+use futures_util::StreamExt;
+
 use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::{ChannelId, QueueId};
 use crate::cluster::Refusal;
 use crate::model::set::Command;
 use crate::model::topology::{
-    Bind, DeclareExchange, Destination, Resource, TopologyCommand, TopologyReply,
+    Bind, DeclareExchange, Destination, QueueRecord, Resource, TopologyCommand, TopologyReply,
 };
 use crate::session::{self, BindingRequest, ChannelAnswer, ChannelRequest, Request};
 
 use super::connection::{Connection, Posted};
 use super::queues::Asker;
+
+/// Deletes of queues that went together, under way at a time.
+const DELETES_AT_ONCE: usize = 512;
 
 /// The node stops before the answer came; the connection ends with it.
 pub(super) fn stopping() -> ProtocolError {
@@ -265,13 +270,30 @@ impl Asker {
             TopologyReply::Failed(error) => Err(error),
             TopologyReply::Removed(removed) => {
                 self.drop_histories(&removed).await?;
-                for record in &removed.queues {
-                    self.drop_contents(record.set(), record.id).await?;
-                }
+                self.drop_all_contents(&removed.queues).await?;
                 Ok(TopologyReply::Removed(removed))
             }
             reply => Ok(reply),
         }
+    }
+
+    /// What queues held that are gone from the topology, wherever parts of them are. Many deletes are under way at a time, so
+    /// that they go in few entries: one after the other, each would wait for the disk.
+    async fn drop_all_contents(&self, gone: &[QueueRecord]) -> Result<(), Refusal> {
+        let mut parts = Vec::new();
+        for record in gone {
+            let local = record.parts.is_empty().then(|| record.set());
+            let sets = record.parts.iter().map(|part| part.set).chain(local);
+            parts.extend(sets.map(|set| (set, record.id)));
+        }
+        let deletes = futures_util::stream::iter(parts);
+        let mut deletes = deletes
+            .map(|(set, queue)| self.drop_contents(set, queue))
+            .buffered(DELETES_AT_ONCE);
+        while let Some(done) = deletes.next().await {
+            done?;
+        }
+        Ok(())
     }
 
     pub(super) async fn drop_contents(

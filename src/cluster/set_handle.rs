@@ -10,7 +10,7 @@ use crate::base::limits::READ_AHEAD_BYTES;
 use crate::base::{Position, QueueId};
 use crate::log::{Log, LogError};
 use crate::model::batch::{MessageParts, PublishOptions};
-use crate::model::set::{Command, Reply};
+use crate::model::set::{Command, Flow, QueueStats, Reply};
 use crate::raft::Group;
 
 use super::local_set::LocalSet;
@@ -19,6 +19,9 @@ use super::others::Others;
 use super::outbox::{Outbox, Pushed, Refusal};
 use super::remote::Remote;
 use super::replica::SetReplica;
+
+/// Queues whose figures are read at a time: the machine's lock is held for no longer.
+const FIGURES_AT_ONCE: usize = 512;
 
 /// Why a message's bytes cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -225,6 +228,20 @@ impl SetHandle {
             }
             None => here,
         }
+    }
+
+    /// Figures of every queue that is here, by id, in portions; the machine's lock is free between them. Nothing if the
+    /// set is elsewhere.
+    pub fn figures(&self) -> impl Iterator<Item = Vec<(QueueId, QueueStats, Flow)>> + '_ {
+        let mut after = None;
+        std::iter::from_fn(move || {
+            let some = self.with(|replica| {
+                let figures = replica.machine().figures_after(after);
+                figures.take(FIGURES_AT_ONCE).collect::<Vec<_>>()
+            })?;
+            after = Some(some.last()?.0);
+            Some(some)
+        })
     }
 
     /// Reads the machine under its lock: short, and not on a hot path. `None` if it is elsewhere.

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -120,6 +121,7 @@ pub struct Cluster {
     pub(super) table: SetTable,
     pub(super) supervisor: Supervisor,
     pub(super) removed: CancellationToken,
+    seeded: AtomicBool,
     pub(super) joins: CancellationToken,
 }
 
@@ -128,6 +130,13 @@ impl Cluster {
     #[must_use]
     pub fn node_name(&self) -> &str {
         &self.options.name
+    }
+
+    /// Whether this start found an empty store and had something to begin it with. Several nodes that start at once may
+    /// all say so.
+    #[must_use]
+    pub fn seeded(&self) -> bool {
+        self.seeded.load(Ordering::Acquire)
     }
 
     /// Starts the topology, the sets and the local set, and opens this incarnation's pipes.
@@ -162,6 +171,7 @@ impl Cluster {
             table: SetTable::default(),
             supervisor: supervisor.clone(),
             removed: CancellationToken::new(),
+            seeded: AtomicBool::new(false),
             joins: CancellationToken::new(),
         });
         cluster.answer_control();
@@ -218,6 +228,11 @@ impl Cluster {
             token: options.token,
         };
         self.ask_topology(&TopologyCommand::Members(here)).await?;
+        let empty = self
+            .topology
+            .read(|topology| topology.vhosts().count() == 0);
+        let seeded = empty && options.seed.is_some();
+        self.seeded.store(seeded, Ordering::Release);
         let open = TopologyCommand::OpenNode {
             node,
             incarnation,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use super::keys::defaults::Rules;
 use super::keys::network::{AMQP, MANAGEMENT, PROMETHEUS};
 use super::keys::users::name_from;
 use super::value::{self, Expected};
@@ -28,6 +29,7 @@ pub struct Draft {
     pub(super) anonymous: (Option<String>, Option<String>),
     pub(super) name_from: (String, AlternativeName, usize),
     pub(super) tags_named: bool,
+    pub(super) rules: Rules,
     pub(super) cluster: cluster::Written,
     /// Where a listener that names only a port listens.
     pub node_ip: IpAddr,
@@ -108,6 +110,7 @@ impl Draft {
             anonymous: (guest(), guest()),
             name_from: (String::new(), AlternativeName::default(), 0),
             tags_named: false,
+            rules: Rules::default(),
             cluster: cluster::Written::default(),
             node_ip: ANY,
             node_port: super::AMQP_PORT,
@@ -153,6 +156,7 @@ impl Draft {
         }
         let (from, kind, index) = self.name_from;
         self.config.name_from = name_from(&from, kind, index);
+        self.config.vhost_defaults = self.rules.finish();
         self.config.anonymous = self.anonymous.0.zip(self.anonymous.1);
         if !self.mechanisms.is_empty() {
             self.config.auth_mechanisms = self.mechanisms.into_values().flatten().collect();

@@ -338,6 +338,65 @@ fn what_is_said_of_tls_and_logins_is_kept() {
 }
 
 #[test]
+fn rules_for_new_vhosts_are_put_together_by_their_ids() {
+    let text = "
+        default_limits.vhosts.10.max_queues = 9
+        default_limits.vhosts.2.pattern = ^dev
+        default_limits.vhosts.2.max_connections = 5
+        default_policies.operator.short.vhost_pattern = ^dev
+        default_policies.operator.short.queue_pattern = ^tmp
+        default_policies.operator.short.apply_to = classic_queues
+        default_policies.operator.short.message_ttl = 1h
+        default_policies.operator.short.max_length = 7
+        default_policies.operator.short.max_length = 8
+        default_policies.operator.short.max_in_memory_length = 5
+        default_users.app.password = s3cret
+        default_users.app.tags = monitoring, management
+        default_users.app.write = ^app
+    ";
+    let loaded = Case::new().load(text).unwrap();
+    let rules = &loaded.config.vhost_defaults;
+    let [dev, rest] = &rules.limits[..] else {
+        panic!("{rules:?}")
+    };
+    assert!(dev.vhosts.search("dev1") && !dev.vhosts.search("prod"));
+    assert_eq!((dev.max_connections, dev.max_queues), (Some(5), None));
+    assert!(rest.vhosts.search("prod"));
+    assert_eq!((rest.max_connections, rest.max_queues), (None, Some(9)));
+    let [short] = &rules.policies[..] else {
+        panic!("{rules:?}")
+    };
+    assert_eq!(
+        (short.name.as_str(), short.queues.source()),
+        ("short", "^tmp")
+    );
+    assert_eq!(short.apply_to.name(), "classic_queues");
+    let want = [("message-ttl", 3_600_000), ("max-length", 8)];
+    assert_eq!(short.definition, want);
+    let [app] = &rules.users[..] else {
+        panic!("{rules:?}")
+    };
+    assert_eq!(app.password.as_deref(), Some("s3cret"));
+    assert_eq!(app.permissions, [".*", "^app", ".*"]);
+    assert_eq!(app.tags, ["monitoring", "management"]);
+    let noted: Vec<_> = loaded.notes.iter().map(|n| n.key.as_str()).collect();
+    assert_eq!(
+        noted,
+        ["default_policies.operator.short.max_in_memory_length"]
+    );
+    for wrong in [
+        "default_limits.vhosts.1.pattern = '('",
+        "default_limits.vhosts.1.max_queues = 0",
+        "default_policies.operator.p.expires = 0",
+        "default_policies.operator.p.apply_to = exchanges",
+        "default_users.app.read = '['",
+        "management.http.max_body_size = 0",
+    ] {
+        Case::new().load(wrong).unwrap_err();
+    }
+}
+
+#[test]
 fn the_env_file_stands_below_the_environment() {
     let case = Case::new();
     let file = case.folder.path().join("env.conf");

@@ -106,6 +106,39 @@ pub fn bytes_within(value: &str, min: u64, max: u64) -> Result<u64, Expected> {
     }
 }
 
+/// Milliseconds, from `min`: a number, or numbers with units from weeks to milliseconds (`1w2d3h4m5s6ms`), as in RabbitMQ.
+///
+/// # Errors
+/// Another form, fewer than `min`, or more than 32 bits.
+pub fn duration_ms(value: &str, min: u64) -> Result<u64, Expected> {
+    let most = u64::from(u32::MAX);
+    let expected = || format!("a duration such as 90s, 1h30m or 500ms, of {min} to {most} ms");
+    let (mut rest, mut sum) = (value, 0_u64);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        let (count, tail) = rest.split_at(end.unwrap_or(rest.len()));
+        let count: u64 = count.parse().map_err(|_| expected())?;
+        let end = tail.find(|c: char| c.is_ascii_digit());
+        let (unit, tail) = tail.split_at(end.unwrap_or(tail.len()));
+        let unit = match unit {
+            "" | "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            "w" => 604_800_000,
+            _ => return Err(expected()),
+        };
+        let part = count.checked_mul(unit);
+        let all = part.and_then(|part| sum.checked_add(part));
+        (sum, rest) = (all.ok_or_else(expected)?, tail);
+    }
+    match !value.is_empty() && (min..=most).contains(&sum) {
+        true => Ok(sum),
+        false => Err(expected()),
+    }
+}
+
 /// A part of memory, more than 0 and at most `max`.
 ///
 /// # Errors
@@ -198,6 +231,28 @@ mod tests {
         ];
         for (text, want) in cases {
             assert_eq!(bytes(text).ok(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_milliseconds_or_have_units() {
+        let cases = [
+            ("1", Some(1)),
+            ("500ms", Some(500)),
+            ("90s", Some(90_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1w2d3h4m5s6ms", Some(788_645_006)),
+            ("0", None),
+            ("", None),
+            ("s", None),
+            ("1x", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("8w", None),
+            ("99999999999999999999s", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(duration_ms(text, 1).ok(), want, "{text}");
         }
     }
 

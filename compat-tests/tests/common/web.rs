@@ -18,16 +18,28 @@ pub fn get(stream: impl Read + Write, path: &str, user: Option<&str>) -> (u16, S
 
 /// The same with another method and no body.
 pub fn request(
-    mut stream: impl Read + Write,
+    stream: impl Read + Write,
     method: &str,
     path: &str,
     user: Option<&str>,
 ) -> (u16, String) {
+    send(stream, method, path, user, "")
+}
+
+/// The same with a body.
+pub fn send(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    user: Option<&str>,
+    body: &str,
+) -> (u16, String) {
+    let length = body.len();
     let user = user.map_or_else(String::new, |user| {
         format!("Authorization: Basic {}\r\n", base64(user))
     });
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{user}Connection: close\r\nContent-Length: 0\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{user}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).expect("sent");
     let mut answer = Vec::new();

@@ -15,7 +15,7 @@ pub static COMMANDS: &[Spec] = &[
         "column*",
         "online offline local",
         "Lists queues of a vhost",
-        list_queues,
+        list,
     ),
     spec(
         BOTH,
@@ -23,7 +23,7 @@ pub static COMMANDS: &[Spec] = &[
         "column*",
         "all local queue-timeout=",
         "Lists queues that give no answer",
-        list_unresponsive_queues,
+        list,
     ),
     spec(
         BOTH,
@@ -31,7 +31,7 @@ pub static COMMANDS: &[Spec] = &[
         "column*",
         "",
         "Lists exchanges of a vhost",
-        list_exchanges,
+        list,
     ),
     spec(
         BOTH,
@@ -39,7 +39,7 @@ pub static COMMANDS: &[Spec] = &[
         "column*",
         "",
         "Lists bindings of a vhost",
-        list_bindings,
+        list,
     ),
     spec(
         BOTH,
@@ -47,23 +47,16 @@ pub static COMMANDS: &[Spec] = &[
         "column*",
         "",
         "Lists client connections",
-        list_connections,
+        list,
     ),
-    spec(
-        BOTH,
-        "list_channels",
-        "column*",
-        "",
-        "Lists channels",
-        list_channels,
-    ),
+    spec(BOTH, "list_channels", "column*", "", "Lists channels", list),
     spec(
         BOTH,
         "list_consumers",
         "column*",
         "",
         "Lists consumers of a vhost",
-        list_consumers,
+        list,
     ),
     spec(
         BOTH,
@@ -181,13 +174,8 @@ fn queue_rows(call: &Call, wanted: &[&str]) -> Result<Vec<Value>, Failure> {
     Ok(rows)
 }
 
-fn list_queues(call: &Call) -> Result<Output, Failure> {
-    let known = [&QUEUE_CHEAP[..], &QUEUE_DEAR[..]].concat();
-    let wanted = columns(call, &known, &["name", "messages"])?;
-    let vhost = call.vhost();
-    call.banner_with_timeout(format!("Listing queues for vhost {vhost} ..."));
-    check_vhost(call, vhost)?;
-    let mut rows = queue_rows(call, &wanted)?;
+fn queues(call: &Call, wanted: &[&str]) -> Result<Vec<Value>, Failure> {
+    let mut rows = queue_rows(call, wanted)?;
     let is_down = |row: &Value| row["state"] == "down";
     if call.is_set("offline") && !call.is_set("online") {
         rows.retain(is_down);
@@ -198,60 +186,24 @@ fn list_queues(call: &Call) -> Result<Output, Failure> {
         let own = call.about()?["node"].clone();
         rows.retain(|row| row["node"] == own);
     }
-    Ok(Output::Rows(Rows::of(&wanted, &rows)))
+    Ok(rows)
 }
 
-fn list_unresponsive_queues(call: &Call) -> Result<Output, Failure> {
-    let wanted = columns(call, &QUEUE_CHEAP, &["name"])?;
-    let vhost = call.vhost();
-    call.banner(format!("Listing unresponsive queues for vhost {vhost} ..."));
-    check_vhost(call, vhost)?;
-    let mut rows = queue_rows(call, &wanted)?;
+fn unresponsive_queues(call: &Call, wanted: &[&str]) -> Result<Vec<Value>, Failure> {
+    let mut rows = queue_rows(call, wanted)?;
     rows.retain(|row| row["state"] == "down");
-    Ok(Output::Rows(Rows::of(&wanted, &rows)))
+    Ok(rows)
 }
 
-fn list_exchanges(call: &Call) -> Result<Output, Failure> {
-    let known = [
-        "name",
-        "type",
-        "durable",
-        "auto_delete",
-        "internal",
-        "arguments",
-        "policy",
-        "user_who_performed_action",
-    ];
-    let wanted = columns(call, &known, &["name", "type"])?;
-    let vhost = call.vhost();
-    call.banner(format!("Listing exchanges for vhost {vhost} ..."));
-    check_vhost(call, vhost)?;
-    let rows = call.list(&at(&["exchanges", vhost]))?;
-    Ok(Output::Rows(Rows::of(&wanted, &rows)))
-}
-
-fn list_bindings(call: &Call) -> Result<Output, Failure> {
-    let known = [
-        "source_name",
-        "source_kind",
-        "destination_name",
-        "destination_kind",
-        "routing_key",
-        "arguments",
-        "vhost",
-    ];
-    let wanted = columns(call, &known, &known[..6])?;
-    let vhost = call.vhost();
-    call.banner(format!("Listing bindings for vhost {vhost}..."));
-    check_vhost(call, vhost)?;
-    let mut rows = call.list(&at(&["bindings", vhost]))?;
+fn bindings(call: &Call, _: &[&str]) -> Result<Vec<Value>, Failure> {
+    let mut rows = call.list(&at(&["bindings", call.vhost()]))?;
     for row in &mut rows {
         row["source_name"] = row["source"].clone();
         row["source_kind"] = json!("exchange");
         row["destination_name"] = row["destination"].clone();
         row["destination_kind"] = row["destination_type"].clone();
     }
-    Ok(Output::Rows(Rows::of(&wanted, &rows)))
+    Ok(rows)
 }
 
 /// What stands in the place of a connection's Erlang process: unique in the cluster, and made of its name, so that a
@@ -275,7 +227,38 @@ pub fn pid(node: &Value, connection: &Value, channel: u64) -> Value {
     ))
 }
 
-const CONNECTION: [&str; 36] = [
+/// All connections, each with its pid.
+pub fn connections(call: &Call) -> Result<Vec<Value>, Failure> {
+    let mut rows = call.list("/api/connections")?;
+    for row in &mut rows {
+        row["pid"] = pid(&row["node"], &row["name"], 0);
+    }
+    Ok(rows)
+}
+
+fn channels(call: &Call, _: &[&str]) -> Result<Vec<Value>, Failure> {
+    let mut rows = call.list("/api/channels")?;
+    for row in &mut rows {
+        let of = row["connection_details"]["name"].clone();
+        let number = row["number"].as_u64().unwrap_or_default();
+        row["connection"] = pid(&row["node"], &of, 0);
+        row["pid"] = pid(&row["node"], &of, number);
+    }
+    Ok(rows)
+}
+
+fn consumers(call: &Call, _: &[&str]) -> Result<Vec<Value>, Failure> {
+    let mut rows = call.list(&at(&["consumers", call.vhost()]))?;
+    for row in &mut rows {
+        row["queue_name"] = row["queue"]["name"].clone();
+        let of = &row["channel_details"];
+        let number = of["number"].as_u64().unwrap_or_default();
+        row["channel_pid"] = pid(&of["node"], &of["connection_name"], number);
+    }
+    Ok(rows)
+}
+
+const CONNECTION: &[&str] = &[
     "pid",
     "name",
     "port",
@@ -314,24 +297,7 @@ const CONNECTION: [&str; 36] = [
     "garbage_collection",
 ];
 
-fn list_connections(call: &Call) -> Result<Output, Failure> {
-    let own = ["user", "peer_host", "peer_port", "state"];
-    let wanted = columns(call, &CONNECTION, &own)?;
-    call.banner("Listing connections ...");
-    let rows = connections(call)?;
-    Ok(Output::Rows(Rows::of(&wanted, &rows)))
-}
-
-/// All connections, each with its pid.
-pub fn connections(call: &Call) -> Result<Vec<Value>, Failure> {
-    let mut rows = call.list("/api/connections")?;
-    for row in &mut rows {
-        row["pid"] = pid(&row["node"], &row["name"], 0);
-    }
-    Ok(rows)
-}
-
-const CHANNEL: [&str; 17] = [
+const CHANNEL: &[&str] = &[
     "pid",
     "connection",
     "name",
@@ -351,52 +317,117 @@ const CHANNEL: [&str; 17] = [
     "state",
 ];
 
-fn list_channels(call: &Call) -> Result<Output, Failure> {
-    let own = ["pid", "user", "consumer_count", "messages_unacknowledged"];
-    let wanted = columns(call, &CHANNEL, &own)?;
-    call.banner("Listing channels ...");
-    let mut rows = call.list("/api/channels")?;
-    for row in &mut rows {
-        let of = row["connection_details"]["name"].clone();
-        let number = row["number"].as_u64().unwrap_or_default();
-        row["connection"] = pid(&row["node"], &of, 0);
-        row["pid"] = pid(&row["node"], &of, number);
-    }
-    Ok(Output::Rows(Rows::of(&wanted, &rows)))
+/// A list: its command, how it is announced (`{}` stands for the vhost it is of; without, it is of all), the columns that
+/// may be asked for, those shown without asking, and its rows, given the columns that are wanted.
+struct List {
+    command: &'static str,
+    title: &'static str,
+    known: &'static [&'static [&'static str]],
+    own: &'static [&'static str],
+    rows: fn(&Call, &[&str]) -> Result<Vec<Value>, Failure>,
 }
 
-fn list_consumers(call: &Call) -> Result<Output, Failure> {
-    let known = [
-        "queue_name",
-        "channel_pid",
-        "consumer_tag",
-        "ack_required",
-        "prefetch_count",
-        "active",
-        "activity_status",
-        "arguments",
-        "consumer_timeout",
-    ];
-    let own = [
-        "queue_name",
-        "channel_pid",
-        "consumer_tag",
-        "ack_required",
-        "prefetch_count",
-        "active",
-        "arguments",
-    ];
-    let wanted = columns(call, &known, &own)?;
-    let vhost = call.vhost();
-    call.banner(format!("Listing consumers in vhost {vhost} ..."));
-    check_vhost(call, vhost)?;
-    let mut rows = call.list(&at(&["consumers", vhost]))?;
-    for row in &mut rows {
-        row["queue_name"] = row["queue"]["name"].clone();
-        let of = &row["channel_details"];
-        let number = of["number"].as_u64().unwrap_or_default();
-        row["channel_pid"] = pid(&of["node"], &of["connection_name"], number);
+const LISTS: [List; 7] = [
+    List {
+        command: "list_queues",
+        title: "Listing queues for vhost {} ...",
+        known: &[&QUEUE_CHEAP, &QUEUE_DEAR],
+        own: &["name", "messages"],
+        rows: queues,
+    },
+    List {
+        command: "list_unresponsive_queues",
+        title: "Listing unresponsive queues for vhost {} ...",
+        known: &[&QUEUE_CHEAP],
+        own: &["name"],
+        rows: unresponsive_queues,
+    },
+    List {
+        command: "list_exchanges",
+        title: "Listing exchanges for vhost {} ...",
+        known: &[&[
+            "name",
+            "type",
+            "durable",
+            "auto_delete",
+            "internal",
+            "arguments",
+            "policy",
+            "user_who_performed_action",
+        ]],
+        own: &["name", "type"],
+        rows: |call, _| call.list(&at(&["exchanges", call.vhost()])),
+    },
+    List {
+        command: "list_bindings",
+        title: "Listing bindings for vhost {}...",
+        known: &[&BINDING, &["vhost"]],
+        own: &BINDING,
+        rows: bindings,
+    },
+    List {
+        command: "list_connections",
+        title: "Listing connections ...",
+        known: &[CONNECTION],
+        own: &["user", "peer_host", "peer_port", "state"],
+        rows: |call, _| connections(call),
+    },
+    List {
+        command: "list_channels",
+        title: "Listing channels ...",
+        known: &[CHANNEL],
+        own: &["pid", "user", "consumer_count", "messages_unacknowledged"],
+        rows: channels,
+    },
+    List {
+        command: "list_consumers",
+        title: "Listing consumers in vhost {} ...",
+        known: &[&[
+            "queue_name",
+            "channel_pid",
+            "consumer_tag",
+            "ack_required",
+            "prefetch_count",
+            "active",
+            "activity_status",
+            "arguments",
+            "consumer_timeout",
+        ]],
+        own: &[
+            "queue_name",
+            "channel_pid",
+            "consumer_tag",
+            "ack_required",
+            "prefetch_count",
+            "active",
+            "arguments",
+        ],
+        rows: consumers,
+    },
+];
+
+const BINDING: [&str; 6] = [
+    "source_name",
+    "source_kind",
+    "destination_name",
+    "destination_kind",
+    "routing_key",
+    "arguments",
+];
+
+fn list(call: &Call) -> Result<Output, Failure> {
+    let list = LISTS.iter().find(|list| list.command == call.name);
+    let list = list.ok_or_else(|| Failure::usage("no such list"))?;
+    let wanted = columns(call, &list.known.concat(), list.own)?;
+    let title = list.title.replace("{}", call.vhost());
+    match list.command {
+        "list_queues" => call.banner_with_timeout(title),
+        _ => call.banner(title),
     }
+    if list.title.contains("{}") {
+        check_vhost(call, call.vhost())?;
+    }
+    let rows = (list.rows)(call, &wanted)?;
     Ok(Output::Rows(Rows::of(&wanted, &rows)))
 }
 

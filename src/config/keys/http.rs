@@ -6,6 +6,9 @@ use super::super::value::{self, Expected};
 use super::network::{MANAGEMENT as M, PROMETHEUS as P};
 use super::{Key, ignored, set};
 
+/// A body is held in memory while it is read.
+const BODY_CEILING_BYTES: u64 = 1 << 30;
+
 const HTTP_API: &str = "the management API is served without this choice";
 
 fn ip(v: &str) -> Result<std::net::IpAddr, Expected> {
@@ -80,6 +83,16 @@ pub(super) static MANAGEMENT: &[Key] = &[
         Ok(None)
     }),
     set(
+        "management.http.max_body_size",
+        "bytes",
+        "10000000",
+        "largest body of a request",
+        |d, _, v| {
+            d.config.management_body_max = value::bytes_within(v, 1, BODY_CEILING_BYTES)?;
+            Ok(None)
+        },
+    ),
+    set(
         "management.load_definitions",
         "file",
         "",
@@ -120,6 +133,16 @@ pub(super) static PROMETHEUS: &[Key] = &[
         d.web[P].tls.1 = Some(ip(v)?);
         Ok(None)
     }),
+    set(
+        "prometheus.return_per_object_metrics",
+        "switch",
+        "false",
+        "whether `/metrics` has a line per queue, channel and connection, as `/metrics/per-object`",
+        |d, _, v| {
+            d.config.prometheus_per_object = value::switch(v)?;
+            Ok(None)
+        },
+    ),
 ];
 
 /// What is left of both prefixes; after every exact key.

@@ -5,6 +5,7 @@
 //! subject; [`super::draft`] is what they write to. docs/configuration.md is made from these rows.
 
 mod accepted;
+pub(super) mod defaults;
 mod http;
 mod limits;
 mod logs;
@@ -99,10 +100,11 @@ const fn refused(pattern: &'static str, why: &'static str) -> Key {
 pub type Chapter = (&'static str, &'static [Key]);
 
 /// Every key by subject, in the order in which patterns are tried.
-pub static CHAPTERS: [Chapter; 13] = [
+pub static CHAPTERS: [Chapter; 14] = [
     ("AMQP listeners", network::KEYS),
     ("TLS for AMQP", network::AMQP_TLS),
     ("Users and logins", users::KEYS),
+    ("New vhosts", defaults::KEYS),
     ("Limits", limits::KEYS),
     ("Queues and exchanges", objects::KEYS),
     ("Management API", http::MANAGEMENT),

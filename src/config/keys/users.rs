@@ -174,12 +174,7 @@ pub(super) static KEYS: &[Key] = &[
         "passwords are hashed with salted SHA-256; imported hashes of SHA-512 and MD5 keep working",
     ),
     refused("credential_validator.*", "passwords are not validated yet"),
-    ignored("default_users.*", LATER),
-    ignored("default_limits.*", LATER),
-    ignored("default_policies.*", LATER),
 ];
-
-const LATER: &str = "not served yet; set it through the management API or by definitions";
 
 fn pattern(field: &mut String, value: &str) -> Result<Remark, Expected> {
     regex::Regex::new(value).map_err(|_| "a regular expression".to_owned())?;

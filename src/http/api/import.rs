@@ -369,7 +369,12 @@ impl Import<'_> {
             tracing: None,
             protected: None,
         };
+        let existed = self.context.has_vhost(name);
         self.set(command).await?;
+        if !existed {
+            let defaults = &self.context.api.options.vhost_defaults;
+            defaults.give(self.context.node(), name).await?;
+        }
         if let Some(limits) = row.get("limits") {
             self.limits(name, limits).await?;
         }

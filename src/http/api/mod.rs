@@ -3,13 +3,14 @@
 //! Need: rabbitmqadmin, Terraform, dashboards and health probes work unchanged. Shape: [`routes`] is one table of paths,
 //! methods and who may use them, checked here; each resource is a file that answers what is in the table. Paths are split
 //! before they are decoded, so `%2F` stays within its segment. Invariants: a request that is malformed gets a 4xx; bodies
-//! are bounded by [`BODY_BYTES_MAX`]; what changes something goes through the topology as a client's would.
+//! are bounded by [`ApiOptions::body_bytes_max`]; what changes something goes through the topology as a client's would.
 //! What other nodes know is asked of them ([`peers`]). Not here: a user interface, TLS.
 
 mod auth;
 mod bindings;
 mod channels;
 mod connections;
+mod defaults;
 mod definitions;
 mod encoding;
 mod error;
@@ -50,6 +51,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use self::auth::Who;
+pub use self::defaults::{DefaultLimits, DefaultPolicy, DefaultUser, VhostDefaults};
 use self::encoding::Encoding;
 use self::error::ApiError;
 use self::history::Ranges;
@@ -63,8 +65,14 @@ use crate::broker::{Direct, Failures, Node, alarm};
 use crate::cluster::peer::control::{Ask, Told};
 use crate::model::topology::TopologyCommand;
 
-/// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
-const BODY_BYTES_MAX: usize = 10_000_000;
+/// What the API is told.
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    /// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
+    pub body_bytes_max: usize,
+    /// What new vhosts are given.
+    pub vhost_defaults: VhostDefaults,
+}
 
 /// Where the node listens, for overview and health checks.
 #[derive(Clone, Debug)]
@@ -81,6 +89,7 @@ pub struct Api {
     names: Names,
     limits: alarm::Limits,
     listeners: Vec<Listener>,
+    options: ApiOptions,
     started: Instant,
     brake: Failures,
     samples: Samples,
@@ -124,12 +133,14 @@ impl Api {
         names: Names,
         limits: alarm::Limits,
         listeners: Vec<Listener>,
+        options: ApiOptions,
     ) -> Arc<Self> {
         Arc::new(Self {
             node,
             names,
             limits,
             listeners,
+            options,
             started: Instant::now(),
             brake: Failures::default(),
             samples: Samples::default(),
@@ -183,6 +194,15 @@ pub(super) fn authenticates(api: &Api, user: &str, password: &str) -> bool {
     topology.read(|topology| topology.authenticate(user, password).is_some())
 }
 
+/// Gives the vhost that an empty store was seeded with what is configured for new vhosts.
+///
+/// # Errors
+/// Why not.
+pub async fn furnish(api: &Api, vhost: &str) -> Result<(), String> {
+    let given = api.options.vhost_defaults.give(&api.node, vhost).await;
+    given.map_err(|error| error.reason.as_str().unwrap_or_default().to_owned())
+}
+
 /// Tells the cluster something on behalf of whoever runs the node.
 pub(super) async fn tell_cluster(api: &Api, ask: Ask) -> Result<(), String> {
     match api.node.cluster.told(ask).await {
@@ -218,7 +238,7 @@ async fn answer(
     let head = request.method() == Method::HEAD;
     let encoding = Encoding::of(request.headers());
     let mut silent = BTreeSet::new();
-    let answer = match taken(request).await {
+    let answer = match taken(request, api.options.body_bytes_max).await {
         Ok(request) => perform(api, peer, request, &mut silent).await,
         Err(error) => Err(error),
     };
@@ -241,13 +261,13 @@ async fn answer(
 }
 
 /// Takes a request apart and reads its body.
-async fn taken(request: HttpRequest<Body>) -> Result<Request, ApiError> {
+async fn taken(request: HttpRequest<Body>, body_max: usize) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let bad = || ApiError::bad_request("malformed path");
     let path = request::segments(path).ok_or_else(bad)?;
     let query = request::parameters(parts.uri.query().unwrap_or_default());
-    let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await;
+    let body = axum::body::to_bytes(body, body_max).await;
     let body = body.map_err(|_| ApiError::bad_request("Exceeded HTTP request body size limit"))?;
     let method = match parts.method {
         Method::HEAD => Method::GET,

@@ -3,7 +3,7 @@
 //! Shape: one task reads counters that are there anyway every [`EVERY_S`] seconds, so a message costs nothing more.
 //! Of every queue, exchange, connection, channel and vhost the last values and rates are kept; samples are kept of the
 //! node's totals, and of up to [`WATCHED_MAX`] objects from the moment somebody asks for theirs until nobody has for
-//! [`WATCHED_FOR`] ticks. Machines are locked for [`AT_ONCE`] queues at a time. Not here: the figures of other nodes.
+//! [`WATCHED_FOR`] ticks. Not here: the figures of other nodes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +26,6 @@ use crate::rt::Supervisor;
 const WATCHED_MAX: usize = 512;
 /// Ticks: ten minutes.
 const WATCHED_FOR: u32 = 120;
-const AT_ONCE: usize = 512;
 
 /// What figures are of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -290,15 +289,7 @@ impl Samples {
         let mut spread: HashMap<QueueId, [u64; 11]> = HashMap::new();
         for (_, handle) in api.node.cluster.sets() {
             let led = leads(handle);
-            let mut after = None;
-            loop {
-                let some = handle.with(|replica| {
-                    let figures = replica.machine().figures_after(after);
-                    figures.take(AT_ONCE).collect::<Vec<_>>()
-                });
-                let some = some.unwrap_or_default();
-                let Some((last, ..)) = some.last() else { break };
-                after = Some(*last);
+            for some in handle.figures() {
                 let several: Vec<bool> = api.node.cluster.topology.read(|topology| {
                     for (queue, stats, _) in some.iter().filter(|_| led) {
                         if let Some(record) = topology.queue_by_id(*queue) {
@@ -477,15 +468,7 @@ fn add_lengths(sum: &mut [u64; 3], stats: &QueueStats) {
 pub fn lengths_by_vhost(api: &Api, vhost: Option<&str>) -> HashMap<Arc<str>, [u64; 3]> {
     let mut lengths: HashMap<Arc<str>, [u64; 3]> = HashMap::new();
     for (_, handle) in api.node.cluster.sets().filter(|(_, handle)| leads(handle)) {
-        let mut after = None;
-        loop {
-            let some = handle.with(|replica| {
-                let figures = replica.machine().figures_after(after);
-                figures.take(AT_ONCE).collect::<Vec<_>>()
-            });
-            let some = some.unwrap_or_default();
-            let Some((last, ..)) = some.last() else { break };
-            after = Some(*last);
+        for some in handle.figures() {
             api.node.cluster.topology.read(|topology| {
                 for (queue, stats, _) in &some {
                     let record = topology.queue_by_id(*queue);

@@ -188,6 +188,10 @@ async fn write(context: &Context, name: &str) -> Answer {
         protected,
     };
     context.change(TopologyCommand::Settings(command)).await?;
+    if !existed {
+        let defaults = &context.api.options.vhost_defaults;
+        defaults.give(context.node(), name).await?;
+    }
     if !existed && !context.who.operator {
         give_rights(context, name).await?;
     }

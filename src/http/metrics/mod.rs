@@ -45,6 +45,8 @@ pub struct MetricsState {
     limits: alarm::Limits,
     started: Instant,
     scrapes: Semaphore,
+    /// `/metrics` is as `/metrics/per-object`.
+    per_object: bool,
 }
 
 /// What the node says of itself.
@@ -65,13 +67,19 @@ pub struct Names {
 impl MetricsState {
     /// Over a started node.
     #[must_use]
-    pub fn new(node: Arc<Node>, names: Names, limits: alarm::Limits) -> Arc<Self> {
+    pub fn new(
+        node: Arc<Node>,
+        names: Names,
+        limits: alarm::Limits,
+        per_object: bool,
+    ) -> Arc<Self> {
         Arc::new(Self {
             node,
             names,
             limits,
             started: Instant::now(),
             scrapes: Semaphore::new(SCRAPES_MAX),
+            per_object,
         })
     }
 }
@@ -106,6 +114,9 @@ fn answered(text: String) -> Response {
 }
 
 async fn aggregated(State(state): State<Arc<MetricsState>>) -> Response {
+    if state.per_object {
+        return per_object(State(state)).await;
+    }
     let mut text = Text::new("rabbitmq_");
     node::identity(&mut text, &state, "aggregated");
     counters(&mut text, &state, |_| true);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::text::{Kind, Text, labels};
+use super::text::{Kind, Metric, Text, labels};
 use super::{MetricsState, Scope};
 use crate::broker::{ChannelMeter, Client, Count, Counts};
 
@@ -93,42 +93,39 @@ fn exchanges(text: &mut Text, state: &MetricsState, scope: &Scope) {
 }
 
 fn connections(text: &mut Text, state: &MetricsState, coarse: bool) {
-    type Value = fn(&Client) -> u64;
-    const COARSE: &[(&str, Kind, Value)] = &[
-        ("connection_incoming_bytes_total", Kind::Counter, |client| {
-            client.bytes_in.load(Ordering::Relaxed)
-        }),
-        ("connection_outgoing_bytes_total", Kind::Counter, |client| {
-            client.bytes_out.load(Ordering::Relaxed)
-        }),
+    const COARSE: &[Metric<Arc<Client>, u64>] = &[
+        (
+            "connection_incoming_bytes_total",
+            "connection incoming bytes",
+            |client| client.bytes_in.load(Ordering::Relaxed),
+        ),
+        (
+            "connection_outgoing_bytes_total",
+            "connection outgoing bytes",
+            |client| client.bytes_out.load(Ordering::Relaxed),
+        ),
     ];
-    const MORE: &[(&str, Kind, Value)] = &[
+    const MORE: &[Metric<Arc<Client>, u64>] = &[
         (
             "connection_incoming_packets_total",
-            Kind::Counter,
+            "connection incoming packets",
             |client| client.reads.load(Ordering::Relaxed),
         ),
         (
             "connection_outgoing_packets_total",
-            Kind::Counter,
+            "connection outgoing packets",
             |client| client.writes.load(Ordering::Relaxed),
         ),
-        ("connection_channels", Kind::Gauge, |client| {
+        ("connection_channels", "connection channels", |client| {
             u64::from(client.channels.load(Ordering::Relaxed))
         }),
     ];
     let clients = state.node.clients.all();
-    let rows: Vec<(String, &Arc<Client>)> = clients
-        .iter()
-        .map(|client| (labels(&[("connection", &client.name())]), client))
-        .collect();
-    for (name, kind, value) in if coarse { COARSE } else { MORE } {
-        let help = name.trim_end_matches("_total").replace('_', " ");
-        text.family(name, *kind, &help);
-        for (labels, client) in &rows {
-            text.sample(labels, value(client));
-        }
-    }
+    let named = clients.iter();
+    let named = named.map(|client| labels(&[("connection", &client.name())]));
+    let named: Vec<String> = named.collect();
+    let rows = named.iter().map(String::as_str).zip(&clients);
+    text.families(None, if coarse { COARSE } else { MORE }, rows);
 }
 
 fn channel(client: &Client, number: u16) -> String {

@@ -1,17 +1,15 @@
 //! Queues: sums for `/metrics`, and a line per queue and family elsewhere.
 //!
 //! A queue is reported by the node that leads its set, as in RabbitMQ; what it is called is also told by the others, as
-//! followers. Machines are locked for [`AT_ONCE`] queues at a time.
+//! followers.
 
 use hashbrown::HashMap;
 
-use super::text::{Kind, Text, labels};
+use super::text::{Kind, Metric, Text, labels};
 use super::{MetricsState, Scope};
 use crate::base::QueueId;
 use crate::model::set::{Flow, QueueStats};
 use crate::model::topology::QueueKind;
-
-const AT_ONCE: usize = 512;
 
 /// Families of `/metrics/per-object`.
 pub const FAMILIES: &[&str] = &[
@@ -101,15 +99,7 @@ pub fn rows(state: &MetricsState, scope: &Scope) -> Vec<Row> {
     let (mut rows, mut several) = (Vec::<Row>::new(), HashMap::<QueueId, usize>::new());
     for (_, handle) in state.node.cluster.sets() {
         let led = handle.group().is_none_or(|group| group.is_leader());
-        let mut after = None;
-        loop {
-            let some = handle.with(|replica| {
-                let figures = replica.machine().figures_after(after);
-                figures.take(AT_ONCE).collect::<Vec<_>>()
-            });
-            let some = some.unwrap_or_default();
-            let Some((last, ..)) = some.last() else { break };
-            after = Some(*last);
+        for some in handle.figures() {
             state.node.cluster.topology.read(|topology| {
                 for (id, stats, flow) in some {
                     let record = topology.queue_by_id(id);
@@ -159,8 +149,6 @@ fn join(row: &mut Row, led: bool, stats: &QueueStats, flow: &Flow) {
     row.flow.acked += flow.acked;
 }
 
-type Value = fn(&Row) -> u64;
-
 fn ready(row: &Row) -> u64 {
     row.stats.ready + row.stats.delayed
 }
@@ -177,7 +165,7 @@ fn has_consumers(row: &Row) -> u64 {
     u64::from(row.stats.consumers > 0)
 }
 
-const COARSE: &[(&str, &str, Value)] = &[
+const COARSE: &[Metric<Row, u64>] = &[
     (
         "queue_messages_ready",
         "Messages ready to be delivered to consumers",
@@ -195,11 +183,11 @@ const COARSE: &[(&str, &str, Value)] = &[
     ),
 ];
 
-const CONSUMERS: &[(&str, &str, Value)] = &[("queue_consumers", "Consumers on a queue", |row| {
+const CONSUMERS: &[Metric<Row, u64>] = &[("queue_consumers", "Consumers on a queue", |row| {
     u64::from(row.stats.consumers)
 })];
 
-const MORE: &[(&str, &str, Value)] = &[
+const MORE: &[Metric<Row, u64>] = &[
     (
         "queue_consumer_capacity",
         "Consumer capacity: whether there are consumers",
@@ -235,7 +223,7 @@ const MORE: &[(&str, &str, Value)] = &[
     ),
 ];
 
-const DELIVERY: &[(&str, &str, Value)] = &[
+const DELIVERY: &[Metric<Row, u64>] = &[
     (
         "queue_get_ack_total",
         "Messages fetched with basic.get in manual acknowledgement mode",
@@ -268,7 +256,7 @@ const DELIVERY: &[(&str, &str, Value)] = &[
     ),
 ];
 
-const PUBLISHED: &[(&str, &str, Value)] = &[(
+const PUBLISHED: &[Metric<Row, u64>] = &[(
     "queue_messages_published_total",
     "Messages published into a queue",
     |row| row.flow.published,
@@ -276,7 +264,7 @@ const PUBLISHED: &[(&str, &str, Value)] = &[(
 
 /// A line per queue for each metric of a family.
 pub fn objects(text: &mut Text, rows: &[Row], family: &str) {
-    let families: &[&[(&str, &str, Value)]] = match family {
+    let families: &[&[Metric<Row, u64>]] = match family {
         "queue_coarse_metrics" => &[COARSE],
         "queue_consumer_count" => &[CONSUMERS],
         "queue_metrics" => &[CONSUMERS, MORE],
@@ -284,15 +272,10 @@ pub fn objects(text: &mut Text, rows: &[Row], family: &str) {
         "channel_queue_exchange_metrics" => &[PUBLISHED],
         _ => return,
     };
-    for (name, help, value) in families.iter().copied().flatten() {
-        let kind = match name.ends_with("_total") {
-            true => Kind::Counter,
-            false => Kind::Gauge,
-        };
-        text.family(name, kind, help);
-        for row in rows.iter().filter(|row| row.led) {
-            text.sample(&row.labels, value(row));
-        }
+    let led = rows.iter().filter(|row| row.led);
+    let led = led.map(|row| (&*row.labels, row));
+    for metrics in families {
+        text.families(None, metrics, led.clone());
     }
     if family == "queue_metrics" {
         text.family("queue_info", Kind::Gauge, "Which queues there are");

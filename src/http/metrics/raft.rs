@@ -5,9 +5,10 @@
 //! `queue` its name, by which the Raft dashboard groups. Bounds: as many series as the node has replicas.
 
 use super::MetricsState;
-use super::text::{Kind, Text, labels};
+use super::text::{Kind, Metric, Text, labels};
 use crate::base::SetId;
 use crate::cluster::{Group, GroupMetrics, SetHandle};
+use crate::model::set::Totals;
 
 struct Replica {
     set: String,
@@ -34,73 +35,36 @@ fn replicas(state: &MetricsState) -> Vec<Replica> {
         .collect()
 }
 
-type Figure = fn(&Replica) -> f64;
-
-const FIGURES: [(&str, Kind, &str, Figure); 12] = [
-    (
-        "raft_term_total",
-        Kind::Counter,
-        "Current Raft term number",
-        term,
-    ),
-    ("raft_term", Kind::Gauge, "Current Raft term number", term),
-    (
-        "raft_commit_index",
-        Kind::Gauge,
-        "Raft commit index",
-        committed,
-    ),
-    (
-        "raft_log_commit_index",
-        Kind::Gauge,
-        "Raft log commit index",
-        committed,
-    ),
-    (
-        "raft_last_written_index",
-        Kind::Gauge,
-        "Raft last written index",
-        last,
-    ),
+const FIGURES: &[Metric<Replica, f64>] = &[
+    ("raft_term_total", "Current Raft term number", term),
+    ("raft_term", "Current Raft term number", term),
+    ("raft_commit_index", "Raft commit index", committed),
+    ("raft_log_commit_index", "Raft log commit index", committed),
+    ("raft_last_written_index", "Raft last written index", last),
     (
         "raft_log_last_written_index",
-        Kind::Gauge,
         "Raft log last written index",
         last,
     ),
-    (
-        "raft_snapshot_index",
-        Kind::Gauge,
-        "Raft snapshot index",
-        snapshot,
-    ),
+    ("raft_snapshot_index", "Raft snapshot index", snapshot),
     (
         "raft_log_snapshot_index",
-        Kind::Gauge,
         "Raft log snapshot index",
         snapshot,
     ),
-    (
-        "raft_last_applied",
-        Kind::Gauge,
-        "Raft last applied index",
-        applied,
-    ),
+    ("raft_last_applied", "Raft last applied index", applied),
     (
         "raft_log_last_applied_index",
-        Kind::Gauge,
         "Raft log last applied index",
         applied,
     ),
     (
         "raft_commit_latency_seconds",
-        Kind::Gauge,
         "From sending a batch of commands until it was applied here, the last one",
         |replica| replica.latency,
     ),
     (
         "raft_entry_commit_latency_seconds",
-        Kind::Gauge,
         "Time taken for a log entry to be committed, the last one",
         |replica| replica.latency,
     ),
@@ -109,19 +73,16 @@ const FIGURES: [(&str, Kind, &str, Figure); 12] = [
 /// RabbitMQ's. With objects, terms are told as 4.2 does.
 pub fn figures(text: &mut Text, state: &MetricsState, objects: bool) {
     let replicas = replicas(state);
-    for (name, kind, help, value) in FIGURES {
-        text.family(name, kind, help);
-        for replica in &replicas {
-            let queue = match replica.set.as_str() {
-                "0" => "topology".to_owned(),
-                set => format!("set {set}"),
-            };
-            text.sample(
-                &labels(&[("set", &replica.set), ("vhost", ""), ("queue", &queue)]),
-                value(replica),
-            );
-        }
-    }
+    let named = replicas.iter().map(|replica| {
+        let queue = match replica.set.as_str() {
+            "0" => "topology".to_owned(),
+            set => format!("set {set}"),
+        };
+        labels(&[("set", &replica.set), ("vhost", ""), ("queue", &queue)])
+    });
+    let named: Vec<String> = named.collect();
+    let rows = named.iter().map(String::as_str).zip(&replicas);
+    text.families(None, FIGURES, rows);
     if !objects {
         let slowest = replicas.iter().map(|replica| replica.latency);
         let slowest = slowest.fold(0.0, f64::max);
@@ -151,89 +112,59 @@ fn applied(replica: &Replica) -> f64 {
     replica.metrics.applied.unwrap_or(0) as f64
 }
 
-type Count = fn(&Replica) -> u64;
+/// Our names.
+const OURS: Option<&str> = Some("leveret_");
 
-const OWN: [(&str, Kind, &str, Count); 12] = [
-    (
-        "set_leading",
-        Kind::Gauge,
-        "Whether this node leads the set",
-        |r| u64::from(r.group.is_leader()),
-    ),
-    (
-        "set_leader",
-        Kind::Gauge,
-        "Id of the node that leads the set",
-        |r| r.metrics.leader.map_or(0, |node| node.0),
-    ),
-    ("set_term", Kind::Gauge, "Raft term of the replica", |r| {
-        r.metrics.term
+const OWN: &[Metric<Replica, u64>] = &[
+    ("set_leading", "Whether this node leads the set", |r| {
+        u64::from(r.group.is_leader())
+    }),
+    ("set_leader", "Id of the node that leads the set", |r| {
+        r.metrics.leader.map_or(0, |node| node.0)
+    }),
+    ("set_term", "Raft term of the replica", |r| r.metrics.term),
+    ("set_applied", "Last entry the replica has applied", |r| {
+        r.metrics.applied.unwrap_or(0)
+    }),
+    ("set_proposals", "Proposals not yet applied", |r| {
+        r.metrics.proposals_in_flight as u64
+    }),
+    ("log_writes_total", "Writes to the set's log", |r| {
+        r.metrics.log.writes
+    }),
+    ("log_written_bytes_total", "Bytes of these writes", |r| {
+        r.metrics.log.bytes_written
     }),
     (
-        "set_applied",
-        Kind::Gauge,
-        "Last entry the replica has applied",
-        |r| r.metrics.applied.unwrap_or(0),
-    ),
-    (
-        "set_proposals",
-        Kind::Gauge,
-        "Proposals not yet applied",
-        |r| r.metrics.proposals_in_flight as u64,
-    ),
-    (
-        "log_writes_total",
-        Kind::Counter,
-        "Writes to the set's log",
-        |r| r.metrics.log.writes,
-    ),
-    (
-        "log_written_bytes_total",
-        Kind::Counter,
-        "Bytes of these writes",
-        |r| r.metrics.log.bytes_written,
-    ),
-    (
         "log_tail_hits_total",
-        Kind::Counter,
         "Entries read from the tail cache",
         |r| r.metrics.log.tail_hits,
     ),
     (
         "log_read_hits_total",
-        Kind::Counter,
         "Entries read from the read cache",
         |r| r.metrics.log.read_hits,
     ),
-    (
-        "log_disk_reads_total",
-        Kind::Counter,
-        "Entries read from the disk",
-        |r| r.metrics.log.disk_reads,
-    ),
+    ("log_disk_reads_total", "Entries read from the disk", |r| {
+        r.metrics.log.disk_reads
+    }),
     (
         "log_queued_bytes",
-        Kind::Gauge,
         "Bytes waiting for the log's writer",
         |r| r.metrics.log.queued_bytes,
     ),
-    (
-        "log_purged_index",
-        Kind::Gauge,
-        "Entries up to here are purged",
-        |r| r.metrics.purged.unwrap_or(0),
-    ),
+    ("log_purged_index", "Entries up to here are purged", |r| {
+        r.metrics.purged.unwrap_or(0)
+    }),
 ];
 
 /// Our own.
 pub fn own(text: &mut Text, state: &MetricsState) {
     let replicas = replicas(state);
-    for (name, kind, help, value) in OWN {
-        text.raw_family(&format!("leveret_{name}"), kind, help);
-        for replica in &replicas {
-            text.sample(&labels(&[("set", &replica.set)]), value(replica));
-        }
-    }
+    let named = replicas.iter().map(|one| labels(&[("set", &one.set)]));
+    let named: Vec<String> = named.collect();
+    let rows = named.iter().map(String::as_str).zip(&replicas);
+    text.families(OURS, OWN, rows);
     syncs(text, &replicas);
     members(text, &replicas);
     pipes(text, state);
@@ -309,72 +240,57 @@ fn label(set: SetId) -> String {
 
 /// This node's pipes to its sets.
 fn pipes(text: &mut Text, state: &MetricsState) {
-    type Value = fn(&SetHandle) -> f64;
-    let rows: [(&str, Kind, &str, Value); 4] = [
+    const PIPES: &[Metric<SetHandle, f64>] = &[
         (
             "pipe_waiting_bytes",
-            Kind::Gauge,
             "Bytes waiting in the pipe to the set",
             |handle| handle.outbox().depth().0 as f64,
         ),
         (
             "pipe_in_flight",
-            Kind::Gauge,
             "Entries proposed and not applied",
             |handle| handle.outbox().depth().1 as f64,
         ),
         (
             "pipe_batches_total",
-            Kind::Counter,
             "Batches that were applied",
             |handle| handle.outbox().latency().batches as f64,
         ),
         (
             "pipe_batch_seconds_total",
-            Kind::Counter,
             "Time these batches took from this node until they were applied here",
             |handle| handle.outbox().latency().sum.as_secs_f64(),
         ),
     ];
-    for (name, kind, help, value) in rows {
-        text.raw_family(&format!("leveret_{name}"), kind, help);
-        for (set, handle) in state.node.cluster.sets() {
-            text.sample(&label(set), value(handle));
-        }
-    }
+    let sets = state.node.cluster.sets();
+    let sets: Vec<(String, &SetHandle)> = sets.map(|(set, handle)| (label(set), handle)).collect();
+    let rows = sets.iter().map(|(label, handle)| (label.as_str(), *handle));
+    text.families(OURS, PIPES, rows);
 }
 
 /// What the machines of this node's replicas hold; the same on every replica of a set.
 fn leases(text: &mut Text, state: &MetricsState) {
-    type Value = fn(&crate::model::set::Totals) -> u64;
-    let rows: [(&str, Kind, &str, Value); 5] = [
+    const TOTALS: &[Metric<Totals, u64>] = &[
         (
             "set_messages_ready",
-            Kind::Gauge,
             "Ready messages of the set",
             |totals| totals.ready,
         ),
-        (
-            "set_leases",
-            Kind::Gauge,
-            "Leased messages of the set",
-            |totals| totals.unsettled,
-        ),
+        ("set_leases", "Leased messages of the set", |totals| {
+            totals.unsettled
+        }),
         (
             "set_leases_expired_total",
-            Kind::Counter,
             "Leases ended by their deadline",
             |totals| totals.leases_expired,
         ),
         (
             "set_late_settles_total",
-            Kind::Counter,
             "Settles that named no running lease",
             |totals| totals.late_settles,
         ),
         (
             "set_refused_total",
-            Kind::Counter,
             "Publishes refused by a length limit",
             |totals| totals.refused,
         ),
@@ -383,13 +299,11 @@ fn leases(text: &mut Text, state: &MetricsState) {
         let totals = handle.with(|replica| replica.machine().totals())?;
         Some((label(set), totals))
     });
-    let totals: Vec<_> = totals.collect();
-    for (name, kind, help, value) in rows {
-        text.raw_family(&format!("leveret_{name}"), kind, help);
-        for (label, totals) in &totals {
-            text.sample(label, value(totals));
-        }
-    }
+    let totals: Vec<(String, Totals)> = totals.collect();
+    let rows = totals
+        .iter()
+        .map(|(label, totals)| (label.as_str(), totals));
+    text.families(OURS, TOTALS, rows);
 }
 
 /// The cluster as its records say.

@@ -14,6 +14,10 @@ pub enum Kind {
     Untyped,
 }
 
+/// A metric of a table: its name, its help, and what it is of a row. One that ends with `_total` is a counter, another a
+/// gauge.
+pub type Metric<R, V> = (&'static str, &'static str, fn(&R) -> V);
+
 /// See the module's head.
 #[derive(Debug)]
 pub struct Text {
@@ -67,6 +71,27 @@ impl Text {
         self.sample("", value);
     }
 
+    /// A family for each metric of a table, each with a sample for every row: its labels, and what it is. Names begin with
+    /// `prefix`; `None`: with the text's own.
+    pub fn families<'r, R: 'r, V: Display>(
+        &mut self,
+        prefix: Option<&str>,
+        metrics: &[Metric<R, V>],
+        rows: impl Iterator<Item = (&'r str, &'r R)> + Clone,
+    ) {
+        let prefix = prefix.unwrap_or(self.prefix);
+        for (name, help, value) in metrics {
+            let kind = match name.ends_with("_total") {
+                true => Kind::Counter,
+                false => Kind::Gauge,
+            };
+            self.raw_family(&format!("{prefix}{name}"), kind, help);
+            for (labels, row) in rows.clone() {
+                self.sample(labels, value(row));
+            }
+        }
+    }
+
     /// What somebody else wrote.
     pub fn append(&mut self, text: &str) {
         self.out.push_str(text);
@@ -117,11 +142,15 @@ mod test {
         text.family("queue_messages", Kind::Gauge, "Messages");
         text.sample(&labels(&[("vhost", "/"), ("queue", "a\"b\\c\nd")]), 3);
         text.single("up", Kind::Untyped, "Up", 0.5);
+        let table: [Metric<u64, u64>; 2] = [("a_total", "A", |n| *n), ("b", "B", |n| *n + 1)];
+        text.families(Some("own_"), &table, [("x=\"1\"", &7)].into_iter());
         assert_eq!(
             text.finish(),
             "# HELP rabbitmq_queue_messages Messages\n# TYPE rabbitmq_queue_messages gauge\n\
              rabbitmq_queue_messages{vhost=\"/\",queue=\"a\\\"b\\\\c\\nd\"} 3\n\
-             # HELP rabbitmq_up Up\n# TYPE rabbitmq_up untyped\nrabbitmq_up 0.5\n"
+             # HELP rabbitmq_up Up\n# TYPE rabbitmq_up untyped\nrabbitmq_up 0.5\n\
+             # HELP own_a_total A\n# TYPE own_a_total counter\nown_a_total{x=\"1\"} 7\n\
+             # HELP own_b B\n# TYPE own_b gauge\nown_b{x=\"1\"} 8\n"
         );
     }
 }
