@@ -303,7 +303,11 @@ fn unread(dir: &Path, error: io::Error) -> NodeError {
 /// The vhost of an empty store is a new one too.
 async fn first_vhost(api: &Arc<Api>, vhost: &str) {
     if let Err(why) = api::furnish(api, vhost).await {
-        tracing::error!(vhost, why, "the vhost lacks what is configured for new ones");
+        tracing::error!(
+            vhost,
+            why,
+            "the vhost lacks what is configured for new ones"
+        );
     }
 }
 

@@ -27,6 +27,26 @@ pub fn workspace_dir() -> PathBuf {
         .to_path_buf()
 }
 
+/// Cargo, without what the cargo that runs this test told it of its package: that would be another environment to build
+/// scripts that look (ring's), and half the dependencies would be built anew.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let told = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+        ];
+        let name = name.to_string_lossy().into_owned();
+        if told.iter().any(|told| name.starts_with(told)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// The release binary, built at most once per process.
 ///
 /// # Panics
@@ -38,25 +58,7 @@ pub fn binary() -> &'static Path {
             return PathBuf::from(path);
         }
         let target = target_dir();
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        let mut build = Command::new(cargo);
-        // What cargo tells a test of its package would be another environment to build scripts that look (ring's), and half the
-        // dependencies would be built anew.
-        for (name, _) in std::env::vars_os() {
-            let told = [
-                "CARGO_PKG_",
-                "CARGO_MANIFEST_",
-                "CARGO_BIN_",
-                "CARGO_CRATE_",
-            ];
-            if name
-                .to_str()
-                .is_some_and(|name| told.iter().any(|told| name.starts_with(told)))
-            {
-                build.env_remove(name);
-            }
-        }
-        let status = build
+        let status = cargo()
             .args([
                 "test",
                 "--quiet",

@@ -21,7 +21,7 @@ pub mod suite;
 mod wait;
 
 pub use broker::{Broker, Refused, Settings, free_port};
-pub use build::{binary, suite_dir, target_dir, workspace_dir};
+pub use build::{binary, cargo, suite_dir, target_dir, workspace_dir};
 pub use certs::Certificates;
 pub use disk::SmallDisk;
 pub use stage::Stage;

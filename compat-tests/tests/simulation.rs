@@ -6,14 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
-use compat_tests::{suite_dir, target_dir, workspace_dir};
+use compat_tests::{cargo, suite_dir, target_dir, workspace_dir};
 
 #[test]
 fn the_simulated_cluster_is_sound_for_its_fixed_seeds() {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
+    let output = cargo()
         .args(["test", "--release", "--locked", "--target-dir"])
         .arg(target_dir())
         .current_dir(suite_dir().join("sim"))
