@@ -16,6 +16,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
@@ -48,37 +49,77 @@ pub enum IdentityError {
     Unknown(PathBuf),
 }
 
-/// A data folder that is ours while this lives.
+/// A data folder that no other process has while this lives, whether the node serves or not.
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes a folder if there is none, and takes it. A process that was just killed may hold it for a moment: that is
+    /// waited for, at most `patience`.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn take(dir: &Path, patience: Duration) -> Result<Arc<Self>, IdentityError> {
+        fs::create_dir_all(dir).map_err(at(dir))?;
+        let path = dir.join("lock");
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        let lock = options.open(&path).map_err(at(&path))?;
+        take(&lock, &path, patience)?;
+        Ok(Arc::new(Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+        }))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Deletes all that a node has, so that its next start is its first. The caller knows that no other node counts on
+    /// it, and that it does not serve.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn forget(&self) -> Result<(), IdentityError> {
+        let gone = |name: &str, removed: io::Result<()>| match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(at(&self.dir.join(name))(error))
+            }
+            _ => Ok(()),
+        };
+        let path = |name: &str| self.dir.join(name);
+        gone("join", fs::remove_file(path("join")))?;
+        gone("sets", fs::remove_dir_all(path("sets")))?;
+        // Last: what is left after a crash in between is still this node's.
+        gone("node.meta", fs::remove_file(path("node.meta")))
+    }
+}
+
+/// A node's data folder, and who the node is.
 #[derive(Debug)]
 pub struct Identity {
-    dir: PathBuf,
+    folder: Arc<Folder>,
     /// Counts the starts of the node.
     pub incarnation: u64,
     /// Names this folder: one that is made anew has another.
     pub token: u64,
     /// What the node is in its cluster, once it is a member.
     pub membership: Option<Membership>,
-    _lock: File,
 }
 
 impl Identity {
-    /// Makes or opens a data folder and begins a new incarnation. A process that was just killed may hold the folder for
-    /// a moment: that is waited for, at most `patience`.
+    /// Begins a new incarnation in a folder.
     ///
     /// # Errors
     /// [`IdentityError`].
-    pub fn open(dir: &Path, patience: Duration) -> Result<Self, IdentityError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |error| IdentityError::Io { path, error }
-        };
-        fs::create_dir_all(dir).map_err(at(dir))?;
-        let lock_path = dir.join("lock");
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        let lock = options.open(&lock_path).map_err(at(&lock_path))?;
-        take(&lock, &lock_path, patience)?;
-        let path = dir.join("node.meta");
+    pub fn open(folder: &Arc<Folder>) -> Result<Self, IdentityError> {
+        let path = folder.dir.join("node.meta");
         let last = match fs::read(&path) {
             Ok(bytes) => decode(&bytes).ok_or_else(|| IdentityError::Unknown(path.clone()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Meta {
@@ -89,11 +130,10 @@ impl Identity {
             Err(error) => return Err(at(&path)(error)),
         };
         let identity = Self {
-            dir: dir.to_owned(),
+            folder: Arc::clone(folder),
             incarnation: last.incarnation + 1,
             token: last.token,
             membership: last.membership,
-            _lock: lock,
         };
         identity.write()?;
         Ok(identity)
@@ -124,36 +164,23 @@ impl Identity {
     }
 
     fn write(&self) -> Result<(), IdentityError> {
-        let path = self.dir.join("node.meta");
-        let aside = self.dir.join("node.meta.new");
+        let dir = &self.folder.dir;
+        let (path, aside) = (dir.join("node.meta"), dir.join("node.meta.new"));
         let bytes = encode(self.incarnation, self.token, self.membership.as_ref());
         let write = || -> io::Result<()> {
             let mut file = File::create(&aside)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&aside, &path)?;
-            File::open(&self.dir)?.sync_all()
+            File::open(dir)?.sync_all()
         };
         write().map_err(|error| IdentityError::Io { path, error })
     }
 }
 
-/// Deletes all that a node has, so that its next start is its first. The caller knows that no other node counts on it.
-///
-/// # Errors
-/// [`IdentityError`].
-pub fn forget(dir: &Path) -> Result<(), IdentityError> {
-    // Nobody else may have it meanwhile.
-    let _identity = Identity::open(dir, Duration::ZERO)?;
-    let sets = dir.join("sets");
-    let gone = match fs::remove_dir_all(&sets) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    gone.map_err(|error| IdentityError::Io { path: sets, error })?;
-    // Last: what is left after a crash in between is still this node's.
-    let meta = dir.join("node.meta");
-    fs::remove_file(&meta).map_err(|error| IdentityError::Io { path: meta, error })
+fn at(path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
+    let path = path.to_owned();
+    move |error| IdentityError::Io { path, error }
 }
 
 fn take(lock: &File, path: &Path, patience: Duration) -> Result<(), IdentityError> {
@@ -282,24 +309,40 @@ mod test {
     #[test]
     fn every_start_is_a_new_incarnation_and_one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = Identity::open(dir.path(), Duration::ZERO).unwrap();
+        let folder = Folder::take(dir.path(), Duration::ZERO).unwrap();
+        let mut first = Identity::open(&folder).unwrap();
         assert_eq!((first.incarnation, &first.membership), (1, &None));
         let pipe = first.join(membership()).unwrap();
         assert_eq!((pipe.node, pipe.incarnation), (NodeId(2), 1));
         assert!(matches!(
-            Identity::open(dir.path(), Duration::ZERO),
+            Folder::take(dir.path(), Duration::ZERO),
             Err(IdentityError::InUse(_))
         ));
         let token = first.token;
         drop(first);
-        let second = Identity::open(dir.path(), Duration::ZERO).unwrap();
+        // Whoever has the folder has it also while nothing of the node is open.
+        assert!(matches!(
+            Folder::take(dir.path(), Duration::ZERO),
+            Err(IdentityError::InUse(_))
+        ));
+        let second = Identity::open(&folder).unwrap();
         assert_eq!((second.incarnation, second.token), (2, token));
         assert_eq!(second.membership, Some(membership()));
-        drop(second);
+        drop((second, folder));
+        let folder = Folder::take(dir.path(), Duration::ZERO).unwrap();
         fs::write(dir.path().join("node.meta"), b"something else").unwrap();
         assert!(matches!(
-            Identity::open(dir.path(), Duration::ZERO),
+            Identity::open(&folder),
             Err(IdentityError::Unknown(_))
         ));
+        // What cannot be read can be forgotten.
+        fs::create_dir_all(dir.path().join("sets/1")).unwrap();
+        fs::write(dir.path().join("join"), "a:1\n1\n").unwrap();
+        folder.forget().unwrap();
+        folder.forget().unwrap();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "the lock");
+        let third = Identity::open(&folder).unwrap();
+        assert_eq!((third.incarnation, third.token == token), (1, false));
     }
 }

@@ -14,15 +14,15 @@ use crate::broker::tls::TlsError;
 use crate::broker::{self, Access, Node, NodeOptions, ObjectLimits, Stats, alarm};
 use crate::cluster::peer::{self, Hub, Links, Own, PeerSecurity, PeerTls};
 use crate::cluster::{
-    Candidate, Cluster, ClusterOptions, FormationError, Leaving, Patience, Rejoin, StartError,
-    alone, find,
+    self, Candidate, Cluster, ClusterOptions, FormationError, Leaving, Patience, Rejoin, Standing,
+    StartError, alone, find,
 };
 use crate::config;
 use crate::doors::{Doors, TlsFiles, TlsServers, bind, places};
 use crate::http::api::{self, Api};
 use crate::http::control::{Control, SOCKET};
 use crate::http::{ApiOptions, MetricsState, Names};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Folder, Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
 use crate::model::batch::BufferPool;
 use crate::model::topology::{QueueDefaults, Seed, hash_password};
@@ -31,8 +31,6 @@ use crate::rt::Supervisor;
 
 /// The topology's log is small: its segments are too.
 const TOPOLOGY_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
-/// A killed process may hold the data folder until the system has taken it apart.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// Connections get this long to close after they were asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -149,16 +147,19 @@ pub struct Running {
     node: Arc<Node>,
     limits: alarm::Limits,
     tls: Arc<TlsServers>,
-    _identity: Identity,
 }
 
 impl Running {
-    /// Starts everything; returns when clients may come.
+    /// Starts everything in `folder`, the data folder; returns when clients may come.
     ///
     /// # Errors
     /// [`NodeError`].
-    pub async fn start(mut settings: Settings, control: Control) -> Result<Self, NodeError> {
-        let mut identity = Identity::open(&settings.data_dir, LOCK_PATIENCE)?;
+    pub async fn start(
+        mut settings: Settings,
+        control: Control,
+        folder: Arc<Folder>,
+    ) -> Result<Self, NodeError> {
+        let mut identity = Identity::open(&folder)?;
         rejoin(&mut settings, &mut identity)?;
         control.listen().map_err(|error| {
             let path = settings.data_dir.join(SOCKET);
@@ -223,15 +224,13 @@ impl Running {
             node,
             limits,
             tls,
-            _identity: identity,
         })
     }
 
-    /// Whether this node is the only one of its cluster.
+    /// What the node is, for who decides later whether it may leave its cluster.
     #[must_use]
-    pub fn is_alone(&self) -> bool {
-        let topology = &self.cluster.topology;
-        topology.read(|topology| topology.nodes().count() < 2)
+    pub fn standing(&self) -> Standing {
+        self.cluster.standing()
     }
 
     /// Takes over what may change while the node runs: certificates, limits, watermarks, who may log in and how. What
@@ -283,16 +282,46 @@ fn rejoin(settings: &mut Settings, identity: &mut Identity) -> Result<(), NodeEr
     let Some(wish) = Rejoin::find(dir).map_err(|error| unread(dir, error))? else {
         return Ok(());
     };
-    let member = identity.membership.as_ref();
-    match member.map(|member| member.formation.cluster) {
-        Some(cluster) if cluster != wish.leaves => return Ok(()),
-        _ => {}
+    if identity.token == wish.leaves || identity.membership.is_none() {
+        wish.clear(dir).map_err(|error| unread(dir, error))?;
+        identity.forget()?;
     }
-    wish.clear(dir).map_err(|error| unread(dir, error))?;
-    identity.forget()?;
     tracing::info!(member = wish.member, "joins another cluster");
     settings.cluster.join = Some(wish.member);
     Ok(())
+}
+
+/// Lets a node that does not serve join the cluster of `node`, `rabbit@host` or `host:port`, at its next start.
+///
+/// # Errors
+/// Why it may not leave its own, or will not be taken in.
+pub async fn join(settings: &Settings, standing: &Standing, node: &str) -> Result<(), String> {
+    let member = settings.cluster.peer_address(node)?;
+    let links = stranger(settings)?;
+    let wish = cluster::wish(&links, standing, &settings.data_dir, member).await?;
+    tracing::info!(
+        member = wish.member,
+        "the node joins another cluster when it starts"
+    );
+    Ok(())
+}
+
+/// Lets the others take out a node that does not serve.
+///
+/// # Errors
+/// They have not, within `limit`.
+pub async fn leave(
+    settings: &Settings,
+    standing: &Standing,
+    limit: Duration,
+) -> Result<(), String> {
+    cluster::leave(&stranger(settings)?, standing, limit).await
+}
+
+fn stranger(settings: &Settings) -> Result<Links, String> {
+    let tls = peer_tls(&settings.cluster.tls).map_err(|error| error.to_string())?;
+    let security = PeerSecurity::new(&settings.cluster.secret, tls);
+    Ok(Links::new(Arc::default(), security, BufferPool::default()))
 }
 
 fn unread(dir: &Path, error: io::Error) -> NodeError {

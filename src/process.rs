@@ -6,19 +6,22 @@
 //! | SIGHUP | reads the configuration again and takes over what can change |
 //! | `stop_app` | stops serving and waits to be told more; the control socket stays |
 //! | `start_app` | serves again, with what it was told meanwhile |
-//! | `reset` | forgets its data, if no other node counts on it |
+//! | `reset` | lets the others take it out, then forgets its data |
 //! | `join` | joins another node's cluster at the next start |
 //! | `log_level` | logs from another level on |
 
+use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use leveret::cluster::Leaving;
+use leveret::cluster::{Leaving, Standing};
 use leveret::config::{Loaded, value};
 use leveret::http::control::{Control, Phase, Verb, Wish};
-use leveret::node::{Running, Settings};
+use leveret::identity::Folder;
+use leveret::node::{self, Running, Settings};
 use leveret::systemd::Systemd;
-use leveret::{identity, telemetry};
+use leveret::telemetry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -29,6 +32,11 @@ use super::fail;
 const START_SIGN: Duration = Duration::from_secs(10);
 /// What is being answered gets this long when the process ends.
 const CONTROL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A killed process may hold the data folder until the system has taken it apart.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// The others get this long to take this node out, replicas of its sets included.
+const LEAVE_LIMIT: Duration = Duration::from_secs(90);
 
 /// What the process is asked from outside.
 struct Ears {
@@ -79,17 +87,25 @@ enum Ended {
     Joins,
 }
 
+/// A `reset` that waits for the others.
+struct Reset {
+    wish: Wish,
+    left: Pin<Box<dyn Future<Output = Result<(), String>>>>,
+}
+
 /// The process, between its start and its end.
 struct Process<'a> {
     options: &'a Options,
     loaded: Loaded,
+    /// Held to the end, also while the node does not serve.
+    folder: Arc<Folder>,
     /// What the next start begins with.
     settings: Settings,
     control: Control,
     ears: Ears,
     systemd: Systemd,
-    /// No other node counted on this one when it last served.
-    alone: bool,
+    /// What the node was when it last served.
+    standing: Standing,
 }
 
 /// Runs the node until its end.
@@ -105,14 +121,23 @@ pub async fn serve(options: &Options, loaded: Loaded) -> ExitCode {
         Ok(ears) => ears,
         Err(error) => return fail(&error),
     };
+    let settings = Settings::from(&loaded.config);
+    let folder = match Folder::take(&settings.data_dir, LOCK_PATIENCE) {
+        Ok(folder) => folder,
+        Err(error) => {
+            tracing::error!(%error, "the node cannot start");
+            return fail(&error);
+        }
+    };
     let mut process = Process {
         options,
-        settings: Settings::from(&loaded.config),
+        folder,
+        settings,
         loaded,
         control,
         ears,
         systemd: Systemd::new(&|name| std::env::var(name).ok(), std::process::id()),
-        alone: false,
+        standing: Standing::default(),
     };
     let code = process.run().await;
     process.control.stop(CONTROL_LIMIT).await;
@@ -169,7 +194,7 @@ impl Process<'_> {
         }
         let phase = if app { Phase::Stopped } else { Phase::Stopping };
         self.control.enter(phase);
-        self.alone = running.is_alone();
+        self.standing = running.standing();
         running.stop().await;
         tracing::info!("successfully stopped");
         if let Some(wish) = wish {
@@ -186,7 +211,8 @@ impl Process<'_> {
     /// Starts the node, unless the process is to end before that is done.
     async fn start(&mut self) -> Result<Result<Running, leveret::node::NodeError>, ExitCode> {
         // A node may wait for its peers for long.
-        let starting = Running::start(self.settings.clone(), self.control.clone());
+        let folder = Arc::clone(&self.folder);
+        let starting = Running::start(self.settings.clone(), self.control.clone(), folder);
         let mut starting = std::pin::pin!(starting);
         loop {
             self.systemd.starting();
@@ -258,11 +284,19 @@ impl Process<'_> {
     /// Waits to be told to serve again, and by whom; `None`: to end.
     async fn stopped(&mut self) -> Option<Wish> {
         self.control.enter(Phase::Stopped);
+        let mut reset: Option<Reset> = None;
         loop {
             let told = tokio::select! {
                 told = self.ears.hear() => told,
                 () = life_sign(&self.systemd, None) => {
                     self.systemd.alive();
+                    continue;
+                }
+                left = left(&mut reset) => {
+                    let result = left.and_then(|()| self.forget());
+                    if let Some(Reset { wish, .. }) = reset.take() {
+                        tell(wish, result);
+                    }
                     continue;
                 }
             };
@@ -275,34 +309,40 @@ impl Process<'_> {
                 Told::Wish(wish) => wish,
             };
             match &wish.verb {
-                Verb::StartApp => return Some(wish),
                 Verb::Stop => {
                     tell(wish, Ok(()));
                     return None;
                 }
                 Verb::StopApp => tell(wish, Ok(())),
-                Verb::Reset => {
-                    let result = self.reset();
-                    tell(wish, result);
-                }
-                Verb::Join(node) => {
-                    let result = self.settings.cluster.join_node(node);
-                    tell(wish, result);
-                }
                 Verb::LogLevel(_) => self.other(wish, ""),
+                _ if reset.is_some() => self.other(wish, "the node is leaving its cluster"),
+                Verb::StartApp => return Some(wish),
+                Verb::Reset => reset = Some(self.reset(wish)),
+                Verb::Join(member) => {
+                    let result = node::join(&self.settings, &self.standing, member).await;
+                    tell(wish, result);
+                }
             }
         }
     }
 
-    fn reset(&self) -> Result<(), String> {
-        if !self.alone {
-            return Err(
-                "other nodes count on this one: let one of them take it out first with \
-                 'rabbitmqctl forget_cluster_node', while it serves"
-                    .to_owned(),
-            );
+    fn reset(&self, wish: Wish) -> Reset {
+        let (settings, standing) = (self.settings.clone(), self.standing.clone());
+        let left = async move {
+            match standing.others.is_empty() {
+                true => Ok(()),
+                false => node::leave(&settings, &standing, LEAVE_LIMIT).await,
+            }
+        };
+        Reset {
+            wish,
+            left: Box::pin(left),
         }
-        identity::forget(&self.settings.data_dir).map_err(|error| error.to_string())?;
+    }
+
+    fn forget(&mut self) -> Result<(), String> {
+        self.folder.forget().map_err(|error| error.to_string())?;
+        self.standing = Standing::default();
         tracing::warn!("the node's data is gone: it was told to reset");
         Ok(())
     }
@@ -322,7 +362,10 @@ impl Process<'_> {
         if let Err(error) = telemetry::relevel(&new.config) {
             tracing::error!(%error, "log levels stay as they were");
         }
-        self.settings = Settings::from(&new.config);
+        self.settings = Settings {
+            data_dir: self.folder.path().to_owned(),
+            ..Settings::from(&new.config)
+        };
         running.reload(&self.settings);
         for (key, live) in self.loaded.assigned.changes(&new.assigned) {
             match live {
@@ -332,6 +375,14 @@ impl Process<'_> {
         }
         self.loaded = new;
         tracing::info!("the configuration was read again");
+    }
+}
+
+/// Completes when the others have taken the node out that is to be reset; never if none is.
+async fn left(reset: &mut Option<Reset>) -> Result<(), String> {
+    match reset {
+        Some(reset) => reset.left.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -29,6 +29,11 @@ impl Supervisor {
         self.stop.cancelled().await;
     }
 
+    /// As [`Self::stopping`], for who outlives this handle.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.stop.clone().cancelled_owned()
+    }
+
     /// Whether the node was asked to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {

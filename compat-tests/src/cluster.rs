@@ -251,6 +251,20 @@ impl TestCluster {
         self.nodes[node].operate(&self.net.command(node), &address, words)
     }
 
+    /// What a tool of RabbitMQ's names answers beside a node, `rabbitmqctl status`; its code and what it says if it fails.
+    ///
+    /// # Errors
+    /// It ended with another status than 0.
+    pub fn tool(&self, node: usize, line: &str) -> Result<String, String> {
+        self.nodes[node].tool(line)
+    }
+
+    /// The name of a node, `rabbit@host`.
+    #[must_use]
+    pub fn name(&self, node: usize) -> &str {
+        self.nodes[node].name()
+    }
+
     /// What a node says of the sets it holds; `None` if it does not answer.
     #[must_use]
     pub fn sets(&self, node: usize) -> Option<Sets> {

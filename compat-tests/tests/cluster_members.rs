@@ -347,3 +347,174 @@ async fn nodes_with_certificates_of_one_authority_talk_and_others_are_not_heard(
     });
     assert!(!plain.is_ready(0));
 }
+
+/// A cluster of one node that listens for peers.
+fn lone() -> TestCluster {
+    let mut lone = TestCluster::new(&Shape {
+        nodes: 1,
+        ..Shape::default()
+    });
+    lone.start_all();
+    lone
+}
+
+/// The names of the nodes that `rabbitmqctl cluster_status` says run, beside the first node of `cluster`.
+fn running(cluster: &TestCluster) -> Vec<String> {
+    let status = cluster.tool(0, "rabbitmqctl cluster_status --formatter json");
+    let status: serde_json::Value = serde_json::from_str(&status.expect("a status")).unwrap();
+    let names = status["running_nodes"].as_array().expect("running nodes");
+    let mut names: Vec<String> = names
+        .iter()
+        .map(|name| name.as_str().unwrap().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_made_and_unmade_with_rabbitmqctl() {
+    if skipped_on_foreign("starting a cluster") {
+        return;
+    }
+    let [first, second, third] = [lone(), lone(), lone()];
+    let all = || {
+        let mut names = [&first, &second, &third].map(|one| one.name(0).to_owned());
+        names.sort();
+        names
+    };
+    let ok = |node: &TestCluster, line: &str| {
+        let said = node.tool(0, line);
+        said.unwrap_or_else(|error| panic!("{line}: {error}"))
+    };
+    let refused = |node: &TestCluster, line: &str, words: &str| {
+        let said = node.tool(0, line).unwrap_err();
+        assert!(said.contains(words), "{line}: {said}");
+    };
+    let member = first.name(0).to_owned();
+    let join = format!("rabbitmqctl join_cluster {member}");
+
+    refused(&second, &join, "stop_app");
+    ok(&second, "rabbitmqctl add_user own p");
+    ok(&second, "rabbitmqctl stop_app");
+    // Nobody else may have the folder because the node does not serve.
+    let own = format!("{:?}", second.data_dir(0));
+    let other = Command::new(compat_tests::binary())
+        .args([
+            "--data-dir",
+            own.trim_matches('"'),
+            "--listen",
+            "127.0.0.1:0",
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(
+        !other.status.success() && said.contains("in use by another process"),
+        "{said}"
+    );
+    refused(
+        &second,
+        "rabbitmqctl join_cluster rabbit@127.0.0.0",
+        "127.0.0.0",
+    );
+    ok(&second, &join);
+    ok(&second, "rabbitmqctl start_app");
+    ok(&third, "rabbitmqctl stop_app");
+    ok(&third, "rabbitmqctl reset");
+    ok(&third, &join);
+    ok(&third, "rabbitmqctl start_app");
+    for node in [&first, &second, &third] {
+        eventually(PATIENCE, || (running(node) == all()).then_some(()));
+        assert!(!ok(node, "rabbitmqctl -s list_users").contains("own"));
+    }
+    ok(&first, "rabbitmqctl add_user ours p");
+    eventually(PATIENCE, || {
+        let users = third.tool(0, "rabbitmqctl -s list_users").ok()?;
+        users.contains("ours").then_some(())
+    });
+    // Replicas have spread: the loss of any one node is survived from here on.
+    eventually(PATIENCE, || {
+        let status = first.operate(0, &["status"]).ok()?;
+        let spread = |set: &str| set.split_whitespace().nth(1) == Some("1,2,3");
+        let sets = status
+            .split("Broker sets")
+            .nth(1)?
+            .split("Replicas")
+            .next()?;
+        let sets: Vec<&str> = sets
+            .lines()
+            .skip(2)
+            .filter(|line| !line.trim().is_empty())
+            .collect();
+        (sets.len() >= 3 && sets.iter().all(|set| spread(set))).then_some(())
+    });
+    let channel = declared(&connect(&first.url(0)).await, "kept", FieldTable::default()).await;
+    for number in 0..100_u8 {
+        assert!(put(&channel, "kept", &[number]).await.unwrap());
+    }
+
+    // A node that is drained serves nobody, and is a member all the same.
+    ok(
+        &second,
+        "rabbitmq-upgrade await_online_quorum_plus_one -t 60",
+    );
+    ok(&second, "rabbitmq-upgrade drain");
+    let gone = eventually(PATIENCE, || {
+        std::net::TcpStream::connect(format!("{}:5672", second.name(0).split('@').nth(1)?)).err()
+    });
+    assert_eq!(gone.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(running(&first), all());
+    ok(&second, "rabbitmq-upgrade revive");
+    eventually(PATIENCE, || {
+        std::net::TcpStream::connect(format!("{}:5672", second.name(0).split('@').nth(1)?)).ok()
+    });
+
+    // One that is stopped is missed, and back with what it had.
+    ok(&third, "rabbitmqctl stop_app");
+    eventually(PATIENCE, || (running(&first).len() == 2).then_some(()));
+    refused(&third, &join, "a cluster with others");
+    ok(&third, "rabbitmqctl start_app");
+    eventually(PATIENCE, || (running(&first) == all()).then_some(()));
+
+    // It leaves by itself, and is its own cluster.
+    ok(&third, "rabbitmqctl stop_app");
+    ok(&third, "rabbitmqctl reset");
+    eventually(PATIENCE, || {
+        let status = ok(&first, "rabbitmqctl cluster_status");
+        (!status.contains(third.name(0))).then_some(())
+    });
+    ok(&third, "rabbitmqctl start_app");
+    assert_eq!(running(&third), [third.name(0)]);
+    ok(&third, "rabbitmqctl stop_app");
+    ok(&third, &join);
+    ok(&third, "rabbitmqctl start_app");
+    eventually(PATIENCE, || (running(&first) == all()).then_some(()));
+
+    // It is taken out by another while it does not serve, and can come back.
+    eventually(PATIENCE, || {
+        let said = second.tool(0, "rabbitmq-upgrade await_online_quorum_plus_one -t 5");
+        said.ok()
+    });
+    ok(&third, "rabbitmqctl stop_app");
+    refused(
+        &first,
+        "rabbitmqctl forget_cluster_node rabbit@nobody",
+        "rabbit@nobody",
+    );
+    let forget = format!("rabbitmqctl forget_cluster_node {}", third.name(0));
+    ok(&first, &forget);
+    eventually(PATIENCE, || {
+        let status = ok(&second, "rabbitmqctl cluster_status");
+        (!status.contains(third.name(0))).then_some(())
+    });
+    ok(&third, "rabbitmqctl reset");
+    ok(&third, &join);
+    ok(&third, "rabbitmqctl start_app");
+    eventually(PATIENCE, || (running(&second) == all()).then_some(()));
+    let channel = connect(&third.url(0)).await.create_channel().await.unwrap();
+    for number in 0..100_u8 {
+        let got = channel.basic_get("kept".into(), BasicGetOptions { no_ack: true });
+        let got = got.await.unwrap().expect("a message");
+        assert_eq!(got.delivery.data, [number]);
+    }
+}

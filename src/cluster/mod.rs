@@ -47,7 +47,7 @@ pub use local_set::LocalSet;
 pub use mailbox::{Event, Mailbox};
 pub use outbox::{Latency, Outbox, Pushed, Refusal};
 pub use registry::Registry;
-pub use rejoin::{Leaving, Rejoin};
+pub use rejoin::{Leaving, Rejoin, Standing, leave, wish};
 pub use replica::{SetEffect, SetEffects, SetReplica};
 pub use set_handle::{ReadError, SetHandle};
 pub use start::{Cluster, ClusterOptions, StartError};

@@ -1,16 +1,27 @@
-//! A node that leaves its own cluster, in which it is alone, to join another one, by command.
+//! A node that leaves its cluster by command: to join another one, or for good.
 //!
-//! Shape: the wish is a file in the data folder, `join`: the address of a member and the id of the cluster that is left.
-//! The node stops, starts again, and finds it: what belongs to the cluster it leaves is removed, and it asks to be taken
-//! in under a new token until it is. The file goes when the node is a member.
-//! Invariants: nothing is removed but what belongs to the cluster that the file names; a crash at any point is repeated
-//! from there. A node with queues, or with other members, does not leave: what it has would be lost to its clients.
+//! Need: `rabbitmqctl join_cluster` and `reset`, of a node that does not serve, and `leveret cluster join`, of one that
+//! does, are the same to every other node. Shape: the wish to join is a file in the data folder, `join`: the address of a
+//! member, and the token of the folder that leaves. The next start finds it: what the folder has is removed, it gets
+//! another token, and the node asks to be taken in until it is. The file goes when the node is a member.
+//! Invariants: nothing is removed but from the folder that the file names; a crash at any point is repeated from there. A
+//! node with queues, or with other members, does not leave for another cluster: what it has would be lost to its clients.
+//! A node is taken out by the others before its data goes.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::peer::Links;
 use super::peer::control::{Ask, Told};
 use super::start::Cluster;
+use crate::model::topology::Formation;
+
+/// A member gets this long to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const ASK_EVERY: Duration = Duration::from_millis(300);
 
 /// Why a node ends although nobody stopped it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +32,27 @@ pub enum Leaving {
     Joins,
 }
 
+/// What a node was when it last served, by which it is decided whether it may leave; by default one without a past.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Its name.
+    pub name: String,
+    /// Names its data folder; 0: there is none yet.
+    pub token: u64,
+    /// Its cluster.
+    pub cluster: u64,
+    /// Addresses of the other members.
+    pub others: Vec<String>,
+    /// Queues of the cluster.
+    pub queues: u64,
+}
+
 /// A wish that is not fulfilled yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejoin {
     /// A member of the cluster to join.
     pub member: String,
-    /// The cluster that is left.
+    /// Token of the data folder that leaves.
     pub leaves: u64,
 }
 
@@ -89,43 +115,129 @@ impl Rejoin {
     }
 }
 
+/// What a node says of its cluster.
+async fn formation(links: &Links, address: &str) -> Result<Formation, String> {
+    let asked = links.control(address, Ask::Hello.encode());
+    let told = match tokio::time::timeout(ANSWER_LIMIT, asked).await {
+        Ok(Ok(answer)) => Told::decode(&answer),
+        Ok(Err(error)) => return Err(format!("{address}: {error}")),
+        Err(_) => return Err(format!("{address} gives no answer")),
+    };
+    match told {
+        Ok(Told::Hello { formed, .. }) => {
+            formed.ok_or_else(|| format!("{address} belongs to no cluster yet"))
+        }
+        _ => Err(format!("{address} says something else")),
+    }
+}
+
+fn lists(formation: &Formation, token: u64) -> bool {
+    formation.nodes.iter().any(|node| node.token == token)
+}
+
+/// Keeps the wish to join the cluster of `member` for the node's next start. `links` are a stranger's.
+///
+/// # Errors
+/// Why the node may not leave, or will not be taken in.
+pub async fn wish(
+    links: &Links,
+    standing: &Standing,
+    data_dir: &Path,
+    member: String,
+) -> Result<Rejoin, String> {
+    if !standing.others.is_empty() {
+        let why = "the node has a cluster with others: let it be taken out there first ('rabbitmqctl stop_app', then \
+                   'reset', does that)";
+        return Err(why.to_owned());
+    }
+    let queues = standing.queues;
+    if queues > 0 {
+        return Err(format!(
+            "the node has {queues} queues, which would be lost: delete them first"
+        ));
+    }
+    let theirs = formation(links, &member).await?;
+    if standing.token != 0 && lists(&theirs, standing.token) {
+        return Err(format!("{member} is this node's own cluster"));
+    }
+    let leaves = standing.token;
+    let wish = Rejoin { member, leaves };
+    let kept = wish.write(data_dir);
+    kept.map_err(|error| format!("the wish cannot be kept: {error}"))?;
+    Ok(wish)
+}
+
+/// Lets the others take out a node that does not serve, and waits until most of them know it no more. `links` are a
+/// stranger's.
+///
+/// # Errors
+/// They have not within `limit`, and why.
+pub async fn leave(links: &Links, standing: &Standing, limit: Duration) -> Result<(), String> {
+    let end = Instant::now() + limit;
+    loop {
+        let asked = standing.others.iter().map(|other| formation(links, other));
+        let answers = futures_util::future::join_all(asked).await;
+        let (mut without, mut with) = (0, None);
+        let mut why = "they are about it".to_owned();
+        for (address, answer) in standing.others.iter().zip(answers) {
+            match answer {
+                Ok(theirs) if theirs.cluster != standing.cluster => {}
+                Ok(theirs) if lists(&theirs, standing.token) => with = Some(address),
+                Ok(_) => without += 1,
+                Err(error) => why = error,
+            }
+        }
+        // One of them may be far behind; most are not.
+        if without * 2 > standing.others.len() {
+            return Ok(());
+        }
+        if let Some(address) = with {
+            let node = standing.name.clone();
+            let asked = links.control(address, Ask::Forget { node }.encode());
+            match tokio::time::timeout(ANSWER_LIMIT, asked).await {
+                Ok(Ok(answer)) => {
+                    if let Ok(Told::Refused(refused)) = Told::decode(&answer) {
+                        why = refused;
+                    }
+                }
+                Ok(Err(error)) => why = format!("{address}: {error}"),
+                Err(_) => why = format!("{address} gives no answer"),
+            }
+        }
+        if Instant::now() >= end {
+            return Err(format!(
+                "other nodes count on this one, and have not taken it out: {why}"
+            ));
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
 impl Cluster {
+    /// What this node is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let options = &self.options;
+        self.topology.read(|topology| {
+            let others = topology.nodes().filter(|node| node.id != self.pipe.node);
+            Standing {
+                name: options.name.clone(),
+                token: options.token,
+                cluster: topology.cluster(),
+                others: others.map(|node| node.address.clone()).collect(),
+                queues: topology.queue_count(),
+            }
+        })
+    }
+
     /// Answers [`Ask::JoinOther`].
     pub(super) async fn join_other(&self, member: String) -> Told {
-        let (nodes, queues) = self
-            .topology
-            .read(|topology| (topology.nodes().count(), topology.queue_count()));
-        if nodes > 1 {
-            return Told::Refused(
-                "the node has a cluster with others: drain and forget it there, and start it with an empty data folder"
-                    .to_owned(),
-            );
-        }
-        if queues > 0 {
-            let text =
-                format!("the node has {queues} queues, which would be lost: delete them first");
-            return Told::Refused(text);
-        }
-        let stranger = self.options.links.stranger();
-        let theirs = match stranger.control(&member, Ask::Hello.encode()).await {
-            Ok(answer) => Told::decode(&answer),
-            Err(error) => return Told::Refused(format!("{member}: {error}")),
+        let links = self.options.links.stranger();
+        let kept = wish(&links, &self.standing(), &self.options.data_dir, member).await;
+        let wish = match kept {
+            Ok(wish) => wish,
+            Err(why) => return Told::Refused(why),
         };
-        let formed = match theirs {
-            Ok(Told::Hello { formed, .. }) => formed,
-            _ => return Told::Refused(format!("{member} says something else")),
-        };
-        let Some(formation) = formed else {
-            return Told::Refused(format!("{member} belongs to no cluster yet"));
-        };
-        let leaves = self.topology.read(|topology| topology.cluster());
-        if formation.cluster == leaves {
-            return Told::Refused(format!("{member} is this node's own cluster"));
-        }
-        let wish = Rejoin { member, leaves };
-        if let Err(error) = wish.write(&self.options.data_dir) {
-            return Told::Refused(format!("the wish cannot be kept: {error}"));
-        }
         tracing::info!(member = wish.member, "the node joins another cluster");
         self.joins.cancel();
         let (name, member) = (&self.options.name, wish.member);

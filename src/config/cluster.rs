@@ -212,23 +212,21 @@ fn with_port(host: &str, port: u16) -> String {
 }
 
 impl Cluster {
-    /// Joins the cluster of a node at the next start: `rabbit@host`, or `host:port`.
+    /// Where a node is reached: `rabbit@host`, whose port is this node's own, or `host:port`.
     ///
     /// # Errors
     /// There is no such name, or this node does not listen for peers.
-    pub fn join_node(&mut self, node: &str) -> Result<(), Expected> {
+    pub fn peer_address(&self, node: &str) -> Result<String, Expected> {
         let Some(listener) = self.listener else {
             return Err(
                 "this node does not listen for peers: set leveret.cluster.listener and a secret"
                     .to_owned(),
             );
         };
-        let address = match node.contains('@') {
+        Ok(match node.contains('@') {
             true => with_port(host(node)?, listener.port()),
             false => node.to_owned(),
-        };
-        self.join = Some(address);
-        Ok(())
+        })
     }
 }
 

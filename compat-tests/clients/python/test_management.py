@@ -1,4 +1,6 @@
 """The management HTTP API: RabbitMQ's paths, fields, status codes and error bodies."""
+import base64
+import hashlib
 import json
 import time
 
@@ -107,7 +109,9 @@ def test_overview_and_node_have_what_tools_insist_on():
     assert isinstance(node["os_pid"], str) and node["mem_used"] > 0 and node["uptime"] > 0
     assert get(f"nodes/{node['name']}/memory")["memory"]["total"]["rss"] > 0
     flags = {flag["name"]: flag["state"] for flag in get("feature-flags")}
-    assert flags["stream_queue"] == "enabled"
+    assert flags["stream_queue"] == flags["khepri_db"] == flags["rabbitmq_4.0.0"] == "enabled"
+    assert "ram_node_type" in [feature["name"] for feature in get("deprecated-features")]
+    assert get("deprecated-features/used") == []
 
 
 def test_the_cluster_can_be_renamed():
@@ -155,6 +159,10 @@ def test_users_keep_imported_hashes_and_lose_their_connections_when_they_go(name
     row = get(f"users/{name}")
     assert row["password_hash"] == body["password_hash"] and row["tags"] == ["management"]
     assert get("whoami", user=name, password="test12")["name"] == name
+    # As rabbitmqadmin sends it: the kind of the hash is not said.
+    hashed = base64.b64encode(b"salt" + hashlib.sha512(b"salt" + b"long").digest()).decode()
+    done("PUT", f"users/{name}", 204, body={"password_hash": hashed, "tags": "management"})
+    assert get("whoami", user=name, password="long")["name"] == name
     assert call("PUT", f"users/{name}", body={"password": "a", "password_hash": "b", "tags": ""}).status == 400
     done("PUT", f"users/{name}", 204, body={"password": name, "tags": []})
     allow(name, vhost, ".*", ".*", ".*")
@@ -415,6 +423,7 @@ def test_exchanges_and_bindings_are_made_listed_and_removed(channel, queue, name
     listed = get(f"bindings/{VHOST}/e/{name}/q/{queue}")
     assert {row["routing_key"] for row in listed} == {"a.b", ""}
     assert call("POST", f"bindings/{VHOST}/e/{name}/q/none", body={}).status == 404
+    assert get(f"bindings/{VHOST}/e/{name}/q/none") == [] and call("GET", f"bindings/none/e/{name}/q/none").status == 404
     sources = [row["source"] for row in get(f"queues/{VHOST}/{queue}/bindings")]
     assert sorted(sources) == ["", name, name]
     for row in listed:

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -120,6 +121,28 @@ impl Node {
             true => Ok(text(&out.stdout)),
             false => Err(text(&out.stderr)),
         }
+    }
+
+    pub(super) fn tool(&self, line: &str) -> Result<String, String> {
+        let (tool, words) = line.split_once(' ').unwrap_or((line, ""));
+        let out = Command::new(build::binary())
+            .arg0(tool)
+            .args(words.split_whitespace())
+            .env("RABBITMQ_NODENAME", &self.name)
+            .env("RABBITMQ_MNESIA_DIR", &self.data)
+            .env("RABBITMQ_CONFIG_FILE", self.folder.join("conf"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match out.status.code() {
+            Some(0) => Ok(text(&out.stdout)),
+            code => Err(format!("{code:?}: {}", text(&out.stderr))),
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn ready(&mut self) {

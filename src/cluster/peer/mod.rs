@@ -13,6 +13,7 @@
 //! Not here: what a batch does, what Raft decides.
 
 pub mod control;
+mod ending;
 mod events;
 mod frame;
 mod hub;

@@ -25,6 +25,7 @@ use tonic::server::NamedService;
 use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use super::ending::Ending;
 use super::events::WatchRequest;
 use super::frame::{self, Messages};
 use super::hub::{Hosted, Hub};
@@ -123,8 +124,10 @@ where
         strangers: Arc::default(),
         foreigners: Arc::default(),
     };
+    // Streams of peers last as long as they do, so nobody waits for their end; their connections are cut.
+    let ends = supervisor.clone();
+    let incoming = incoming.map(move |io| io.map(|io| Ending::new(io, &ends)));
     let served = server.add_service(peers).serve_with_incoming(incoming);
-    // Streams of peers last as long as they do, so nobody waits for their end.
     tokio::select! {
         served = served => served.map_err(io::Error::other),
         () = supervisor.stopping() => Ok(()),

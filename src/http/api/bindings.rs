@@ -153,14 +153,15 @@ impl Ends<'_> {
 
     async fn answer(&self, context: &Context, key: Option<&str>) -> Answer {
         let topology = &context.node().cluster.topology;
+        if key.is_none() && !context.is("POST") && context.has_vhost(self.vhost) {
+            // What is not there has no bindings, as with RabbitMQ.
+            return context.all(rows(context, |binding| self.are(binding)));
+        }
         if !topology.read(|topology| self.exist(topology)) {
             return Err(ApiError::not_found());
         }
         let Some(key) = key else {
-            return match context.is("POST") {
-                true => self.make(context).await,
-                false => context.all(rows(context, |binding| self.are(binding))),
-            };
+            return self.make(context).await;
         };
         let found = topology.read(|topology| {
             let mut bindings = topology.bindings().filter(|binding| self.are(binding));

@@ -12,7 +12,7 @@ use crate::amqp::{AMQPValue, LongString};
 use crate::model::topology::{SettingsCommand, Topology, TopologyCommand, hash_password};
 
 /// Stable features, all there and required, under the names tools look for.
-const FEATURES: [&str; 14] = [
+const FEATURES: [&str; 17] = [
     "classic_mirrored_queue_version",
     "classic_queue_type_delivery_support",
     "detailed_queues_endpoint",
@@ -20,13 +20,31 @@ const FEATURES: [&str; 14] = [
     "empty_basic_get_metric",
     "feature_flags_v2",
     "implicit_default_bindings",
+    "khepri_db",
     "listener_records_in_ets",
     "maintenance_mode_status",
     "message_containers",
     "quorum_queue",
+    "rabbitmq_4.0.0",
+    "rabbitmq_4.2.0",
     "restart_streams",
     "tracking_records_in_ets",
     "user_limits",
+];
+
+/// What RabbitMQ 4.2 calls deprecated, since when it does, and whether it can be used here.
+const DEPRECATED: [(&str, &str, bool); 7] = [
+    ("amqp_address_v1", "permitted_by_default", false),
+    ("classic_queue_mirroring", "removed", false),
+    ("global_qos", "permitted_by_default", true),
+    (
+        "management_metrics_collection",
+        "permitted_by_default",
+        true,
+    ),
+    ("queue_master_locator", "permitted_by_default", false),
+    ("ram_node_type", "removed", false),
+    ("transient_nonexcl_queues", "permitted_by_default", true),
 ];
 
 pub async fn answer(context: &Context) -> Answer {
@@ -80,6 +98,7 @@ pub async fn answer(context: &Context) -> Answer {
         (["auth", "hash_password", password], _) => {
             context.one(json!({"ok": hash_password(rand::random(), password)}))
         }
+        (["deprecated-features"], _) => context.all(deprecated()),
         // What is not there has nothing to list.
         (
             [
@@ -156,6 +175,20 @@ fn features() -> Vec<Value> {
     let mut rows: Vec<Value> = FEATURES.iter().map(|name| flag(name, "required")).collect();
     rows.push(flag("stream_queue", "required"));
     rows
+}
+
+fn deprecated() -> Vec<Value> {
+    let feature = |(name, phase, permitted): &(&str, &str, bool)| {
+        json!({
+            "name": name,
+            "desc": "",
+            "deprecation_phase": phase,
+            "doc_url": "",
+            "provided_by": "rabbit",
+            "state": if *permitted { "permitted" } else { "denied" },
+        })
+    };
+    DEPRECATED.iter().map(feature).collect()
 }
 
 /// The cluster's name: as it was set, or as it was configured.

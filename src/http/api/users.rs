@@ -86,7 +86,8 @@ fn password(body: &Body) -> Result<(String, Hashing), ApiError> {
         }
         (None, Some(hash)) => {
             let hashing = match body.text("hashing_algorithm")? {
-                None => Hashing::Sha256,
+                // rabbitmqadmin names none of those it makes.
+                None => Hashing::of(&hash).unwrap_or(Hashing::Sha256),
                 Some(name) => Hashing::from_name(&name).ok_or_else(|| {
                     ApiError::bad_request(format!("unknown hashing algorithm '{name}'"))
                 })?,

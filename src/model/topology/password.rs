@@ -68,6 +68,13 @@ impl Hashing {
         }
     }
 
+    /// The kind of a hash, by its length.
+    #[must_use]
+    pub fn of(stored: &str) -> Option<Self> {
+        let kinds = [Self::Sha256, Self::Sha512, Self::Md5];
+        kinds.into_iter().find(|kind| kind.is_hash(stored))
+    }
+
     /// Whether `stored` is a hash of this kind at all.
     #[must_use]
     pub fn is_hash(self, stored: &str) -> bool {
