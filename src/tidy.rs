@@ -194,8 +194,9 @@ fn the_image_is_built_of_what_its_context_has() {
     let recipe = fs::read_to_string(root.join("docker/Dockerfile")).unwrap();
     let copied: Vec<&str> = recipe
         .lines()
-        .filter_map(|line| line.strip_prefix("COPY docker/"))
-        .filter_map(|line| line.split_whitespace().next())
+        .filter_map(|line| line.strip_prefix("COPY "))
+        .flat_map(str::split_whitespace)
+        .filter_map(|word| word.strip_prefix("docker/"))
         .collect();
     assert!(!copied.is_empty());
     for file in copied {
