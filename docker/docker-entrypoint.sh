@@ -8,6 +8,13 @@ if [ "${1:-}" = "" ] || [ "${1#-}" != "${1:-}" ]; then
 fi
 
 case "$1" in
+    rabbitmq-server | leveret)
+        # Messages and password hashes are nobody else's to read.
+        umask 027
+        ;;
+esac
+
+case "$1" in
     rabbitmq-server | leveret | rabbitmqctl | rabbitmq-diagnostics | rabbitmq-queues | rabbitmq-streams | rabbitmq-plugins | rabbitmq-upgrade)
         if [ "$(id -u)" = 0 ]; then
             if [ "$1" = rabbitmq-server ] || [ "$1" = leveret ]; then

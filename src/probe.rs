@@ -77,8 +77,8 @@ pub fn probe(doors: &Doors<'_>) -> Result<(), ProbeError> {
     Ok(())
 }
 
-/// Where a listener is reached from its own machine.
-fn near(listener: SocketAddr) -> SocketAddr {
+/// Where a listener is reached from its own machine: loopback, for one of every interface.
+pub fn near(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         // It takes IPv4 too, and does so where there is no IPv6.

@@ -186,3 +186,28 @@ fn every_format_on_disk_has_its_row_in_the_docs() {
         );
     }
 }
+
+#[test]
+fn the_image_is_built_of_what_its_context_has() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let context = fs::read_to_string(root.join(".dockerignore")).unwrap();
+    let recipe = fs::read_to_string(root.join("docker/Dockerfile")).unwrap();
+    let copied: Vec<&str> = recipe
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY "))
+        .flat_map(str::split_whitespace)
+        .filter_map(|word| word.strip_prefix("docker/"))
+        .collect();
+    assert!(!copied.is_empty());
+    for file in copied {
+        let let_in = format!("!docker/{file}");
+        assert!(
+            context.lines().any(|line| line == let_in),
+            ".dockerignore keeps out docker/{file}"
+        );
+        assert!(
+            root.join("docker").join(file).is_file(),
+            "docker/{file} is not there"
+        );
+    }
+}

@@ -1,6 +1,6 @@
 //! Health checks: success or 69, in words that probes look for.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -298,12 +298,10 @@ fn check_virtual_hosts(call: &Call) -> Result<Output, Failure> {
 }
 
 fn near(text: &str, port: u16) -> Option<SocketAddr> {
-    let ip = match text.parse().ok()? {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    Some(SocketAddr::new(ip, port))
+    Some(leveret::probe::near(SocketAddr::new(
+        text.parse().ok()?,
+        port,
+    )))
 }
 
 fn check_port_connectivity(call: &Call) -> Result<Output, Failure> {
@@ -568,4 +566,18 @@ fn metadata_store_status(call: &Call) -> Result<Output, Failure> {
         good,
         "The topology has no leader",
     )
+}
+
+#[cfg(test)]
+mod test {
+    use super::near;
+
+    #[test]
+    fn a_listener_of_every_interface_is_reached_where_there_is_no_ipv6() {
+        let at = |text: &str| near(text, 5672).unwrap().to_string();
+        assert_eq!(at("::"), "127.0.0.1:5672");
+        assert_eq!(at("0.0.0.0"), "127.0.0.1:5672");
+        assert_eq!(at("10.1.2.3"), "10.1.2.3:5672");
+        assert_eq!(near("somewhere", 5672), None);
+    }
 }
