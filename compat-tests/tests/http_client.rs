@@ -281,6 +281,9 @@ fn any_of_three_nodes_answers_for_all_and_one_that_is_gone_is_shown_as_gone() {
         .into_iter()
         .map(|connection| connection.node)
         .collect();
+    for api in &apis {
+        api.health_check_if_node_is_quorum_critical().unwrap();
+    }
     // Node 1 goes; the others say so within their bound, and still answer for themselves.
     nodes.kill(1);
     let asked = std::time::Instant::now();
@@ -296,6 +299,11 @@ fn any_of_three_nodes_answers_for_all_and_one_that_is_gone_is_shown_as_gone() {
         (rows.matches("\"running\":true").count() == 2).then_some(rows)
     });
     assert!(running.contains("\"running\":false"), "{running}");
+    // No set would have a majority without either of them, whoever leads it.
+    for api in [&apis[0], &apis[2]] {
+        let critical = api.health_check_if_node_is_quorum_critical();
+        assert!(critical.is_err(), "{critical:?}");
+    }
     // A connection of another node is closed through any.
     apis[2]
         .close_connection(&listed[0].name, None, false)

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -122,6 +122,8 @@ pub struct Cluster {
     pub(super) supervisor: Supervisor,
     pub(super) removed: CancellationToken,
     seeded: AtomicBool,
+    /// Placings so far: whose turn it is among sets of the same load.
+    placed: AtomicUsize,
     pub(super) joins: CancellationToken,
 }
 
@@ -172,6 +174,7 @@ impl Cluster {
             supervisor: supervisor.clone(),
             removed: CancellationToken::new(),
             seeded: AtomicBool::new(false),
+            placed: AtomicUsize::new(pipe.node.0 as usize),
             joins: CancellationToken::new(),
         });
         cluster.answer_control();
@@ -412,19 +415,16 @@ impl Cluster {
         self.pipe.node
     }
 
-    /// Where a new durable queue goes: `parts` sets, those with the fewest queues.
+    /// Where a new durable queue goes: `parts` sets, those with the fewest queues. Queues placed before this node knows of
+    /// each other's places go to different sets all the same.
     #[must_use]
     pub fn place(&self, parts: usize) -> Vec<SetId> {
-        let mut load: Vec<(u64, SetId)> = self.topology.read(|topology| {
+        let load: Vec<(u64, SetId)> = self.topology.read(|topology| {
             let sets = topology.sets();
             sets.map(|set| (topology.queues_in(set.id), set.id))
                 .collect()
         });
-        load.sort_unstable();
-        load.into_iter()
-            .take(parts.max(1))
-            .map(|(_, set)| set)
-            .collect()
+        least_loaded(load, parts, self.placed.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Changes the topology; the answer comes when this node's copy has changed.
@@ -480,6 +480,16 @@ impl Cluster {
     }
 }
 
+/// The `count` sets of the least load, at least one; among equals they take turns.
+fn least_loaded(mut load: Vec<(u64, SetId)>, count: usize, turn: usize) -> Vec<SetId> {
+    let sets = load.len().max(1);
+    load.sort_unstable_by_key(|(_, set)| *set);
+    load.rotate_left(turn % sets);
+    load.sort_by_key(|(queues, _)| *queues);
+    let chosen = load.into_iter().take(count.max(1));
+    chosen.map(|(_, set)| set).collect()
+}
+
 async fn start_topology(
     options: &ClusterOptions,
     shared: &Arc<SharedTopology>,
@@ -533,5 +543,24 @@ impl ClusterOptions {
     /// Where a set's replica lives.
     pub(super) fn set_dir(&self, set: SetId) -> PathBuf {
         self.data_dir.join("sets").join(set.to_string())
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn queues_go_where_there_are_fewest_and_in_turns_where_there_are_as_many() {
+        let sets = |load: &[u64]| -> Vec<(u64, SetId)> {
+            let ids = (1..).map(SetId);
+            load.iter().copied().zip(ids).collect()
+        };
+        let one = |load: &[u64], turn| least_loaded(sets(load), 1, turn)[0].0;
+        assert_eq!([0, 1, 2, 3].map(|turn| one(&[0, 0, 0], turn)), [1, 2, 3, 1]);
+        assert_eq!([0, 1, 2, 3].map(|turn| one(&[5, 4, 9], turn)), [2; 4]);
+        assert_eq!(least_loaded(sets(&[1, 0, 1]), 2, 2), [SetId(2), SetId(3)]);
+        assert_eq!(least_loaded(sets(&[3]), 0, 7), [SetId(1)]);
+        assert_eq!(least_loaded(Vec::new(), 1, 7), []);
     }
 }

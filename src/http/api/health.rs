@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
 use super::{Answer, Api, Context, Reply, peers};
-use crate::base::SetId;
+use crate::base::{NodeId, SetId};
 
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
@@ -13,7 +13,7 @@ pub async fn answer(context: &Context) -> Answer {
         ["aliveness-test", _] | ["healthchecks", ..] => ok(json!({})),
         ["health", "checks", "alarms"] => alarms(context, true).await,
         ["health", "checks", "local-alarms"] => alarms(context, false).await,
-        ["health", "checks", check @ ..] => checked(context, check),
+        ["health", "checks", check @ ..] => checked(context, check).await,
         _ => Err(ApiError::not_found()),
     }
 }
@@ -41,7 +41,7 @@ fn failed(reason: &str, more: Value) -> Answer {
     Err(error)
 }
 
-fn checked(context: &Context, check: &[&str]) -> Answer {
+async fn checked(context: &Context, check: &[&str]) -> Answer {
     let api = &context.api;
     match check {
         ["port-listener", port] => {
@@ -75,7 +75,7 @@ fn checked(context: &Context, check: &[&str]) -> Answer {
                 ))),
             }
         }
-        ["node-is-quorum-critical"] => quorum_critical(context),
+        ["node-is-quorum-critical"] => quorum_critical(context).await,
         ["quorum-queues-without-elected-leaders", ..] => leaderless(context),
         ["is-in-service"] => match is_away(context) {
             false => ok(json!({})),
@@ -194,24 +194,45 @@ fn below_limit(context: &Context) -> Answer {
     }
 }
 
-/// Sets that would lose their majority without this node: those it leads without enough others heard of.
-fn quorum_critical(context: &Context) -> Answer {
+/// The sets of which this node has a replica that runs, as it tells the others.
+pub fn own_sets(api: &Api) -> Vec<u32> {
+    let sets = api.node.cluster.sets();
+    sets.filter(|(_, handle)| handle.group().is_some())
+        .map(|(set, _)| set.0)
+        .collect()
+}
+
+/// Whether a set keeps its majority when one more of its members goes, of whom `others` besides it run.
+const fn stands(members: usize, others: usize) -> bool {
+    others > members / 2
+}
+
+/// Sets that would lose their majority without this node, whoever leads them: the others are asked what they run.
+async fn quorum_critical(context: &Context) -> Answer {
     let cluster = &context.node().cluster;
-    if cluster.topology.read(|topology| topology.nodes().count()) < 2 {
+    let own = cluster.node();
+    let (nodes, sets) = cluster.topology.read(|topology| {
+        let mine = topology.sets().filter(|set| set.members.contains(&own));
+        let sets: Vec<_> = mine.map(|set| (set.id, set.members.clone())).collect();
+        (topology.nodes().count(), sets)
+    });
+    if nodes < 2 {
         return ok(json!({"reason": "single node cluster"}));
     }
+    let told = peers::others(context, &json!({"what": "sets"}), None).await;
+    let runs = |node: NodeId, set: SetId| {
+        let answer = told.iter().find(|(of, ..)| *of == node);
+        let sets = answer.and_then(|(_, _, sets)| sets.as_array());
+        sets.is_some_and(|sets| sets.iter().any(|id| id.as_u64() == Some(u64::from(set.0))))
+    };
     let mut critical = Vec::new();
-    for (set, handle) in cluster.sets() {
-        let Some(group) = handle.group().filter(|group| group.is_leader()) else {
-            continue;
-        };
-        let heard = group.heard().members;
-        let there = heard
-            .iter()
-            .filter(|(_, age)| age.is_some_and(|age| age < std::time::Duration::from_secs(5)));
-        let members = heard.len() + 1;
-        if there.count() < members / 2 + 1 {
-            critical.push(set);
+    if !stands(nodes, told.len()) {
+        critical.push(SetId::TOPOLOGY);
+    }
+    for (set, members) in &sets {
+        let others = members.iter().filter(|node| runs(**node, *set));
+        if !stands(members.len(), others.count()) {
+            critical.push(*set);
         }
     }
     match critical.is_empty() {
@@ -258,4 +279,23 @@ fn queues_in(context: &Context, sets: &[SetId]) -> Vec<Value> {
             })
             .collect()
     })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_set_stands_while_a_majority_is_left_without_the_node() {
+        for (members, others, stand) in [
+            (1, 0, false),
+            (2, 1, false),
+            (3, 2, true),
+            (3, 1, false),
+            (5, 3, true),
+            (5, 2, false),
+        ] {
+            assert_eq!(stands(members, others), stand, "{others} of {members}");
+        }
+    }
 }

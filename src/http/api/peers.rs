@@ -135,6 +135,7 @@ async fn told(api: &Arc<Api>, question: &Value) -> Value {
         ("exchanges", Some(rows)) => exchanges::own(api, rows, ranges),
         ("queues", Some(rows)) => figures::own(api, rows, ranges),
         ("alarms", _) => health::own_alarms(api).into(),
+        ("sets", _) => health::own_sets(api).into(),
         _ => Value::Null,
     }
 }
