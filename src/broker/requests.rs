@@ -283,7 +283,7 @@ impl Asker {
         let mut parts = Vec::new();
         for record in gone {
             let local = record.parts.is_empty().then(|| record.set());
-            let sets = record.parts.iter().map(|part| part.set).chain(local);
+            let sets = record.sets().chain(local);
             parts.extend(sets.map(|set| (set, record.id)));
         }
         let deletes = futures_util::stream::iter(parts);

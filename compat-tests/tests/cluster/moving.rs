@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use compat_tests::cluster::TestCluster;
+use compat_tests::history::{self, Message};
 use compat_tests::{env_number, eventually_async, skipped_on_foreign};
 use futures_util::StreamExt;
 use lapin::options::{
@@ -32,8 +33,8 @@ struct Seen {
     confirmed: [AtomicU64; PUBLISHERS],
     consumed: AtomicU64,
     stop: AtomicBool,
-    /// Publisher and number of each delivery, in the order of their coming.
-    deliveries: Mutex<Vec<(usize, u64)>>,
+    /// In the order of their coming.
+    deliveries: Mutex<Vec<Message>>,
 }
 
 impl Seen {
@@ -48,9 +49,11 @@ async fn publish(channel: Channel, publisher: usize, seen: Arc<Seen>) {
     while !seen.stop.load(Ordering::Relaxed) {
         let mut window = Vec::new();
         for _ in 0..WINDOW {
-            let mut body = vec![0; BODY_BYTES];
-            body[0] = u8::try_from(publisher).unwrap();
-            body[1..9].copy_from_slice(&u64::to_be_bytes(number));
+            let message = Message {
+                publisher: u32::try_from(publisher).unwrap(),
+                number,
+            };
+            let body = history::body(message, 0, BODY_BYTES);
             number += 1;
             let options = BasicPublishOptions::default();
             let sent = channel.basic_publish("".into(), QUEUE.into(), options, &body, persistent());
@@ -80,8 +83,7 @@ async fn consume(channel: Channel, seen: Arc<Seen>) {
     while let Some(delivery) = consumer.next().await {
         let delivery = delivery.expect("a delivery");
         assert!(!delivery.redelivered, "nothing is given back");
-        let number = u64::from_be_bytes(delivery.data[1..9].try_into().unwrap());
-        let message = (usize::from(delivery.data[0]), number);
+        let (message, _) = history::parse(&delivery.data).expect("what was published");
         seen.deliveries.lock().unwrap().push(message);
         seen.consumed.fetch_add(1, Ordering::Relaxed);
         held += 1;
@@ -205,8 +207,9 @@ async fn a_queue_moves_and_is_spread_unseen_by_its_clients() {
     consumer.await.expect("the consumer saw no error");
     let deliveries = std::mem::take(&mut *seen.deliveries.lock().unwrap());
     let mut each: HashMap<usize, Vec<u64>> = HashMap::new();
-    for (publisher, number) in &deliveries {
-        each.entry(*publisher).or_default().push(*number);
+    for message in &deliveries {
+        let publisher = message.publisher as usize;
+        each.entry(publisher).or_default().push(message.number);
     }
     for (publisher, numbers) in &mut each {
         let sent = seen.confirmed[*publisher].load(Ordering::Relaxed);
