@@ -7,6 +7,8 @@
 //! `COMPAT_KEEP=1` keeps the folders of a failed run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+#[path = "cluster/behind.rs"]
+mod behind;
 mod common;
 #[path = "common/load.rs"]
 mod load;

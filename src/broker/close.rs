@@ -47,7 +47,7 @@ impl Connection {
         let asker = self.asker();
         self.task(async move {
             for answer in answers {
-                let Ok(Reply::Closed { deleted }) = answer.await else {
+                let Ok(Reply::Closed { deleted }) = answer.answer().await else {
                     continue;
                 };
                 asker.forget_queues(deleted).await;
@@ -103,7 +103,7 @@ impl Connection {
         let asker = self.asker();
         async move {
             for answer in answers {
-                if let Ok(Reply::Closed { deleted }) = answer.await {
+                if let Ok(Reply::Closed { deleted }) = answer.answer().await {
                     asker.forget_queues(deleted).await;
                 }
             }

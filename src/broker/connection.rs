@@ -340,6 +340,7 @@ impl Connection {
                 }
                 Event::GivenUp(set, seq) => self.confirms.given_up(set, seq),
                 Event::Lost(set) => self.lost(set),
+                Event::Skipped(set, skipped) => self.skipped(set, &skipped),
                 Event::Refused(set, seq) => self.confirms.refused(set, seq),
                 Event::Applied(set, seq) => self.applied(set, seq),
                 Event::Cancelled(consumer) => self.cancelled(consumer),

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::limits::WINDOW_MESSAGES;
 use crate::base::{ChannelId, ConsumerId, QueueId, SetId};
-use crate::model::set::{Command, ConsumerConfig, Delivery, Outcome, TimedOut};
+use crate::cluster::Skipped;
+use crate::model::set::{Command, ConsumerConfig, Delivery, Held, Outcome, TimedOut};
 use crate::model::topology::StreamFilter;
 use crate::session::{SettleOutcome, Settlement};
 
-use super::connection::Connection;
+use super::connection::{Connection, Work};
 use super::stats::QueueType;
 
 /// Bytes that may have been sent to a consumer without acks before its set is told.
@@ -66,6 +67,10 @@ pub(super) struct Consumer {
     pub arguments: crate::amqp::FieldTable,
     /// Delivered and not settled.
     pub unsettled: u64,
+    /// The number after those it was given, what waits in the line aside.
+    pub next_no: u64,
+    /// The number, in the pipe, of the command that attached a part.
+    pub since: u64,
     /// Came before consume-ok.
     pub early: Vec<(Delivery, Option<Bytes>)>,
 }
@@ -123,12 +128,12 @@ impl Connection {
         }
     }
 
-    /// Appends a command to a set.
-    pub(super) fn push(&mut self, set: SetId, command: &Command) {
-        if let Some(handle) = self.node.cluster.set(set) {
-            handle.push(command);
-            self.touch(set);
-        }
+    /// Appends a command to a set; its number in the pipe.
+    pub(super) fn push(&mut self, set: SetId, command: &Command) -> u64 {
+        let handle = self.node.cluster.set(set);
+        let pushed = handle.map_or(0, |handle| handle.push(command).seq);
+        self.touch(set);
+        pushed
     }
 
     /// Gives back what was leased to a consumer that is no longer there to take it.
@@ -187,6 +192,86 @@ impl Connection {
         for consumer in gone {
             self.cancelled(consumer);
         }
+    }
+
+    /// This node's replica of a set was brought up to date at once. What it gave to this connection's consumers meanwhile
+    /// is delivered now, and those it ended meanwhile end.
+    pub(super) fn skipped(&mut self, set: SetId, skipped: &Skipped) {
+        let here = self.consumers.iter().filter(|(_, entry)| entry.set == set);
+        let mut here: Vec<ConsumerId> = here.map(|(consumer, _)| *consumer).collect();
+        here.sort_unstable();
+        for consumer in here {
+            let Some(entry) = self.consumers.get(&consumer) else {
+                continue;
+            };
+            let (kind, stream, since) = (entry.kind, entry.stream, entry.since);
+            let held = skipped.held.get(&consumer).filter(|held| held.attached);
+            match (kind, held) {
+                (Kind::Open | Kind::Part | Kind::Opening, Some(held)) if !stream => {
+                    let unseen = self.unseen(consumer, held);
+                    let unseen = unseen.map(|delivery| Work::Deliver(set, delivery, None));
+                    self.work.extend(unseen.collect::<Vec<_>>());
+                }
+                // Which offsets it was given is not kept: it begins anew where its client wants.
+                (Kind::Open | Kind::Part, Some(held)) => {
+                    self.push(
+                        set,
+                        &Command::Settle {
+                            consumer,
+                            first: 1,
+                            last: held.next_no.saturating_sub(1),
+                            outcome: Outcome::Requeue { failed: false },
+                        },
+                    );
+                    self.push(set, &Command::Unsubscribe { consumer });
+                    self.cancelled(consumer);
+                }
+                (Kind::Open, None) => self.cancelled(consumer),
+                (Kind::Part, None) if since <= skipped.applied => self.cancelled(consumer),
+                // Of what it asked for and did not get, it asks again.
+                (Kind::Holder, Some(held)) => {
+                    let unseen: Vec<Delivery> = self.unseen(consumer, held).collect();
+                    for delivery in unseen {
+                        self.hand_back(set, &delivery);
+                    }
+                }
+                (
+                    Kind::Part | Kind::Opening | Kind::Holder | Kind::Cancelled | Kind::Replies,
+                    _,
+                ) => {}
+            }
+        }
+    }
+
+    /// Of what a consumer holds, that which has not been handed to this connection.
+    fn unseen<'h>(
+        &self,
+        consumer: ConsumerId,
+        held: &'h Held,
+    ) -> impl Iterator<Item = Delivery> + use<'h> {
+        let end = |delivery: &Delivery| delivery.first_no + u64::from(delivery.count);
+        let entry = self.consumers.get(&consumer);
+        let mut next = entry.map_or(1, |entry| entry.next_no);
+        for work in &self.work {
+            if let Work::Deliver(_, delivery, _) = work
+                && delivery.consumer == consumer
+            {
+                next = next.max(end(delivery));
+            }
+        }
+        for (delivery, _) in entry.iter().flat_map(|entry| &entry.early) {
+            next = next.max(end(delivery));
+        }
+        held.deliveries.iter().filter_map(move |delivery| {
+            let seen = next.saturating_sub(delivery.first_no);
+            let seen = u32::try_from(seen).unwrap_or(u32::MAX);
+            (seen < delivery.count).then(|| Delivery {
+                first_no: delivery.first_no + u64::from(seen),
+                first: delivery.first.plus(seen),
+                count: delivery.count - seen,
+                ..*delivery
+            })
+        })
     }
 
     /// The set has ended a consumer.

@@ -294,7 +294,11 @@ impl Worker {
                     }
                 }
                 Event::Applied(set, seq) => self.applied(set, seq),
-                Event::Deliver(..) | Event::Lost(_) | Event::Cancelled(_) | Event::TimedOut(_) => {}
+                Event::Deliver(..)
+                | Event::Lost(_)
+                | Event::Skipped(..)
+                | Event::Cancelled(_)
+                | Event::TimedOut(_) => {}
             }
         }
         self.events = events;

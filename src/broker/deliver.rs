@@ -50,6 +50,11 @@ impl Connection {
                     } => {
                         let found = Some((lease.is_none(), *redelivered));
                         self.tally.got(channel, found);
+                        if let Some(lease) = lease
+                            && let Some(holder) = self.consumers.get_mut(&lease.consumer)
+                        {
+                            holder.next_no = lease.no + 1;
+                        }
                     }
                     ChannelAnswer::GotNothing => self.tally.got(channel, None),
                     _ => {}
@@ -69,12 +74,16 @@ impl Connection {
                 consumer,
                 answer,
             } => {
-                let refused = matches!(answer, ChannelAnswer::Failed(_));
+                // With a hard error nobody knows whether the set has it; what ends with the connection includes it.
+                let refused = match &answer {
+                    ChannelAnswer::Failed(error) => Some(error.code.is_hard()),
+                    _ => None,
+                };
                 self.session.answer_channel(channel, answer);
-                if refused {
-                    self.forget_consumer(consumer);
-                } else {
-                    self.open_consumer(consumer);
+                match refused {
+                    None => self.open_consumer(consumer),
+                    Some(false) => self.forget_consumer(consumer),
+                    Some(true) => {}
                 }
             }
             Posted::Unsubscribed { channel, consumer } => {
@@ -121,6 +130,7 @@ impl Connection {
             entry.early.push((delivery, body.cloned()));
             return None;
         }
+        entry.next_no = delivery.first_no + u64::from(delivery.count);
         let (channel, no_ack, counts) = (entry.channel, entry.no_ack, entry.counts);
         let kind = entry.queue_type();
         let (main, filter) = (entry.main, entry.filter.clone());

@@ -71,7 +71,7 @@ impl Connection {
         let asker = self.asker();
         self.task(async move {
             let mut reply = match first {
-                Some(first) => first.await.ok(),
+                Some(first) => first.answer().await.ok(),
                 None => None,
             };
             let mut from = asks.first().map(|(handle, _)| handle.clone());

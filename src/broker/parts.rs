@@ -54,7 +54,7 @@ impl Asker {
         }
         let mut replies = Vec::with_capacity(asked.len());
         for answer in asked {
-            replies.push(answer.await.map_err(|_| super::requests::stopping())?);
+            replies.push(answer.answer().await?);
         }
         Ok(replies)
     }
@@ -148,7 +148,10 @@ impl Connection {
                 queue: record.id,
                 config,
             };
-            self.push(set, &subscribe);
+            let since = self.push(set, &subscribe);
+            if let Some(entry) = self.consumers.get_mut(&part) {
+                entry.since = since;
+            }
         }
     }
 

@@ -233,7 +233,7 @@ impl Connection {
             .collect();
         self.task(async move {
             for answer in answers {
-                if answer.await.is_err() {
+                if answer.answer().await.is_err() {
                     return None;
                 }
             }

@@ -338,6 +338,8 @@ impl Connection {
             prefetch: 0,
             arguments: FieldTable::default(),
             unsettled: 0,
+            next_no: 1,
+            since: 0,
             early: Vec::new(),
         };
         self.consumers.insert(consumer, entry);
@@ -406,7 +408,7 @@ impl Connection {
             config,
         });
         self.task(async move {
-            let answer = match reply.await {
+            let answer = match reply.answer().await {
                 Ok(Reply::Subscribed) => ChannelAnswer::Consuming {
                     consumer,
                     tag,
@@ -448,6 +450,8 @@ impl Connection {
             prefetch: 0,
             arguments: FieldTable::default(),
             unsettled: 0,
+            next_no: 1,
+            since: 0,
             early: Vec::new(),
         };
         self.consumers.insert(consumer, entry);
@@ -498,7 +502,7 @@ impl Connection {
         self.task(async move {
             let mut gone = None;
             for reply in replies {
-                if let Ok(Reply::Unsubscribed { deleted }) = reply.await {
+                if let Ok(Reply::Unsubscribed { deleted }) = reply.answer().await {
                     gone = gone.or(deleted);
                 }
             }

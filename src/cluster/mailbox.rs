@@ -4,6 +4,8 @@
 //! Bounded by what the connection itself asked for: credit bounds deliveries (positions, no bodies), its own commands
 //! bound the rest.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -11,7 +13,16 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::{ConsumerId, SetId};
-use crate::model::set::{Delivery, TimedOut};
+use crate::model::set::{Delivery, Held, TimedOut};
+
+/// What stands after entries were skipped that nobody here was told of.
+#[derive(Debug)]
+pub struct Skipped {
+    /// Commands of this node's pipe up to this number are done.
+    pub applied: u64,
+    /// What each of the node's consumers holds; whoever is missing has ended.
+    pub held: BTreeMap<ConsumerId, Held>,
+}
 
 /// One thing for a connection, in the order its replica produced it.
 #[derive(Debug)]
@@ -27,6 +38,8 @@ pub enum Event {
     GivenUp(SetId, u64),
     /// The set has forgotten this node's consumers.
     Lost(SetId),
+    /// This node's replica of the set skipped what it did for the consumers here.
+    Skipped(SetId, Arc<Skipped>),
     /// A set ended this consumer.
     Cancelled(ConsumerId),
     /// A set ended this consumer, which was too slow.

@@ -44,7 +44,7 @@ pub use controller::Patience;
 pub use figures::{Figures, NodeAnswer};
 pub use formation::{Candidate, FormationError, Membership, alone, find};
 pub use local_set::LocalSet;
-pub use mailbox::{Event, Mailbox};
+pub use mailbox::{Event, Mailbox, Skipped};
 pub use outbox::{Latency, Outbox, Pushed, Refusal};
 pub use registry::Registry;
 pub use rejoin::{Leaving, Rejoin, Standing, leave, wish};

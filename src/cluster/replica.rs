@@ -21,7 +21,7 @@ use crate::model::set::{
 use crate::raft::{LiveEntry, Machine, MachineError, PageStore, SnapshotPages};
 
 use super::local_set::Entries;
-use super::mailbox::{Event, Mailbox};
+use super::mailbox::{Event, Mailbox, Skipped};
 use super::outbox::Outbox;
 use super::pages::SetPages;
 use super::registry::{Registry, node_of};
@@ -416,7 +416,7 @@ impl SetReplica {
     }
 
     /// Entries were skipped: what they did for this node is in the state, but nobody here was told. What was under way is
-    /// given up, and consumers begin anew; at the start there is nothing of either.
+    /// given up, and the connections are told what their consumers hold; at the start there is nothing of either.
     fn tell_skipped(&self) {
         let pipe = self.outbox.pipe();
         let applied = self.machine.last_seq(pipe);
@@ -424,8 +424,10 @@ impl SetReplica {
             return;
         }
         self.outbox.give_up(applied);
+        let held = self.machine.held(pipe);
+        let skipped = Arc::new(Skipped { applied, held });
         for mailbox in self.registry.mailboxes() {
-            mailbox.post(Event::Lost(self.set));
+            mailbox.post(Event::Skipped(self.set, Arc::clone(&skipped)));
         }
     }
 

@@ -69,6 +69,46 @@ pub enum SetHandle {
     },
 }
 
+/// A command on its way to a set.
+pub struct Asked {
+    handle: SetHandle,
+    command: Command,
+    answer: oneshot::Receiver<Reply>,
+}
+
+impl Asked {
+    /// Its answer. A replica that skipped the entry with the command knows that it is done, and not what was answered: it
+    /// is asked again, so the command must be one that may come twice.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the set is elsewhere and can be heard no more.
+    pub async fn answer(self) -> Result<Reply, Refusal> {
+        let Self {
+            handle,
+            command,
+            mut answer,
+        } = self;
+        loop {
+            match answer.await {
+                Ok(reply) => return Ok(reply),
+                Err(_) if !handle.is_here() => return Err(Refusal),
+                Err(_) => {
+                    answer = handle.outbox().ask(&command);
+                    handle.kick();
+                }
+            }
+        }
+    }
+
+    /// As [`Self::answer`], for a command that must not come twice.
+    ///
+    /// # Errors
+    /// [`Refusal`] also if the answer was skipped.
+    pub async fn answer_once(self) -> Result<Reply, Refusal> {
+        self.answer.await.map_err(|_| Refusal)
+    }
+}
+
 impl SetHandle {
     /// What stands for the set now: a set that was elsewhere may have come here.
     fn now(&self) -> &Self {
@@ -139,17 +179,20 @@ impl SetHandle {
     /// Appends a command and waits until it is applied here.
     ///
     /// # Errors
-    /// [`Refusal`] if the node stops first.
+    /// [`Refusal`] if the set is elsewhere and can be heard no more.
     pub async fn ask(&self, command: &Command) -> Result<Reply, Refusal> {
-        let answer = self.asking(command);
-        answer.await.map_err(|_| Refusal)
+        self.asking(command).answer().await
     }
 
     /// As [`Self::ask`], with the command appended before this returns.
-    pub fn asking(&self, command: &Command) -> oneshot::Receiver<Reply> {
+    pub fn asking(&self, command: &Command) -> Asked {
         let answer = self.outbox().ask(command);
         self.kick();
-        answer
+        Asked {
+            handle: self.clone(),
+            command: command.clone(),
+            answer,
+        }
     }
 
     /// An entry's payload if it is in memory.

@@ -354,7 +354,7 @@ impl Cluster {
             }
         }
         for answer in last {
-            answer.await.map_err(|_| Refusal)?;
+            answer.answer().await?;
         }
         Ok(())
     }

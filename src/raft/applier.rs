@@ -185,6 +185,8 @@ impl RaftStateMachine<Types> for Applier {
         *self.shared.live.lock() = None;
         self.applied = meta.last_log_id;
         self.members = meta.last_membership.clone();
+        let index = self.applied.map_or(0, |id| id.index);
+        tracing::info!(set = %self.shared.set, index, "a snapshot of the leader was installed");
         if let Some(id) = self.applied {
             self.shared.note_applied(id.index);
             self.shared.applied(id);

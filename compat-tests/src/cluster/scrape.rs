@@ -18,6 +18,8 @@ pub struct SetView {
     pub term: u64,
     /// The last entry it has applied.
     pub applied: u64,
+    /// The last entry that it has forgotten.
+    pub purged: u64,
 }
 
 /// The replicas of a node by set; 0 is the topology.
@@ -35,6 +37,7 @@ pub(super) fn sets(host: &str) -> Option<Sets> {
             "leveret_set_leader" => |view, value| view.leader = value,
             "leveret_set_term" => |view, value| view.term = value,
             "leveret_set_applied" => |view, value| view.applied = value,
+            "leveret_log_purged_index" => |view, value| view.purged = value,
             _ => continue,
         };
         take(sets.entry(set).or_default(), value);

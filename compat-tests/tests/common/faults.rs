@@ -18,6 +18,9 @@ use rand::seq::IndexedRandom;
 /// Mebibytes of a node's disk, and what is left of it when it is filled.
 pub const DISK_MIB: u64 = 512;
 
+/// A restart among healthy nodes; one that waits for a limit of the broker takes longer.
+const RESTART_MAX: Duration = Duration::from_secs(18);
+
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -125,10 +128,11 @@ impl Nemesis {
         let other = *others.choose(&mut self.chance).expect("another node");
         let begin = Instant::now();
         *self.counts.entry(fault).or_default() += 1;
-        self.inflict(fault, cluster, leader, other).await;
+        let remark = self.inflict(fault, cluster, leader, other).await;
         let text = format!(
-            "{fault:?} of {leader} (other {other}), {} ms",
-            begin.elapsed().as_millis()
+            "{fault:?} of {leader} (other {other}), {} ms{}",
+            begin.elapsed().as_millis(),
+            remark.unwrap_or_default()
         );
         (fault, text)
     }
@@ -141,13 +145,14 @@ impl Nemesis {
         cluster.leader(set).unwrap_or(drawn)
     }
 
+    /// What more there is to say of it.
     async fn inflict(
         &mut self,
         fault: Fault,
         cluster: &mut TestCluster,
         leader: usize,
         other: usize,
-    ) {
+    ) -> Option<String> {
         let third = (0..cluster.len())
             .find(|node| *node != leader && *node != other)
             .expect("three nodes");
@@ -161,10 +166,18 @@ impl Nemesis {
             }
             Fault::Restart => {
                 self.history.fault_begins(leader);
+                let begin = Instant::now();
                 cluster.terminate(leader);
                 cluster.wait_end(leader);
+                let stopped = begin.elapsed();
                 cluster.start_all();
                 self.history.fault_ends(leader);
+                assert!(
+                    begin.elapsed() < RESTART_MAX,
+                    "a restart took {:?}, the stop {stopped:?} of it",
+                    begin.elapsed()
+                );
+                return Some(format!(", stopped after {} ms", stopped.as_millis()));
             }
             Fault::PauseLeader => self.pause(cluster, &[leader]).await,
             Fault::PauseMajority => self.pause(cluster, &[leader, other]).await,
@@ -204,6 +217,7 @@ impl Nemesis {
             }
             Fault::DiskFull => self.fill(cluster, leader).await,
         }
+        None
     }
 
     fn begin(&self, nodes: &[usize]) {

@@ -42,6 +42,8 @@ use crate::rt::Supervisor;
 
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PONG_LIMIT: Duration = Duration::from_secs(5);
+/// Calls that peers have given up before this node saw them, as they do while it stands still: many, and no attack.
+const GIVEN_UP_MAX: usize = 10_000;
 /// Time between two lines about peers that are refused for the same reason.
 const SELDOM: Duration = Duration::from_secs(10);
 
@@ -108,6 +110,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(HTTP_FRAME_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_MAX))
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PONG_LIMIT));
     if let Some(tls) = &security.tls {

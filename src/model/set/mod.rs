@@ -5,6 +5,7 @@ mod command;
 mod deliver;
 mod effect;
 mod enqueue;
+mod held;
 #[cfg(test)]
 mod invariants;
 mod lease;
@@ -28,6 +29,7 @@ pub use command::{
     QueueConfig, Source, StreamRules, StreamStart,
 };
 pub use effect::{DeadLetter, DeathReason, Delivery, Effect, Effects, Reply, TimedOut};
+pub use held::Held;
 pub use live::LiveMap;
 pub use machine::{Applied, SetMachine, SnapshotError};
 pub use pages::{MemoryPages, PageError, Pages};
