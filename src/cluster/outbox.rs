@@ -297,6 +297,12 @@ impl<R> Outbox<R> {
         }
     }
 
+    /// How far the pipe is known to be applied.
+    #[must_use]
+    pub fn applied_seq(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
     /// Batches proposed and not applied.
     #[must_use]
     pub fn in_flight(&self) -> usize {

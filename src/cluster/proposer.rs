@@ -4,6 +4,7 @@
 //! batch grows by itself. An idle leader proposes a tick when the machine's next deadline passes.
 //! After a change of leader, or of the connection to it, everything not yet applied here goes again; the pipe's numbers
 //! make that harmless.
+//! And if nothing of what is in flight is applied for [`PATIENCE`]: whatever lost it, the pipe does not stand still for ever.
 //! Invariant: in each tenure of a leader the pipe's batches are proposed without a gap, from the first that is not applied
 //! on: a sequence begun in one, here or on a stream from a peer, never goes on in another.
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::base::limits::ENTRIES_IN_FLIGHT_MAX;
@@ -27,6 +29,47 @@ use super::replica::Deadline;
 
 /// Pause before a leader that cannot be reached is tried again.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// Longest time that batches are in flight without one of them being applied, before all go again. Doubles while that
+/// does not help: the set may have no majority, or more than it can do.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE_MAX: Duration = Duration::from_secs(48);
+
+/// When to lose patience with a pipe.
+struct Patience {
+    applied: u64,
+    limit: Duration,
+    ends: Instant,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self {
+            applied: 0,
+            limit: PATIENCE,
+            ends: now + PATIENCE,
+        }
+    }
+
+    /// Called before anything is sent; until when there is patience.
+    fn look<R>(&mut self, outbox: &Outbox<R>, now: Instant) -> Instant {
+        let applied = outbox.applied_seq();
+        if applied != self.applied || outbox.in_flight() == 0 {
+            (self.applied, self.limit) = (applied, PATIENCE);
+            self.ends = now + PATIENCE;
+        }
+        self.ends
+    }
+
+    /// All in flight goes again.
+    fn lost<R>(&mut self, outbox: &Outbox<R>, now: Instant) {
+        let (set, batches) = (outbox.set(), outbox.in_flight());
+        tracing::warn!(%set, batches, waited = ?self.limit, "batches are not applied: they go again");
+        self.limit = (self.limit * 2).min(PATIENCE_MAX);
+        self.ends = now + self.limit;
+        outbox.resend();
+    }
+}
 
 /// What brings one outbox to one set's leader.
 pub struct Proposer<R> {
@@ -89,12 +132,14 @@ impl<R: Send + 'static> Proposer<R> {
     ) -> bool {
         let outbox = &*self.outbox;
         let tenure = leadership.borrow().tenure();
+        let mut patience = Patience::new(Instant::now());
         outbox.resend();
         loop {
             let current = *leadership.borrow_and_update();
             if !current.leading || current.stopped || current.tenure() != tenure {
                 return !current.stopped;
             }
+            let patient = patience.look(outbox, Instant::now());
             self.propose(tenure.term);
             let Some(now) = self.stamp.now() else {
                 return true;
@@ -109,6 +154,7 @@ impl<R: Send + 'static> Proposer<R> {
                 () = outbox.kick.notified() => {}
                 () = sleep(wait) => {}
                 () = self.deadline.earlier() => {}
+                () = sleep_until(patient), if outbox.in_flight() > 0 => patience.lost(outbox, Instant::now()),
                 changed = leadership.changed() => if changed.is_err() { return false },
                 () = supervisor.stopping(), if self.idle() => return false,
             }
@@ -195,8 +241,10 @@ pub async fn forward<R>(
     let out = UnboundedReceiverStream::new(out);
     let mut pipe = std::pin::pin!(links.pipe(leader, outbox.set(), out));
     let mut changed = std::pin::pin!(changed);
+    let mut patience = Patience::new(Instant::now());
     outbox.resend();
     loop {
+        let patient = patience.look(outbox, Instant::now());
         send(outbox, &batches);
         tokio::select! {
             ended = &mut pipe => {
@@ -204,6 +252,10 @@ pub async fn forward<R>(
                 break;
             }
             () = outbox.kick.notified() => {}
+            () = sleep_until(patient), if outbox.in_flight() > 0 => {
+                patience.lost(outbox, Instant::now());
+                break;
+            }
             () = &mut changed => return,
         }
     }
@@ -238,5 +290,42 @@ async fn sleep(wait: Option<u64>) {
     match wait {
         Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::base::{PipeId, SetId};
+    use crate::model::batch::BufferPool;
+
+    #[test]
+    fn what_is_not_applied_goes_again_in_doubling_times_until_something_is() {
+        let pipe = PipeId {
+            node: NodeId(1),
+            incarnation: 1,
+        };
+        let outbox = Outbox::<()>::new(SetId(1), pipe, BufferPool::default());
+        let begin = Instant::now();
+        let mut patience = Patience::new(begin);
+        let mut now = begin + PATIENCE * 9;
+        let ends = patience.look(&outbox, now);
+        assert_eq!(ends, now + PATIENCE, "nothing is in flight");
+        for _ in 0..2 {
+            outbox.push(&Command::Tick);
+            outbox.seal(Millis(1)).unwrap();
+        }
+        let mut limit = PATIENCE;
+        for _ in 0..6 {
+            assert_eq!(patience.look(&outbox, now), now + limit);
+            now += limit;
+            assert!(!outbox.take_resend());
+            patience.lost(&outbox, now);
+            assert!(outbox.take_resend());
+            limit = (limit * 2).min(PATIENCE_MAX);
+        }
+        assert_eq!(limit, PATIENCE_MAX);
+        outbox.applied(1);
+        assert_eq!(patience.look(&outbox, now), now + PATIENCE);
     }
 }

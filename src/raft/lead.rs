@@ -1,7 +1,10 @@
-//! Whether this replica should go on leading: it must be heard by a majority, and its disk must keep up.
+//! Whether this replica should go on leading: it must be heard by a majority, its disk must keep up, and what is proposed
+//! must come to be applied.
 //!
 //! Need: openraft's leader that no majority hears keeps its role until it learns of another term, and one whose disk
-//! stalls goes on because the others' disks suffice. Whoever sends commands must learn of both early.
+//! stalls goes on because the others' disks suffice. Whoever sends commands must learn of both early. And a leader that is
+//! heard, but does not hear (a connection that broke one way, a fault nobody thought of), would lead for ever and do nothing:
+//! its followers have no reason to stand for election.
 //! Shape: one task per replica looks every few milliseconds at what the core and the log report.
 //!
 //! | seen while leading | done |
@@ -9,13 +12,15 @@
 //! | no majority heard for `election_timeout_max` | not `leading` until one is heard again |
 //! | the core refused a proposal before this was seen | not `leading` until the next look, and a lapse |
 //! | disk busy with one thing for `stall_limit`, a voter in reach | not `leading` in this term; the best voter is asked |
-//! | nobody took over, the disk works | an election: the new term ends the hand-over |
-//! | nobody took over, the disk does not work | the best voter is asked again |
+//! | no majority heard for `stuck_limit` | the best voter is asked: no more heartbeats, so the others may elect |
+//! | nothing applied for `stuck_limit` while proposals wait | as well |
+//! | nobody took over | the best voter is asked again |
 //!
 //! Invariants: this only ever gives up; who leads is openraft's decision alone.
 //! Not here: what becomes of proposals on their way, which openraft settles.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -38,6 +43,42 @@ pub(super) struct Lead {
     /// Silence of the majority after which the lead is not believed.
     pub(super) silence_max: Duration,
     pub(super) stall_limit: Duration,
+    /// Longest time without a majority, or without a step of the proposals that wait.
+    pub(super) stuck_limit: Duration,
+}
+
+/// A term this replica leads.
+struct Led {
+    term: u64,
+    since: Instant,
+    /// Since when no majority is heard.
+    cut_off: Option<Instant>,
+    /// The last entry applied, and since when there is nothing to wait for, or that has been the last.
+    applied: Option<u64>,
+    moved: Instant,
+}
+
+impl Led {
+    fn new(term: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            term,
+            since: now,
+            cut_off: None,
+            applied: None,
+            moved: now,
+        }
+    }
+
+    fn look(&mut self, shared: &Shared, cut_off: bool) {
+        let now = Instant::now();
+        self.cut_off = cut_off.then(|| self.cut_off.unwrap_or(now));
+        let applied = shared.applied_index();
+        let waits = shared.in_flight.load(Ordering::Relaxed) > 0;
+        if !waits || applied != self.applied {
+            (self.applied, self.moved) = (applied, now);
+        }
+    }
 }
 
 impl Lead {
@@ -51,6 +92,7 @@ impl Lead {
             raft,
             silence_max: options.election_timeout_max,
             stall_limit: options.stall_limit,
+            stuck_limit: options.stuck_limit,
         }
     }
 
@@ -59,8 +101,7 @@ impl Lead {
         let look = self.silence_max.min(self.stall_limit) / 8;
         let mut clock = interval(look.clamp(LOOK.0, LOOK.1));
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The term led, and since when.
-        let mut led: Option<(u64, Instant)> = None;
+        let mut led: Option<Led> = None;
         loop {
             clock.tick().await;
             let term = {
@@ -73,13 +114,14 @@ impl Lead {
                 led = None;
                 continue;
             };
-            let since = match led {
-                Some((known, since)) if known == term => since,
-                _ => Instant::now(),
-            };
-            led = Some((term, since));
-            self.shared.cut_off(self.silence(since) > self.silence_max);
-            if !self.look_after(term).await {
+            let led = led.get_or_insert_with(|| Led::new(term));
+            if led.term != term {
+                *led = Led::new(term);
+            }
+            let cut_off = self.silence(led.since) > self.silence_max;
+            led.look(&self.shared, cut_off);
+            self.shared.cut_off(cut_off);
+            if !self.look_after(led).await {
                 return;
             }
         }
@@ -102,31 +144,36 @@ impl Lead {
         heard.map_or_else(|| since.elapsed(), |heard| heard.min(since.elapsed()))
     }
 
-    /// Gives the lead up if the disk stalls; says whether the core still runs.
-    async fn look_after(&self, term: u64) -> bool {
-        let log = &self.shared.log;
-        let stalled = log.busy_for().is_some_and(|busy| busy > self.stall_limit);
+    /// Gives the lead up if there is a reason; says whether the core still runs.
+    async fn look_after(&self, led: &Led) -> bool {
         let asked = *self.shared.handing_over.lock();
         let waited = asked
-            .filter(|(of, _)| *of == term)
+            .filter(|(of, _)| *of == led.term)
             .map(|(_, at)| at.elapsed());
         if waited.is_some_and(|waited| waited < self.silence_max * 2) {
             return true;
         }
-        if waited.is_some() && !stalled {
-            *self.shared.handing_over.lock() = None;
-            tracing::warn!(set = %self.shared.set, "nobody took the lead over");
-            return self.raft.trigger().elect(false).await.is_ok();
-        }
-        if !stalled {
-            return true;
-        }
-        let Some(heir) = heir(&self.raft, self.shared.node, Some(self.silence_max)) else {
+        let busy = self.shared.log.busy_for();
+        let stalled = busy.is_some_and(|busy| busy > self.stall_limit);
+        let lonely = led
+            .cut_off
+            .is_some_and(|at| at.elapsed() > self.stuck_limit);
+        let stuck = led.moved.elapsed() > self.stuck_limit;
+        let why = match (stalled, lonely, stuck) {
+            (true, _, _) => "the disk stalls",
+            _ if waited.is_some() => "nobody took it over",
+            (_, true, _) => "no majority is heard",
+            (_, _, true) => "nothing is applied any more",
+            _ => return true,
+        };
+        // A disk that stalls may recover before anybody is there.
+        let within = stalled.then_some(self.silence_max);
+        let Some(heir) = heir(&self.raft, self.shared.node, within) else {
             return true;
         };
-        tracing::warn!(set = %self.shared.set, %heir, "the disk stalls: the lead is handed over");
-        *self.shared.handing_over.lock() = Some((term, Instant::now()));
-        self.shared.yielded(term);
+        tracing::warn!(set = %self.shared.set, %heir, "the lead is handed over: {why}");
+        *self.shared.handing_over.lock() = Some((led.term, Instant::now()));
+        self.shared.yielded(led.term);
         self.raft.trigger().transfer_leader(heir.0).await.is_ok()
     }
 }

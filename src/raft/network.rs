@@ -2,15 +2,17 @@
 //!
 //! Shape: a [`Network`] makes one [`Line`] per member and lane. Appends are a pipelined stream; the rest is request
 //! and answer, each with the time openraft allows. A line looks its member's address up each time, as members move.
-//! Invariants: an answer that cannot be read counts as no answer.
+//! Invariants: an answer that cannot be read counts as no answer. No call waits for ever: whatever holds an answer up, the
+//! core hears of a failure and tries again.
 //! Not here: sockets, and the answering side ([`super::answer`]).
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
@@ -37,6 +39,8 @@ const SNAPSHOT_STUCK_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Network {
     pub(super) shared: Arc<Shared>,
     pub(super) transport: Arc<dyn Transport>,
+    /// Longest time that sent entries stay unanswered.
+    pub(super) append_limit: Duration,
 }
 
 impl Network {
@@ -47,6 +51,7 @@ impl Network {
             node: NodeId(target),
             address: node.addr.clone(),
             lane,
+            append_limit: self.append_limit,
         }
     }
 }
@@ -75,6 +80,7 @@ pub(super) struct Line {
     /// Where it was when the line was made.
     address: String,
     lane: Lane,
+    append_limit: Duration,
 }
 
 type Rpc<T> = Result<T, RPCError<Types>>;
@@ -193,6 +199,37 @@ async fn stuck(progress: &Progress) {
     }
 }
 
+/// What a stream of entries has sent and heard.
+#[derive(Default)]
+struct Open {
+    sent: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Open {
+    fn sent(&self) {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Completes when nothing was answered for `limit`, and at most twice that, though something waited all the time.
+    async fn overdue(&self, limit: Duration) {
+        let mut waits = None;
+        loop {
+            tokio::time::sleep(limit).await;
+            let answered = self.answered.load(Ordering::Relaxed);
+            if waits == Some(answered) {
+                return;
+            }
+            let open = self.sent.load(Ordering::Relaxed) > answered;
+            waits = open.then_some(answered);
+        }
+    }
+}
+
 type Answers<'s> = BoxStream<'s, Rpc<StreamAppendResult<Types>>>;
 
 impl NetStreamAppend<Types> for Line {
@@ -204,15 +241,39 @@ impl NetStreamAppend<Types> for Line {
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + Send + Unpin + 'static,
     {
-        let frames = Box::pin(input.map(wire::put_append));
+        let open = Arc::new(Open::default());
+        let sent = Arc::clone(&open);
+        let frames = Box::pin(input.map(move |request| {
+            sent.sent();
+            wire::put_append(request)
+        }));
         let answers = self.transport.appends(&self.peer(), self.lane, frames);
+        let (limit, set, node) = (self.append_limit, self.shared.set, self.node);
         Box::pin(async move {
-            let answers = answers.await.map_err(unreachable)?;
-            let read = answers.map(|answer| match answer {
-                Ok(bytes) => wire::append_answer(&bytes).map_err(|error| unread(&error)),
-                Err(error) => Err(unreachable(error)),
+            let answers = tokio::time::timeout(limit, answers).await;
+            let answers = answers.map_err(|_| unreachable("no stream in time"))?;
+            let answers = answers.map_err(unreachable)?;
+            let heard = Arc::clone(&open);
+            let read = answers.map(move |answer| {
+                heard.answered();
+                match answer {
+                    Ok(bytes) => wire::append_answer(&bytes).map_err(|error| unread(&error)),
+                    Err(error) => Err(unreachable(error)),
+                }
             });
-            let boxed: Answers<'s> = Box::pin(read);
+            let overdue = Box::pin(async move { open.overdue(limit).await });
+            let both = stream::unfold(Some((read, overdue)), move |both| async move {
+                let (mut read, mut overdue) = both?;
+                tokio::select! {
+                    biased;
+                    answer = read.next() => Some((answer?, Some((read, overdue)))),
+                    () = &mut overdue => {
+                        tracing::warn!(%set, %node, "entries are not answered: they go over a new stream");
+                        Some((Err(unreachable("no answer in time")), None))
+                    }
+                }
+            });
+            let boxed: Answers<'s> = Box::pin(both);
             Ok(boxed)
         })
     }

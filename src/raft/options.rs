@@ -44,6 +44,10 @@ pub struct GroupOptions {
     pub election_timeout_max: Duration,
     /// How long a leader's write or sync may take before it hands the lead over.
     pub stall_limit: Duration,
+    /// How long a leader may hear no majority, or have proposals that come to nothing, before it hands the lead over.
+    pub stuck_limit: Duration,
+    /// How long a follower may leave entries unanswered before they are sent over a new stream.
+    pub append_limit: Duration,
     /// Proposals on their way at once; past it [`super::Group::propose`] says busy.
     pub proposals_in_flight_max: usize,
     /// Told why the replica stopped.
@@ -70,6 +74,8 @@ impl GroupOptions {
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(800),
             stall_limit: Duration::from_secs(1),
+            stuck_limit: Duration::from_secs(4),
+            append_limit: Duration::from_secs(10),
             proposals_in_flight_max: 1024,
             on_fatal: Arc::new(|_, _| {}),
         }

@@ -38,6 +38,7 @@ pub(super) async fn start<M: Machine>(
     let config = Arc::new(config(&options)?);
     let shared = open(&options, machine, compact).await?;
     let network = Network {
+        append_limit: options.append_limit,
         shared: Arc::clone(&shared),
         transport: Arc::clone(&options.transport),
     };

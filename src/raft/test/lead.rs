@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::{Condvar, Mutex};
 
 use super::super::{Group, GroupOptions, ProposeError};
-use super::three::{Node, Wires, leader, rule, three};
+use super::three::{Node, Wires, leader, rule, three, three_with};
 use super::{ToyHandle, payload};
 use crate::base::{NodeId, SetId};
 use crate::log::{Disk, DiskFile, OpenMode, OsDisk};
@@ -223,6 +223,75 @@ async fn a_hand_over_nobody_takes_ends_with_a_leader_all_the_same() {
         tokio::task::yield_now().await;
     };
     nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_proposals_come_to_nothing_is_replaced() {
+    let wires = Wires::default();
+    let nodes = three_with(&wires, |options| {
+        options.stuck_limit = Duration::from_millis(700)
+    })
+    .await;
+    let at = leader(&nodes).await;
+    let term = nodes[at].group.metrics().term;
+    nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
+    for node in &nodes {
+        wires.stick(node.options.node);
+    }
+    // Heartbeats go on: the followers have no reason of their own.
+    let lost = nodes[at].group.propose(payload(2)).unwrap();
+    let next = loop {
+        let at = leader(&nodes).await;
+        if nodes[at].group.leadership().borrow().term > term {
+            break at;
+        }
+        tokio::task::yield_now().await;
+    };
+    nodes[next]
+        .group
+        .propose(payload(3))
+        .unwrap()
+        .await
+        .unwrap();
+    // It may have been in the log of the one that was elected.
+    drop(lost.await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_whose_stream_is_not_answered_gets_another() {
+    let wires = Wires::default();
+    let nodes = three_with(&wires, |options| {
+        options.append_limit = Duration::from_millis(700)
+    })
+    .await;
+    let at = leader(&nodes).await;
+    nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
+    let (term, behind) = (nodes[at].group.metrics().term, (at + 1) % 3);
+    wires.stick(nodes[behind].options.node);
+    let third = &nodes[(at + 2) % 3];
+    let last = nodes[at].group.propose(payload(2)).unwrap().await.unwrap();
+    // Without an answer from the one there is no majority once the other is gone.
+    wires.part(third.options.node);
+    let last = loop {
+        match nodes[at].group.propose(payload(3)) {
+            Ok(sent) => break sent.await.unwrap().index.max(last.index),
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let mut applied = nodes[behind].group.raft().metrics();
+    while applied
+        .borrow_watched()
+        .last_applied
+        .map_or(0, |id| id.index)
+        < last
+    {
+        applied.changed().await.unwrap();
+    }
+    assert_eq!(
+        nodes[at].group.metrics().term,
+        term,
+        "the lead was not the matter"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,8 @@ pub(super) struct Wires {
     /// Snapshots sent so far, and after how many frames each is to break off.
     pub(super) snapshots: Arc<AtomicUsize>,
     pub(super) breaks: Arc<Mutex<Option<Break>>>,
+    /// Streams of entries that were opened before the last [`Self::stick`] of their end are not answered any more.
+    stuck: Arc<Mutex<HashMap<NodeId, usize>>>,
 }
 
 /// Told how many snapshots were sent before; says after how many frames this one ends.
@@ -42,6 +44,15 @@ impl Wires {
 
     pub(super) fn part(&self, node: NodeId) {
         self.groups.lock().remove(&node);
+    }
+
+    /// Whatever is on its way to `node` as entries arrives, and is never answered; new streams are.
+    pub(super) fn stick(&self, node: NodeId) {
+        *self.stuck.lock().entry(node).or_default() += 1;
+    }
+
+    fn stuck(&self, node: NodeId) -> usize {
+        self.stuck.lock().get(&node).copied().unwrap_or(0)
     }
 
     /// Whether the member was asked something at this address.
@@ -80,10 +91,20 @@ impl Transport for Wires {
         frames: BoxStream<Frame>,
     ) -> BoxFuture<Result<BoxStream<Result<Bytes, TransportError>>, TransportError>> {
         let (peer, wires, to) = (self.peer(to), self.clone(), to.clone());
+        let opened = self.stuck(to.node);
         Box::pin(async move {
             let requests = frames.map(|frame| joined(&frame));
             let answers = peer?.answer_appends(Box::pin(requests));
-            let there = answers.map(move |answer| wires.peer(&to).map(|_| answer));
+            let there = answers.then(move |answer| {
+                let answer = wires.peer(&to).map(|_| answer);
+                let stuck = wires.stuck(to.node) != opened;
+                async move {
+                    if stuck {
+                        std::future::pending::<()>().await;
+                    }
+                    answer
+                }
+            });
             let boxed: BoxStream<Result<Bytes, TransportError>> = Box::pin(there);
             Ok(boxed)
         })
@@ -131,10 +152,16 @@ pub(super) fn rule(wires: &Wires, dir: &TempDir, id: u64) -> GroupOptions {
 }
 
 pub(super) async fn three(wires: &Wires) -> Vec<Node> {
+    three_with(wires, |_| {}).await
+}
+
+/// Three whose options are changed.
+pub(super) async fn three_with(wires: &Wires, change: impl Fn(&mut GroupOptions)) -> Vec<Node> {
     let mut nodes = Vec::new();
     for id in 1..=3 {
         let dir = tempfile::tempdir().unwrap();
-        let options = rule(wires, &dir, id);
+        let mut options = rule(wires, &dir, id);
+        change(&mut options);
         let machine = ToyHandle::default();
         let group = Group::start(options.clone(), Arc::clone(&machine))
             .await
