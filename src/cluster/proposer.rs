@@ -64,6 +64,9 @@ impl Patience {
     /// All in flight goes again.
     fn lost<R>(&mut self, outbox: &Outbox<R>, now: Instant) {
         let (set, batches) = (outbox.set(), outbox.in_flight());
+        if batches == 0 {
+            return;
+        }
         tracing::warn!(%set, batches, waited = ?self.limit, "batches are not applied: they go again");
         self.limit = (self.limit * 2).min(PATIENCE_MAX);
         self.ends = now + self.limit;

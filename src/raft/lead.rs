@@ -36,6 +36,9 @@ use crate::base::NodeId;
 /// Shortest and longest time between looks.
 const LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
+/// Longest time between two looks of a node that does not stand still.
+const AWAKE_MAX: Duration = Duration::from_millis(500);
+
 /// Watches over the lead of one replica.
 pub(super) struct Lead {
     pub(super) shared: Arc<Shared>,
@@ -56,6 +59,7 @@ struct Led {
     /// The last entry applied, and since when there is nothing to wait for, or that has been the last.
     applied: Option<u64>,
     moved: Instant,
+    looked: Instant,
 }
 
 impl Led {
@@ -67,11 +71,17 @@ impl Led {
             cut_off: None,
             applied: None,
             moved: now,
+            looked: now,
         }
     }
 
     fn look(&mut self, shared: &Shared, cut_off: bool) {
         let now = Instant::now();
+        // Of the time in which this node stood still, nothing is known.
+        if now - self.looked > AWAKE_MAX {
+            (self.cut_off, self.moved) = (None, now);
+        }
+        self.looked = now;
         self.cut_off = cut_off.then(|| self.cut_off.unwrap_or(now));
         let applied = shared.applied_index();
         let waits = shared.in_flight.load(Ordering::Relaxed) > 0;

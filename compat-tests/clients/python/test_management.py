@@ -432,6 +432,8 @@ def test_exchanges_and_bindings_are_made_listed_and_removed(channel, queue, name
         done("DELETE", f"bindings/{VHOST}/e/{name}/q/{queue}/{key}", 204)
     assert get(f"exchanges/{VHOST}/{name}/bindings/source") == []
     done("DELETE", path, 204)
+    for path_of_none in (f"queues/{VHOST}/none/bindings", f"exchanges/{VHOST}/none/bindings/source"):
+        assert get(path_of_none) == [] and call("GET", path_of_none.replace(VHOST, "none", 1)).status == 404
     assert call("GET", path).status == 404
     assert get(f"exchanges/{VHOST}/amq.default")["name"] == ""
 

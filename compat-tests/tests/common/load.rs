@@ -308,6 +308,11 @@ async fn consume(shared: Arc<Shared>, queue: u16, begin: usize, stop: Stop) {
             let consumer = shared.history.start_consumer(queue, node);
             let ended = consume_session(&shared, &connection, queue, consumer, stop).await;
             shared.history.stop_consumer(consumer);
+            if ended.is_err() {
+                // A connection that is only let go of may live on, and hold what it was given.
+                let closing = connection.close(200, "gives up".into());
+                drop(tokio::time::timeout(CONNECT_LIMIT, closing).await);
+            }
             ended?;
             within(&shared.plan, connection.close(200, "done".into())).await
         }

@@ -53,13 +53,19 @@ fn rows(context: &Context, wanted: impl Fn(&BindingRef<'_>) -> bool) -> Vec<Valu
     })
 }
 
+/// RabbitMQ asks for the vhost alone: what is not there has no bindings.
+fn in_vhost(context: &Context, vhost: &str) -> Result<(), ApiError> {
+    let topology = &context.node().cluster.topology;
+    match topology.read(|topology| topology.vhost_settings(vhost).is_some()) {
+        true => Ok(()),
+        false => Err(ApiError::not_found()),
+    }
+}
+
 /// Bindings that start or end at an exchange.
 pub fn of_exchange(context: &Context, vhost: &str, exchange: &str, end: &str) -> Answer {
     let name = named(exchange);
-    let topology = &context.node().cluster.topology;
-    if topology.read(|topology| topology.exchange(vhost, name).is_none()) {
-        return Err(ApiError::not_found());
-    }
+    in_vhost(context, vhost)?;
     context.all(match end {
         "source" => rows(context, |binding| {
             binding.vhost == vhost && binding.source == name
@@ -73,10 +79,7 @@ pub fn of_exchange(context: &Context, vhost: &str, exchange: &str, end: &str) ->
 
 /// Bindings that end at a queue.
 pub fn of_queue(context: &Context, vhost: &str, queue: &str) -> Answer {
-    let topology = &context.node().cluster.topology;
-    if topology.read(|topology| topology.queue(vhost, queue).is_none()) {
-        return Err(ApiError::not_found());
-    }
+    in_vhost(context, vhost)?;
     context.all(rows(context, |binding| {
         binding.vhost == vhost && binding.to_queue && binding.destination == queue
     }))
