@@ -33,6 +33,7 @@ use crate::rt::Supervisor;
 const TOPOLOGY_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// Connections get this long to close after they were asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+const PEERS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Everything a node is started with, checked.
 #[derive(Clone, Debug)]
@@ -143,6 +144,8 @@ pub struct Running {
     front: Supervisor,
     /// Proposers, timers, workers.
     core: Supervisor,
+    /// What is heard from peers: without it no replica here learns what was committed.
+    peers: Supervisor,
     cluster: Arc<Cluster>,
     node: Arc<Node>,
     limits: alarm::Limits,
@@ -168,7 +171,8 @@ impl Running {
         let doors = Doors::open(&settings)?;
         let tls = Arc::clone(&doors.tls);
         let (front, core) = (Supervisor::default(), Supervisor::default());
-        let options = enter(&settings, &mut identity, &core).await?;
+        let peers = Supervisor::default();
+        let options = enter(&settings, &mut identity, &core, &peers).await?;
         let (cluster, effects) = Cluster::start(options, &core).await?;
         let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
         let (memory, disk) = (settings.memory_limit_bytes, settings.disk_free_limit_bytes);
@@ -220,6 +224,7 @@ impl Running {
         Ok(Self {
             front,
             core,
+            peers,
             cluster,
             node,
             limits,
@@ -264,15 +269,20 @@ impl Running {
         self.cluster.leaving().await
     }
 
-    /// Closes every connection (320), then the sets.
+    /// Closes every connection (320), gives every lead away, lets what is under way come to its end, then closes the sets.
     pub async fn stop(self) {
         if !self.front.stop(STOP_LIMIT).await {
             tracing::warn!("some connections did not close in time");
         }
+        // Before the rest, which may take long: others' clients wait for a leader that does not answer.
+        self.cluster.yield_leaderships().await;
         if !self.core.stop(STOP_LIMIT).await {
             tracing::warn!("some work did not end in time");
         }
         self.cluster.stop().await;
+        if !self.peers.stop(PEERS_LIMIT).await {
+            tracing::warn!("the listener for peers did not close in time");
+        }
     }
 }
 
@@ -362,6 +372,7 @@ async fn enter(
     settings: &Settings,
     identity: &mut Identity,
     core: &Supervisor,
+    heard: &Supervisor,
 ) -> Result<ClusterOptions, NodeError> {
     let own = Arc::new(Own::default());
     let (hub, pool) = (Arc::new(Hub::default()), BufferPool::default());
@@ -374,8 +385,8 @@ async fn enter(
         let socket = bind(address, &SocketOptions::default())?;
         tracing::info!(%address, "started the listener for peers");
         let (hub, own, pool) = (Arc::clone(&hub), Arc::clone(&own), pool.clone());
-        let served = peer::serve(socket, hub, own, security, pool, core.clone());
-        core.spawn("peers", async move {
+        let served = peer::serve(socket, hub, own, security, pool, heard.clone());
+        heard.spawn("peers", async move {
             if let Err(error) = served.await {
                 tracing::error!(%error, "peers are no longer served");
             }

@@ -14,6 +14,8 @@ mod common;
 mod load;
 #[path = "cluster/moving.rs"]
 mod moving;
+#[path = "cluster/stopping.rs"]
+mod stopping;
 
 use std::sync::Arc;
 use std::time::Duration;
