@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Message;
 
@@ -66,6 +66,7 @@ impl Event {
 /// See the head of [`super`].
 pub struct History {
     begin: Instant,
+    begin_wall: SystemTime,
     events: Mutex<Vec<Event>>,
     publishers: AtomicU32,
     consumers: AtomicU32,
@@ -75,6 +76,7 @@ impl Default for History {
     fn default() -> Self {
         Self {
             begin: Instant::now(),
+            begin_wall: SystemTime::now(),
             events: Mutex::default(),
             publishers: AtomicU32::new(0),
             consumers: AtomicU32::new(0),
@@ -184,6 +186,45 @@ impl History {
     pub fn fault_ends(&self, node: usize) {
         let node = u16::try_from(node).expect("a node");
         self.add(EventKind::FaultEnd, NOTHING, node);
+    }
+
+    /// A node suffered from `from_ms` to `to_ms`, as is known only now.
+    pub fn fault_was(&self, node: usize, from_ms: u32, to_ms: u32) {
+        let who = u16::try_from(node).expect("a node");
+        let mut events = self.events.lock().expect("events");
+        let ends = [
+            (from_ms, EventKind::FaultBegin),
+            (to_ms.max(from_ms), EventKind::FaultEnd),
+        ];
+        for (at_ms, kind) in ends {
+            let begins = kind == EventKind::FaultBegin;
+            let before = |event: &Event| event.at_ms < at_ms || (event.at_ms == at_ms && !begins);
+            let place = events.partition_point(before);
+            events.insert(
+                place,
+                Event {
+                    message: 0,
+                    at_ms,
+                    who,
+                    kind,
+                },
+            );
+        }
+    }
+
+    /// When a line of a log was written, `2026-11-26 07:17:20.532 …`, in the history's time; `None` if that was not in it.
+    #[must_use]
+    pub fn at_of_line(&self, line: &str) -> Option<u32> {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        let (_, time) = line.split_once(' ')?;
+        let number = |from: usize, to: usize| time.get(from..to)?.parse::<u64>().ok();
+        let seconds = (number(0, 2)? * 60 + number(3, 5)?) * 60 + number(6, 8)?;
+        let at = seconds * 1000 + number(9, 12)?;
+        let begin = self.begin_wall.duration_since(UNIX_EPOCH).ok()?;
+        let begin = u64::try_from(begin.as_millis()).ok()? % DAY_MS;
+        let since = (at + DAY_MS - begin) % DAY_MS;
+        let since = u32::try_from(since).ok()?;
+        (since <= self.now_ms()).then_some(since)
     }
 
     /// Looks at all events so far.

@@ -306,3 +306,43 @@ fn a_million_messages_are_judged() {
     assert!(report.is_clean());
     assert_eq!(report.deliveries, 1_000_000);
 }
+
+#[test]
+fn a_fault_that_is_known_only_later_explains_what_came_back_during_it() {
+    let history = published(1);
+    history.start_consumer(0, 1);
+    history.delivered(m(0, 1), 0, false);
+    history.acked(m(0, 1), 0);
+    history.ack_certain(m(0, 1), 0);
+    history.delivered(m(0, 1), 1, true);
+    assert!(violation(&history).contains("came back after its ack was certain"));
+    let now = history.now_ms();
+    history.fault_was(1, 0, now);
+    assert_eq!(check(&history, STRICT).violation_count, 1, "another node's");
+    history.fault_was(0, 0, now);
+    explained(&history, Why::NodeFault);
+}
+
+#[test]
+fn a_line_of_a_log_has_its_place_in_the_history() {
+    let history = History::default();
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    let wall = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let millis = u64::try_from(wall.as_millis()).unwrap() % 86_400_000;
+    let line = |millis: u64| {
+        let (seconds, rest) = (millis / 1000, millis % 1000);
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        let seconds = seconds % 60;
+        format!("2026-11-26 {hours:02}:{minutes:02}:{seconds:02}.{rest:03}000+00:00 [info] text")
+    };
+    let at = history.at_of_line(&line(millis)).unwrap();
+    assert!(at <= history.now_ms());
+    assert_eq!(
+        history.at_of_line(&line((millis + 3_600_000) % 86_400_000)),
+        None,
+        "later"
+    );
+    assert_eq!(history.at_of_line("no line"), None);
+}
