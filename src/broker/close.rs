@@ -147,9 +147,36 @@ impl Connection {
         if let Some(client) = self.client.take() {
             self.node.clients.remove(&client);
         }
+        self.over = true;
         let node = Arc::clone(&self.node);
         drop(self);
         node.connection_closed();
+    }
+}
+
+/// A connection whose task panicked: what it held would stay held for as long as the node lives.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // A node that stops drops what did not end in time.
+        if self.over || self.node.supervisor.is_stopping() {
+            return;
+        }
+        tracing::error!(peer = %self.peer, "a connection ended by a fault of the broker");
+        let close = Command::CloseSession {
+            session: self.id,
+            channel: None,
+        };
+        for set in self.sets_of(None) {
+            self.push(set, &close);
+        }
+        self.kick();
+        for consumer in self.consumers.keys() {
+            self.node.cluster.registry.forget(*consumer);
+        }
+        if let Some(client) = self.client.take() {
+            self.node.clients.remove(&client);
+        }
+        self.node.connection_closed();
     }
 }
 

@@ -131,6 +131,8 @@ pub(super) struct Connection {
     pub loaded: Option<(SetId, u64, Bytes)>,
     pub tally: Tally,
     pub publishes: bool,
+    /// Nothing of it is left anywhere.
+    pub over: bool,
     input: BytesMut,
     /// The session did not want all of the input when it was last offered.
     input_refused: bool,
@@ -189,6 +191,7 @@ pub(super) async fn run(node: Arc<Node>, mut wire: Wire, ends: Ends) {
         loaded: None,
         tally: Tally::default(),
         publishes: false,
+        over: false,
         input: BytesMut::new(),
         input_refused: false,
         read_bytes: READ_BYTES_MIN,
