@@ -279,9 +279,13 @@ impl Running {
         if !self.core.stop(STOP_LIMIT).await {
             tracing::warn!("some work did not end in time");
         }
-        self.cluster.stop().await;
         if !self.peers.stop(PEERS_LIMIT).await {
             tracing::warn!("the listener for peers did not close in time");
+        }
+        let closing = tokio::time::timeout(STOP_LIMIT, self.cluster.stop());
+        if closing.await.is_err() {
+            // What was acknowledged is durable all the same.
+            tracing::warn!("some replicas did not close in time");
         }
     }
 }

@@ -36,6 +36,8 @@ use crate::log::{Log, LogStats};
 const WISHES_MAX: usize = 16;
 /// Longest wait for a follower to take over at a planned stop.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for the snapshot of a replica that stops.
+const LAST_SNAPSHOT_MAX: Duration = Duration::from_secs(10);
 
 /// Who leads a set, as one replica knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -298,7 +300,13 @@ impl Group {
     /// durable even then.
     pub async fn shutdown(&self) -> Result<(), RaftError> {
         self.yield_leadership().await;
-        let snapshot = self.snapshot_now().await;
+        // It shortens the next start, no more.
+        let snapshot = match tokio::time::timeout(LAST_SNAPSHOT_MAX, self.snapshot_now()).await {
+            Ok(snapshot) => snapshot,
+            Err(_) => Err(RaftError::Stopped(
+                "the last snapshot takes too long".into(),
+            )),
+        };
         self.inner.shared.stop();
         let joined = self.inner.raft.shutdown().await;
         for task in self.inner.tasks.lock().drain(..) {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant as _, Raft};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::RaftError;
 use super::applier::Applier;
@@ -39,6 +39,8 @@ const LIVE_SHARE: u64 = 4;
 /// Times `keep_log_bytes` that are kept for members that are in reach and still behind: else a member that was sent a
 /// snapshot under load would need the next one when it has it.
 const CATCH_UP_SHARE: u64 = 16;
+/// Longest wait for what the core was asked for.
+const OUTCOME_MAX: Duration = Duration::from_secs(5);
 /// A member that answered so lately is in reach.
 const IN_REACH: Duration = Duration::from_secs(5);
 /// Time between two attempts to have damaged segments repaired, if one fails: each reads a segment.
@@ -201,6 +203,7 @@ impl Upkeep {
     /// Waits until openraft knows of a snapshot at or past `index`, and says where it ends.
     async fn snapshot_reaches(&self, index: u64) -> Result<u64, RaftError> {
         let mut metrics = self.raft.metrics();
+        let mut asked = Instant::now();
         loop {
             let (found, running) = {
                 let seen = metrics.borrow_watched();
@@ -210,8 +213,14 @@ impl Upkeep {
             if let Some(found) = found.filter(|found| *found >= index) {
                 return Ok(found);
             }
-            let changed = metrics.changed().await;
-            changed.map_err(|_| RaftError::Stopped("while a snapshot was taken".into()))?;
+            if asked.elapsed() > OUTCOME_MAX {
+                // The core may have been at another one, which ends before `index`.
+                self.raft.trigger().snapshot().await.map_err(stopped)?;
+                asked = Instant::now();
+            }
+            if let Ok(Err(_)) = timeout(OUTCOME_MAX, metrics.changed()).await {
+                return Err(RaftError::Stopped("while a snapshot was taken".into()));
+            }
         }
     }
 
@@ -231,6 +240,7 @@ impl Upkeep {
             return Ok(());
         }
         self.raft.trigger().purge_log(upto).await.map_err(stopped)?;
+        let begin = Instant::now();
         let mut metrics = self.raft.metrics();
         loop {
             let running = {
@@ -241,8 +251,13 @@ impl Upkeep {
                 seen.running_state.clone()
             };
             running.map_err(stopped)?;
-            let changed = metrics.changed().await;
-            changed.map_err(|_| RaftError::Stopped("while the log was purged".into()))?;
+            if begin.elapsed() > OUTCOME_MAX {
+                // A member that lags holds it up; the next round asks again.
+                return Ok(());
+            }
+            if let Ok(Err(_)) = timeout(OUTCOME_MAX, metrics.changed()).await {
+                return Err(RaftError::Stopped("while the log was purged".into()));
+            }
         }
     }
 }
