@@ -205,6 +205,7 @@ impl Connection {
                 continue;
             };
             let (kind, stream, since) = (entry.kind, entry.stream, entry.since);
+            let opening = entry.config.map(|config| (entry.queue, config));
             let held = skipped.held.get(&consumer).filter(|held| held.attached);
             match (kind, held) {
                 (Kind::Open | Kind::Part | Kind::Opening, Some(held)) if !stream => {
@@ -212,19 +213,27 @@ impl Connection {
                     let unseen = unseen.map(|delivery| Work::Deliver(set, delivery, None));
                     self.work.extend(unseen.collect::<Vec<_>>());
                 }
-                // Which offsets it was given is not kept: it begins anew where its client wants.
-                (Kind::Open | Kind::Part, Some(held)) => {
-                    self.push(
-                        set,
-                        &Command::Settle {
-                            consumer,
-                            first: 1,
-                            last: held.next_no.saturating_sub(1),
-                            outcome: Outcome::Requeue { failed: false },
-                        },
-                    );
+                // Which offsets it was given is not kept: it begins anew, where its client wants if that knows of it.
+                (Kind::Open | Kind::Part | Kind::Opening, Some(held)) => {
+                    let settle = Command::Settle {
+                        consumer,
+                        first: 1,
+                        last: held.next_no.saturating_sub(1),
+                        outcome: Outcome::Requeue { failed: false },
+                    };
+                    self.push(set, &settle);
                     self.push(set, &Command::Unsubscribe { consumer });
-                    self.cancelled(consumer);
+                    match opening {
+                        Some((queue, config)) if kind == Kind::Opening => {
+                            let subscribe = Command::Subscribe {
+                                consumer,
+                                queue,
+                                config,
+                            };
+                            self.push(set, &subscribe);
+                        }
+                        _ => self.cancelled(consumer),
+                    }
                 }
                 (Kind::Open, None) => self.cancelled(consumer),
                 (Kind::Part, None) if since <= skipped.applied => self.cancelled(consumer),

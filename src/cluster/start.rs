@@ -430,14 +430,16 @@ impl Cluster {
     /// Changes the topology; the answer comes when this node's copy has changed.
     ///
     /// # Errors
-    /// [`Refusal`] if the node stops first.
+    /// None today: it waits for as long as the topology has no leader. Callers treat it as any other set.
     pub async fn ask_topology(&self, command: &TopologyCommand) -> Result<TopologyReply, Refusal> {
         let mut bytes = BytesMut::new();
         command.encode(&mut bytes);
-        self.topology_outbox
-            .ask_opaque(&bytes)
-            .await
-            .map_err(|_| Refusal)
+        loop {
+            // A copy that skipped the entry knows what it did, and not the answer. Commands of the topology may come twice.
+            if let Ok(reply) = self.topology_outbox.ask_opaque(&bytes).await {
+                return Ok(reply);
+            }
+        }
     }
 
     /// Completes when this node's copy has everything that was committed before the call.
