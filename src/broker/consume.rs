@@ -271,16 +271,8 @@ impl Connection {
         for (delivery, _) in entry.iter().flat_map(|entry| &entry.early) {
             next = next.max(end(delivery));
         }
-        held.deliveries.iter().filter_map(move |delivery| {
-            let seen = next.saturating_sub(delivery.first_no);
-            let seen = u32::try_from(seen).unwrap_or(u32::MAX);
-            (seen < delivery.count).then(|| Delivery {
-                first_no: delivery.first_no + u64::from(seen),
-                first: delivery.first.plus(seen),
-                count: delivery.count - seen,
-                ..*delivery
-            })
-        })
+        let all = held.deliveries.iter();
+        all.filter_map(move |delivery| delivery.from_no(next))
     }
 
     /// The set has ended a consumer.

@@ -49,6 +49,22 @@ pub struct Delivery {
     pub offset: Option<u64>,
 }
 
+impl Delivery {
+    /// Without what came before delivery number `no`; `None` if nothing is left.
+    #[must_use]
+    pub fn from_no(&self, no: u64) -> Option<Self> {
+        let before = no.saturating_sub(self.first_no);
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        (before < self.count).then(|| Self {
+            first_no: self.first_no + u64::from(before),
+            first: self.first.plus(before),
+            count: self.count - before,
+            offset: self.offset.map(|offset| offset + u64::from(before)),
+            ..*self
+        })
+    }
+}
+
 /// A consumer, or a channel's holder of basic.get leases, that was too slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut {
