@@ -162,16 +162,11 @@ impl Drop for Connection {
             return;
         }
         tracing::error!(peer = %self.peer, "a connection ended by a fault of the broker");
-        let close = Command::CloseSession {
-            session: self.id,
-            channel: None,
-        };
-        for set in self.sets_of(None) {
-            self.push(set, &close);
-        }
-        self.kick();
-        for consumer in self.consumers.keys() {
-            self.node.cluster.registry.forget(*consumer);
+        let release = self.release();
+        self.node.supervisor.spawn("release", release);
+        let consumers: Vec<_> = self.consumers.keys().copied().collect();
+        for consumer in consumers {
+            self.forget_consumer(consumer);
         }
         if let Some(client) = self.client.take() {
             self.node.clients.remove(&client);

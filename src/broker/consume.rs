@@ -10,9 +10,9 @@ use crate::base::{ChannelId, ConsumerId, QueueId, SetId};
 use crate::cluster::Skipped;
 use crate::model::set::{Command, ConsumerConfig, Delivery, Held, Outcome, TimedOut};
 use crate::model::topology::StreamFilter;
-use crate::session::{SettleOutcome, Settlement};
+use crate::session::{ChannelAnswer, SettleOutcome, Settlement};
 
-use super::connection::{Connection, Work};
+use super::connection::{Connection, Posted, Work};
 use super::stats::QueueType;
 
 /// Bytes that may have been sent to a consumer without acks before its set is told.
@@ -71,6 +71,8 @@ pub(super) struct Consumer {
     pub next_no: u64,
     /// The number, in the pipe, of the command that attached a part.
     pub since: u64,
+    /// Its client cancels it.
+    pub leaving: bool,
     /// Came before consume-ok.
     pub early: Vec<(Delivery, Option<Bytes>)>,
 }
@@ -204,51 +206,72 @@ impl Connection {
             let Some(entry) = self.consumers.get(&consumer) else {
                 continue;
             };
-            let (kind, stream, since) = (entry.kind, entry.stream, entry.since);
-            let opening = entry.config.map(|config| (entry.queue, config));
-            let held = skipped.held.get(&consumer).filter(|held| held.attached);
-            match (kind, held) {
-                (Kind::Open | Kind::Part | Kind::Opening, Some(held)) if !stream => {
+            let (kind, stream, main) = (entry.kind, entry.stream, entry.main);
+            let applied = entry.since <= skipped.applied;
+            let opening = kind == Kind::Opening;
+            let live = opening || matches!(kind, Kind::Open | Kind::Part);
+            match skipped.held(self.id, consumer) {
+                Some(held) if live && held.attached && !stream => {
                     let unseen = self.unseen(consumer, held);
                     let unseen = unseen.map(|delivery| Work::Deliver(set, delivery, None));
                     self.work.extend(unseen.collect::<Vec<_>>());
                 }
-                // Which offsets it was given is not kept: it begins anew, where its client wants if that knows of it.
-                (Kind::Open | Kind::Part | Kind::Opening, Some(held)) => {
-                    let settle = Command::Settle {
-                        consumer,
-                        first: 1,
-                        last: held.next_no.saturating_sub(1),
-                        outcome: Outcome::Requeue { failed: false },
-                    };
-                    self.push(set, &settle);
-                    self.push(set, &Command::Unsubscribe { consumer });
-                    match opening {
-                        Some((queue, config)) if kind == Kind::Opening => {
-                            let subscribe = Command::Subscribe {
-                                consumer,
-                                queue,
-                                config,
-                            };
-                            self.push(set, &subscribe);
-                        }
-                        _ => self.cancelled(consumer),
-                    }
-                }
-                (Kind::Open, None) => self.cancelled(consumer),
-                (Kind::Part, None) if since <= skipped.applied => self.cancelled(consumer),
-                // Of what it asked for and did not get, it asks again.
-                (Kind::Holder, Some(held)) => {
+                Some(held) if live && held.attached => self.begin_anew(set, consumer, held.next_no),
+                // Detached: by its client, who hears of it, or because it was too slow.
+                Some(held) => {
+                    let leaves = entry.leaving || !live;
                     let unseen: Vec<Delivery> = self.unseen(consumer, held).collect();
                     for delivery in unseen {
                         self.hand_back(set, &delivery);
                     }
+                    if !leaves {
+                        self.stop_consumer(main);
+                    }
                 }
-                (
-                    Kind::Part | Kind::Opening | Kind::Holder | Kind::Cancelled | Kind::Replies,
-                    _,
-                ) => {}
+                // A part, or one that is being opened, may not have come there yet.
+                None if kind == Kind::Open || (kind == Kind::Part && applied) => {
+                    self.cancelled(consumer);
+                }
+                None => {}
             }
+        }
+        for (consumer, held) in skipped.of(self.id) {
+            if !self.consumers.contains_key(&consumer) {
+                for delivery in &held.deliveries {
+                    self.hand_back(set, delivery);
+                }
+            }
+        }
+    }
+
+    /// Of a stream it is not kept which offsets a consumer was given: it begins again where its client asked for, if that does
+    /// not know of it yet, and ends otherwise.
+    fn begin_anew(&mut self, set: SetId, consumer: ConsumerId, next_no: u64) {
+        self.push(set, &Command::Unsubscribe { consumer });
+        let settle = Command::Settle {
+            consumer,
+            first: 1,
+            // What came since the snapshot is within its credit.
+            last: next_no + u64::from(u16::MAX),
+            outcome: Outcome::Requeue { failed: false },
+        };
+        self.push(set, &settle);
+        let Some(entry) = self.consumers.get_mut(&consumer) else {
+            return;
+        };
+        if entry.kind == Kind::Opening
+            && let Some(config) = entry.config
+        {
+            entry.early.clear();
+            let queue = entry.queue;
+            let subscribe = Command::Subscribe {
+                consumer,
+                queue,
+                config,
+            };
+            self.push(set, &subscribe);
+        } else {
+            self.cancelled(consumer);
         }
     }
 
@@ -262,10 +285,19 @@ impl Connection {
         let entry = self.consumers.get(&consumer);
         let mut next = entry.map_or(1, |entry| entry.next_no);
         for work in &self.work {
-            if let Work::Deliver(_, delivery, _) = work
-                && delivery.consumer == consumer
-            {
-                next = next.max(end(delivery));
+            match work {
+                Work::Deliver(_, delivery, _) if delivery.consumer == consumer => {
+                    next = next.max(end(delivery));
+                }
+                Work::Posted(Posted::Answer(
+                    _,
+                    ChannelAnswer::Got {
+                        lease: Some(got), ..
+                    },
+                )) if got.consumer == consumer => {
+                    next = next.max(got.no + 1);
+                }
+                _ => {}
             }
         }
         for (delivery, _) in entry.iter().flat_map(|entry| &entry.early) {

@@ -71,6 +71,8 @@ impl Connection {
         let asker = self.asker();
         self.task(async move {
             let mut reply = match first {
+                // Without acks a second one would take a second message.
+                Some(first) if no_ack => first.answer_once().await.ok(),
                 Some(first) => first.answer().await.ok(),
                 None => None,
             };
@@ -79,7 +81,11 @@ impl Connection {
                 if reply != Some(Reply::GotNothing) {
                     break;
                 }
-                reply = handle.ask(get).await.ok();
+                let next = handle.asking(get);
+                reply = match no_ack {
+                    true => next.answer_once().await.ok(),
+                    false => next.answer().await.ok(),
+                };
                 from = Some(handle.clone());
             }
             let got = match from {

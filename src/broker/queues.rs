@@ -340,6 +340,7 @@ impl Connection {
             unsettled: 0,
             next_no: 1,
             since: 0,
+            leaving: false,
             early: Vec::new(),
         };
         self.consumers.insert(consumer, entry);
@@ -452,6 +453,7 @@ impl Connection {
             unsettled: 0,
             next_no: 1,
             since: 0,
+            leaving: false,
             early: Vec::new(),
         };
         self.consumers.insert(consumer, entry);
@@ -491,6 +493,11 @@ impl Connection {
             self.forget_consumer(consumer);
             return self.session.answer_channel(channel, ChannelAnswer::Done);
         };
+        for (_, part) in &parts {
+            if let Some(entry) = self.consumers.get_mut(part) {
+                entry.leaving = true;
+            }
+        }
         let replies: Vec<_> = parts
             .into_iter()
             .filter_map(|(set, consumer)| {

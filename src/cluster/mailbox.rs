@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::base::{ConsumerId, SetId};
+use crate::base::{ConsumerId, SessionId, SetId};
 use crate::model::set::{Delivery, Held, TimedOut};
 
 /// What stands after entries were skipped that nobody here was told of.
@@ -20,8 +20,23 @@ use crate::model::set::{Delivery, Held, TimedOut};
 pub struct Skipped {
     /// Commands of this node's pipe up to this number are done.
     pub applied: u64,
-    /// What each of the node's consumers holds; whoever is missing has ended.
-    pub held: BTreeMap<ConsumerId, Held>,
+    /// What each of the node's consumers holds, by session; whoever is missing has ended.
+    pub held: BTreeMap<(SessionId, ConsumerId), Held>,
+}
+
+impl Skipped {
+    /// What a consumer holds.
+    #[must_use]
+    pub fn held(&self, session: SessionId, consumer: ConsumerId) -> Option<&Held> {
+        self.held.get(&(session, consumer))
+    }
+
+    /// What the consumers of a session hold.
+    pub fn of(&self, session: SessionId) -> impl Iterator<Item = (ConsumerId, &Held)> {
+        let from = (session, ConsumerId(0))..=(session, ConsumerId(u64::MAX));
+        let own = self.held.range(from);
+        own.map(|((_, consumer), held)| (*consumer, held))
+    }
 }
 
 /// One thing for a connection, in the order its replica produced it.

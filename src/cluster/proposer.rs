@@ -36,14 +36,16 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_MAX: Duration = Duration::from_secs(48);
 
 /// When to lose patience with a pipe.
-struct Patience {
+pub struct Patience {
     applied: u64,
     limit: Duration,
     ends: Instant,
 }
 
 impl Patience {
-    fn new(now: Instant) -> Self {
+    /// From now on.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
         Self {
             applied: 0,
             limit: PATIENCE,
@@ -100,6 +102,7 @@ impl<R: Send + 'static> Proposer<R> {
         supervisor: Supervisor,
     ) {
         let mut leadership = self.group.leadership();
+        let mut patience = Patience::new(Instant::now());
         loop {
             let state = *leadership.borrow_and_update();
             if state.stopped {
@@ -108,11 +111,11 @@ impl<R: Send + 'static> Proposer<R> {
             let leader = state.leader.filter(|leader| *leader != self.node);
             let go_on = if state.leading {
                 self.stamp.lead(Some(last_stamp()));
-                let go_on = self.lead(&mut leadership, &supervisor).await;
+                let go_on = self.lead(&mut leadership, &mut patience, &supervisor).await;
                 self.stamp.lead(None);
                 go_on
             } else if let Some(leader) = leader {
-                self.forward(leader, state, &mut leadership, &supervisor)
+                self.forward(leader, state, &mut leadership, &mut patience, &supervisor)
                     .await
             } else {
                 self.wait(&mut leadership, &supervisor).await
@@ -131,11 +134,11 @@ impl<R: Send + 'static> Proposer<R> {
     async fn lead(
         &self,
         leadership: &mut watch::Receiver<Leadership>,
+        patience: &mut Patience,
         supervisor: &Supervisor,
     ) -> bool {
         let outbox = &*self.outbox;
         let tenure = leadership.borrow().tenure();
-        let mut patience = Patience::new(Instant::now());
         outbox.resend();
         loop {
             let current = *leadership.borrow_and_update();
@@ -192,6 +195,7 @@ impl<R: Send + 'static> Proposer<R> {
         leader: NodeId,
         state: Leadership,
         leadership: &mut watch::Receiver<Leadership>,
+        patience: &mut Patience,
         supervisor: &Supervisor,
     ) -> bool {
         let changed = async {
@@ -206,7 +210,7 @@ impl<R: Send + 'static> Proposer<R> {
             }
         };
         tokio::select! {
-            () = forward(&self.outbox, &self.links, leader, changed) => true,
+            () = forward(&self.outbox, &self.links, leader, changed, patience) => true,
             () = self.stopping(supervisor) => false,
         }
     }
@@ -238,13 +242,13 @@ pub async fn forward<R>(
     links: &Links,
     leader: NodeId,
     changed: impl Future<Output = ()>,
+    patience: &mut Patience,
 ) {
     // Holds no more than is in flight, which is bounded.
     let (batches, out) = mpsc::unbounded_channel();
     let out = UnboundedReceiverStream::new(out);
     let mut pipe = std::pin::pin!(links.pipe(leader, outbox.set(), out));
     let mut changed = std::pin::pin!(changed);
-    let mut patience = Patience::new(Instant::now());
     outbox.resend();
     loop {
         let patient = patience.look(outbox, Instant::now());

@@ -24,7 +24,7 @@ use crate::rt::Supervisor;
 use super::mailbox::Event;
 use super::outbox::Outbox;
 use super::peer::{Events, Head, Links, Messages, WatchRequest};
-use super::proposer;
+use super::proposer::{self, Patience};
 use super::registry::Registry;
 use super::ring::PipeEvent;
 use super::set_handle::SetHandle;
@@ -298,13 +298,15 @@ impl Remote {
     /// Brings the outbox to whoever leads, until the node stops.
     pub async fn feed(self: Arc<Self>, supervisor: Supervisor) {
         let mut leader = self.leader.subscribe();
+        let mut patience = Patience::new(Instant::now());
         loop {
             let now = *leader.borrow_and_update();
             let fed = async {
                 match now {
                     Some(node) => {
                         let changed = async { drop(leader.changed().await) };
-                        proposer::forward(&self.outbox, &self.links, node, changed).await;
+                        let outbox = &self.outbox;
+                        proposer::forward(outbox, &self.links, node, changed, &mut patience).await;
                     }
                     None => drop(leader.changed().await),
                 }

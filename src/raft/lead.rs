@@ -177,11 +177,17 @@ impl Lead {
             _ => return true,
         };
         // A disk that stalls may recover before anybody is there.
-        let within = stalled.then_some(self.silence_max);
-        let Some(heir) = heir(&self.raft, self.shared.node, within) else {
+        let own = self.shared.node;
+        let near = heir(&self.raft, own, Some(self.silence_max));
+        let far = || heir(&self.raft, own, None).filter(|_| !stalled);
+        let Some(heir) = near.or_else(far) else {
             return true;
         };
-        tracing::warn!(set = %self.shared.set, %heir, "the lead is handed over: {why}");
+        let set = self.shared.set;
+        match waited {
+            None => tracing::warn!(%set, %heir, "the lead is handed over: {why}"),
+            Some(_) => tracing::debug!(%set, %heir, "the lead is handed over: {why}"),
+        }
         *self.shared.handing_over.lock() = Some((led.term, Instant::now()));
         self.shared.yielded(led.term);
         self.raft.trigger().transfer_leader(heir.0).await.is_ok()

@@ -75,7 +75,7 @@ impl GroupOptions {
             election_timeout_max: Duration::from_millis(800),
             stall_limit: Duration::from_secs(1),
             stuck_limit: Duration::from_secs(4),
-            append_limit: Duration::from_secs(10),
+            append_limit: Duration::from_secs(30),
             proposals_in_flight_max: 1024,
             on_fatal: Arc::new(|_, _| {}),
         }

@@ -193,7 +193,7 @@ pub async fn consume(
                         take(&world, handle, consumer, delivery, &mut dice).await;
                     }
                     Event::Skipped(set, skipped) if set == queue.set() => {
-                        let held = skipped.held.get(&consumer);
+                        let held = skipped.held(session, consumer);
                         going = held.is_some_and(|held| held.attached);
                         for delivery in held.iter().flat_map(|held| &held.deliveries) {
                             if let Some(unseen) = delivery.from_no(next_no) {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::effect::Delivery;
 use super::lease::Consumer;
 use super::machine::SetMachine;
-use crate::base::{ConsumerId, PipeId};
+use crate::base::{ConsumerId, PipeId, SessionId};
 
 /// What one consumer, or holder of basic.get leases, has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,12 +23,12 @@ pub struct Held {
 }
 
 impl SetMachine {
-    /// What the consumers of `pipe` hold. O(consumers of the set + what they hold).
+    /// What the consumers of `pipe` hold, by session. O(consumers of the set + what they hold).
     #[must_use]
-    pub fn held(&self, pipe: PipeId) -> BTreeMap<ConsumerId, Held> {
+    pub fn held(&self, pipe: PipeId) -> BTreeMap<(SessionId, ConsumerId), Held> {
         let consumers = self.ground.consumers.iter();
         let own = consumers.filter(|(_, consumer)| consumer.pipe == pipe);
-        own.map(|(id, consumer)| (*id, consumer.held(*id)))
+        own.map(|(id, consumer)| ((consumer.session, *id), consumer.held(*id)))
             .collect()
     }
 }

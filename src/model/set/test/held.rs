@@ -10,7 +10,7 @@ const PIPE: PipeId = PipeId {
 };
 
 fn held(set: &Set, consumer: u64) -> Held {
-    set.machine.held(PIPE)[&ConsumerId(consumer)].clone()
+    set.machine.held(PIPE)[&(SessionId(consumer), ConsumerId(consumer))].clone()
 }
 
 fn runs(held: &Held) -> Vec<(u64, Position, u32)> {
