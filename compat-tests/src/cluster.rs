@@ -191,7 +191,7 @@ impl TestCluster {
 
     /// A node stands still, its sockets open.
     pub fn pause(&self, node: usize) {
-        self.nodes[node].signal("STOP");
+        self.nodes[node].stand_still();
     }
 
     /// A node that stood still goes on.

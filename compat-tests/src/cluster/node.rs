@@ -184,6 +184,24 @@ impl Node {
         assert!(status.success(), "SIG{name} was not sent");
     }
 
+    /// Stands still when this returns: the signal is taken by one thread, which tells the others once it runs, and on a busy
+    /// machine that may be after several requests.
+    pub(super) fn stand_still(&self) {
+        self.signal("STOP");
+        let child = self.child.as_ref().expect("a running node");
+        let tasks = format!("/proc/{}/task", child.id());
+        eventually(STOP_WITHIN, || {
+            let mut threads = std::fs::read_dir(&tasks).ok()?.flatten();
+            let stopped = threads.all(|thread| {
+                let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                // The name, which may hold anything, is in parentheses; a thread that has just ended has no line.
+                let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+                matches!(state, None | Some(Some('T')))
+            });
+            stopped.then_some(())
+        });
+    }
+
     pub(super) fn wait_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("a running node");
         eventually(STOP_WITHIN, || child.try_wait().expect("wait"))
