@@ -208,6 +208,17 @@ async fn a_leader_no_majority_hears_leads_no_longer_and_again_when_one_hears_it(
     nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
 }
 
+/// As [`leader`], in a term after `term`.
+async fn later_leader(nodes: &[Node], term: u64) -> usize {
+    loop {
+        let at = leader(nodes).await;
+        if nodes[at].group.leadership().borrow().term > term {
+            return at;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hand_over_nobody_takes_ends_with_a_leader_all_the_same() {
     let wires = Wires::default();
@@ -215,13 +226,7 @@ async fn a_hand_over_nobody_takes_ends_with_a_leader_all_the_same() {
     let at = leader(&nodes).await;
     let term = nodes[at].group.metrics().term;
     nodes[at].group.hand_over(NodeId(99)).await.unwrap();
-    let at = loop {
-        let at = leader(&nodes).await;
-        if nodes[at].group.leadership().borrow().term > term {
-            break at;
-        }
-        tokio::task::yield_now().await;
-    };
+    let at = later_leader(&nodes, term).await;
     nodes[at].group.propose(payload(1)).unwrap().await.unwrap();
 }
 
@@ -240,13 +245,7 @@ async fn a_leader_whose_proposals_come_to_nothing_is_replaced() {
     }
     // Heartbeats go on: the followers have no reason of their own.
     let lost = nodes[at].group.propose(payload(2)).unwrap();
-    let next = loop {
-        let at = leader(&nodes).await;
-        if nodes[at].group.leadership().borrow().term > term {
-            break at;
-        }
-        tokio::task::yield_now().await;
-    };
+    let next = later_leader(&nodes, term).await;
     nodes[next]
         .group
         .propose(payload(3))
