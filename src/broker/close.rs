@@ -133,6 +133,15 @@ impl Connection {
         }
         self.kick();
         self.release().await;
+        self.leave();
+        self.over = true;
+        let node = Arc::clone(&self.node);
+        drop(self);
+        node.connection_closed();
+    }
+
+    /// Nobody on this node knows of it any more.
+    fn leave(&mut self) {
         // Those that did not close by themselves, whoever closed the connection.
         let open = |client: &Arc<Client>| client.channels.swap(0, Ordering::Relaxed);
         let channels = self.client.as_ref().map_or(0, open);
@@ -147,10 +156,6 @@ impl Connection {
         if let Some(client) = self.client.take() {
             self.node.clients.remove(&client);
         }
-        self.over = true;
-        let node = Arc::clone(&self.node);
-        drop(self);
-        node.connection_closed();
     }
 }
 
@@ -164,13 +169,7 @@ impl Drop for Connection {
         tracing::error!(peer = %self.peer, "a connection ended by a fault of the broker");
         let release = self.release();
         self.node.supervisor.spawn("release", release);
-        let consumers: Vec<_> = self.consumers.keys().copied().collect();
-        for consumer in consumers {
-            self.forget_consumer(consumer);
-        }
-        if let Some(client) = self.client.take() {
-            self.node.clients.remove(&client);
-        }
+        self.leave();
         self.node.connection_closed();
     }
 }
