@@ -208,8 +208,7 @@ impl Connection {
             };
             let (kind, stream, main) = (entry.kind, entry.stream, entry.main);
             let applied = entry.since <= skipped.applied;
-            let opening = kind == Kind::Opening;
-            let live = opening || matches!(kind, Kind::Open | Kind::Part);
+            let live = matches!(kind, Kind::Opening | Kind::Open | Kind::Part);
             match skipped.held(self.id, consumer) {
                 Some(held) if live && held.attached && !stream => {
                     let unseen = self.unseen(consumer, held);
