@@ -184,6 +184,7 @@ impl Running {
         let node = Node::new(
             Arc::clone(&cluster),
             NodeOptions {
+                name: settings.names.node.clone(),
                 objects: settings.objects,
                 queue_defaults: settings.queue_defaults,
             },
@@ -245,9 +246,13 @@ impl Running {
             tracing::error!(%error, "{what} stays as it was: it cannot be served");
         }
         self.node.access.store(Arc::new(settings.access.clone()));
-        self.limits.set_memory_bytes(settings.memory_limit_bytes);
-        self.limits
-            .set_disk_free_bytes(settings.disk_free_limit_bytes);
+        self.limit(settings.memory_limit_bytes, settings.disk_free_limit_bytes);
+    }
+
+    /// Sets when publishers are blocked: resident memory and free disk space, bytes. From the next measurement on.
+    pub fn limit(&self, memory_bytes: u64, disk_free_bytes: u64) {
+        self.limits.set_memory_bytes(memory_bytes);
+        self.limits.set_disk_free_bytes(disk_free_bytes);
     }
 
     /// Completes once a task of the node's own threads has looked at what exists: that they run, and nothing holds it.

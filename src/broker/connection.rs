@@ -25,6 +25,7 @@ use crate::session::{self, Answer, ChannelAnswer};
 use super::clients::{Client, Order};
 use super::confirms::Confirms;
 use super::consume::Consumer;
+use super::firehose::Traced;
 use super::node::Node;
 use super::replies::DirectReply;
 use super::routes::Routes;
@@ -44,6 +45,8 @@ const IDLE_BUFFER_MAX: usize = 16 * 1024;
 pub(super) enum Posted {
     /// The end of a request.
     Answer(ChannelId, ChannelAnswer),
+    /// The end of a basic.get on this queue.
+    Got(ChannelId, QueueId, ChannelAnswer),
     /// consume-ok, or why not.
     Consuming {
         channel: ChannelId,
@@ -115,6 +118,7 @@ pub(super) struct Connection {
     pub confirms: Confirms,
     pub tx_refused: HashSet<ChannelId>,
     pub routes: Routes,
+    pub traced: Traced,
     /// Counts publishes to queues that are spread over sets.
     pub rotation: u64,
     /// What was known when consumers were last attached to the parts of their queues.
@@ -180,6 +184,7 @@ pub(super) async fn run(node: Arc<Node>, mut wire: Wire, ends: Ends) {
         confirms: Confirms::default(),
         tx_refused: HashSet::new(),
         routes: Routes::default(),
+        traced: Traced::default(),
         rotation: 0,
         parts_version: node.cluster.topology.parts_version(),
         exclusive: HashSet::new(),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::amqp::{AMQPValue, RawProperties};
 use crate::base::{Position, SetId};
 use crate::cluster::ReadError;
-use crate::model::batch::{self, Message};
+use crate::model::batch::{self, Message, MessageFlags};
 use crate::model::set::Delivery;
 use crate::session::{ChannelAnswer, Lease};
 
@@ -43,11 +43,28 @@ impl Connection {
 
     fn posted(&mut self, posted: Posted) {
         match posted {
-            Posted::Answer(channel, answer) => {
+            Posted::Answer(channel, answer) => self.session.answer_channel(channel, answer),
+            Posted::Got(channel, queue, answer) => {
                 match &answer {
                     ChannelAnswer::Got {
-                        lease, redelivered, ..
+                        lease,
+                        redelivered,
+                        exchange,
+                        routing_key,
+                        properties,
+                        body,
+                        ..
                     } => {
+                        if self.is_traced() {
+                            let message = Message {
+                                flags: MessageFlags::default(),
+                                exchange: exchange.clone(),
+                                routing_key: routing_key.clone(),
+                                properties: properties.0.clone(),
+                                body: body.clone(),
+                            };
+                            self.trace_delivery(channel, queue, *redelivered, &message);
+                        }
                         let found = Some((lease.is_none(), *redelivered));
                         self.tally.got(channel, found);
                         if let Some(lease) = lease
@@ -134,6 +151,8 @@ impl Connection {
         let (channel, no_ack, counts) = (entry.channel, entry.no_ack, entry.counts);
         let kind = entry.queue_type();
         let (main, filter) = (entry.main, entry.filter.clone());
+        let queue = entry.queue;
+        let traced = self.is_traced();
         let mut unwanted = 0;
         let known = body.cloned();
         let Some(payload) = known.or_else(|| self.payload(set, delivery.first)) else {
@@ -172,6 +191,9 @@ impl Connection {
                 }
                 self.tally
                     .delivered(channel, kind, no_ack, delivery.redelivered);
+                if traced {
+                    self.trace_delivery(channel, queue, delivery.redelivered, &message);
+                }
                 self.sent(delivery.consumer, message.body.len());
             } else if lost || filter.is_some() {
                 unwanted += 1;

@@ -69,6 +69,7 @@ impl Connection {
         // Sent before anything else of this channel; further parts only if the first has nothing.
         let first = asks.first().map(|(handle, get)| handle.asking(get));
         let asker = self.asker();
+        let queue = record.id;
         self.task(async move {
             let mut reply = match first {
                 // Without acks a second one would take a second message.
@@ -92,7 +93,7 @@ impl Connection {
                 Some(handle) => asker.got(reply, &handle, &record, no_ack).await,
                 None => Err(stopping()),
             };
-            Some(Posted::Answer(channel, answer(got)))
+            Some(Posted::Got(channel, queue, answer(got)))
         });
     }
 

@@ -4,6 +4,7 @@
 //! - `listener`: accepts; `proxy`, `tls`, `wire`: what is between a socket and AMQP.
 //! - `clients`: the open connections, for limits and listings.
 //! - `connection`: the loop around one session; `publish`, `deliver`, `requests`, `close` are its verbs.
+//! - `firehose`: copies of what is published and delivered, for who traces.
 //! - `direct`: what is done for a user without a connection.
 //! - `dead_letter`: the leader's side of dead-lettering.
 //! - `alarm`: memory and disk.
@@ -22,6 +23,7 @@ mod death;
 mod deliver;
 mod direct;
 mod failures;
+mod firehose;
 mod get;
 mod history;
 pub mod listener;

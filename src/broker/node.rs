@@ -38,6 +38,8 @@ pub struct ObjectLimits {
 /// What the configuration says once and for all.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
+    /// Name of the node.
+    pub name: String,
     /// What there may be of channels, queues and exchanges.
     pub objects: ObjectLimits,
     /// What the configuration says about queues.

@@ -80,6 +80,9 @@ impl Connection {
         if route.nowhere && !replied {
             self.unroutable(channel, publish);
         }
+        if self.is_traced() {
+            self.trace_publish(channel, publish, &route);
+        }
         if route.sets.is_empty() && route.spread.is_empty() {
             self.accepted(channel, number, tx);
             return Ok(());
