@@ -258,6 +258,10 @@ impl Process<'_> {
                 Told::Wish(wish) => match wish.verb {
                     Verb::Stop | Verb::StopApp => return (None, Some(wish)),
                     Verb::StartApp => tell(wish, Ok(())),
+                    Verb::MemoryHighWatermark(_) | Verb::DiskFreeLimit(_) => {
+                        let result = self.limit(&wish.verb, running);
+                        tell(wish, result);
+                    }
                     _ => self.other(
                         wish,
                         "this needs a node that does not serve: stop it with 'rabbitmqctl stop_app'",
@@ -274,6 +278,32 @@ impl Process<'_> {
             _ => Err(why.to_owned()),
         };
         tell(wish, result);
+    }
+
+    /// Takes over a watermark, until the process ends or its configuration is read again.
+    fn limit(&mut self, verb: &Verb, running: &Running) -> Result<(), String> {
+        let config = &mut self.loaded.config;
+        match verb {
+            Verb::MemoryHighWatermark(given) => {
+                config.memory_high_watermark = value::threshold(given, 1.0)?;
+                tracing::info!("memory high watermark set to {given}");
+            }
+            Verb::DiskFreeLimit(given) => {
+                config.disk_free_limit = value::threshold(given, f64::MAX)?;
+                tracing::info!("disk free limit set to {given}");
+            }
+            _ => return Err("no watermark".to_owned()),
+        }
+        let Settings {
+            memory_limit_bytes,
+            disk_free_limit_bytes,
+            ..
+        } = Settings::from(&*config);
+        self.settings.memory_limit_bytes = memory_limit_bytes;
+        self.settings.disk_free_limit_bytes = disk_free_limit_bytes;
+        running.limit(memory_limit_bytes, disk_free_limit_bytes);
+        self.control.describe(leveret::about(&self.loaded));
+        Ok(())
     }
 
     fn log_level(&mut self, level: &str) -> Result<(), String> {
@@ -315,6 +345,9 @@ impl Process<'_> {
                 }
                 Verb::StopApp => tell(wish, Ok(())),
                 Verb::LogLevel(_) => self.other(wish, ""),
+                Verb::MemoryHighWatermark(_) | Verb::DiskFreeLimit(_) => {
+                    self.other(wish, "the node does not serve");
+                }
                 _ if reset.is_some() => self.other(wish, "the node is leaving its cluster"),
                 Verb::StartApp => return Some(wish),
                 Verb::Reset => reset = Some(self.reset(wish)),
@@ -374,6 +407,7 @@ impl Process<'_> {
             }
         }
         self.loaded = new;
+        self.control.describe(leveret::about(&self.loaded));
         tracing::info!("the configuration was read again");
     }
 }

@@ -652,6 +652,48 @@ fn a_node_is_stopped_started_reset_and_drained() {
     tools.ok("rabbitmqctl start_app");
     tools.says("rabbitmqctl -s list_users", "guest\t[administrator]\n");
 
+    tools.fails(
+        "rabbitmqctl set_vm_memory_high_watermark 2",
+        65,
+        "between 0.0 and 1.0",
+    );
+    tools.fails(
+        "rabbitmqctl set_vm_memory_high_watermark absolute",
+        64,
+        "not enough",
+    );
+    tools.fails(
+        "rabbitmqctl set_vm_memory_high_watermark absolute 1ZB",
+        65,
+        "units",
+    );
+    tools.fails("rabbitmqctl set_disk_free_limit 1GB 2", 64, "too many");
+    tools.says(
+        "rabbitmqctl set_vm_memory_high_watermark 0",
+        &format!("Setting memory threshold on {node} to 0 ...\n"),
+    );
+    let alarmed = |word: &str| {
+        eventually(Duration::from_secs(10), || {
+            let text = tools.ok("rabbitmq-diagnostics alarms");
+            text.contains(word).then_some(())
+        });
+    };
+    alarmed("Memory alarm on node");
+    tools.says(
+        "rabbitmqctl set_vm_memory_high_watermark absolute 3GiB",
+        &format!("Setting memory threshold on {node} to 3221225472 bytes ...\n"),
+    );
+    alarmed("no alarms");
+    let status = tools.ok("rabbitmqctl status --formatter json");
+    assert!(status.contains("\"absolute\":3221225472"), "{status}");
+    tools.ok("rabbitmqctl -q set_disk_free_limit mem_relative 1000000");
+    alarmed("Free disk space alarm on node");
+    tools.says(
+        "rabbitmqctl set_disk_free_limit 50MB",
+        &format!("Setting disk free limit on {node} to 50000000 bytes ...\n"),
+    );
+    alarmed("no alarms");
+
     tools.ok("rabbitmqctl set_log_level debug");
     tools.fails("rabbitmqctl set_log_level loud", 64, "loud");
     let out = tools.ok("rabbitmqctl shutdown");

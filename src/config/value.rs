@@ -151,6 +151,23 @@ pub fn part(value: &str, max: f64) -> Result<Threshold, Expected> {
         .ok_or_else(|| format!("a number more than 0, at most {max}"))
 }
 
+/// A [`Threshold`] as the command line hands it on: `relative 0.4` (from 0 to `max`) or `absolute 1GB`.
+///
+/// # Errors
+/// Another form.
+pub fn threshold(value: &str, max: f64) -> Result<Threshold, Expected> {
+    match value.split_once(' ') {
+        Some(("absolute", size)) => bytes(size).map(Threshold::Absolute),
+        Some(("relative", part)) => {
+            let read: Option<f64> = part.parse().ok();
+            let within = read.filter(|part| (0.0..=max).contains(part));
+            let expected = || format!("a number from 0 to {max}");
+            within.map(Threshold::Relative).ok_or_else(expected)
+        }
+        _ => Err("relative or absolute, and a value".to_owned()),
+    }
+}
+
 /// A port, `ip:port`, or `localhost:port`. A port alone listens on `ip`.
 ///
 /// # Errors

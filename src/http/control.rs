@@ -51,6 +51,10 @@ pub enum Verb {
     Join(String),
     /// Log from this level on.
     LogLevel(String),
+    /// Block publishers from this much memory on, `relative 0.4` or `absolute 1GB`; until the next start.
+    MemoryHighWatermark(String),
+    /// Block publishers when less than this much disk is free, in the same form.
+    DiskFreeLimit(String),
 }
 
 /// A [`Verb`], and where its result goes.
@@ -108,7 +112,7 @@ impl Phase {
 }
 
 struct Shared {
-    about: About,
+    about: Mutex<About>,
     state: Mutex<(Phase, Option<Arc<Api>>)>,
     wishes: mpsc::Sender<Wish>,
     supervisor: Supervisor,
@@ -125,7 +129,7 @@ impl Control {
     pub fn new(about: About) -> (Self, mpsc::Receiver<Wish>) {
         let (wishes, received) = mpsc::channel(WISHES_MAX);
         let shared = Shared {
-            about,
+            about: Mutex::new(about),
             state: Mutex::new((Phase::Booting, None)),
             wishes,
             supervisor: Supervisor::default(),
@@ -143,7 +147,7 @@ impl Control {
         if bound.is_some() {
             return Ok(());
         }
-        let path = self.0.about.data_dir.join(SOCKET);
+        let path = self.0.about.lock().data_dir.join(SOCKET);
         let listener = bind(&path)?;
         *bound = Some(path);
         let app = Router::new()
@@ -163,6 +167,11 @@ impl Control {
     /// The node serves from now on, and this answers for it.
     pub fn serves(&self, api: Arc<Api>) {
         *self.0.state.lock() = (Phase::Running, Some(api));
+    }
+
+    /// What is said of the node from now on.
+    pub fn describe(&self, about: About) {
+        *self.0.about.lock() = about;
     }
 
     /// The node is in another phase, in which there is nothing to ask.
@@ -303,7 +312,7 @@ fn told(result: Result<(), String>) -> Response<Body> {
 
 impl Shared {
     fn shown(&self) -> Value {
-        let about = &self.about;
+        let about = self.about.lock();
         json!({
             "node": about.node,
             "state": self.state.lock().0.name(),
@@ -327,6 +336,8 @@ impl Shared {
             "reset" => Verb::Reset,
             "join" => Verb::Join(body),
             "log_level" => Verb::LogLevel(body),
+            "memory_high_watermark" => Verb::MemoryHighWatermark(body),
+            "disk_free_limit" => Verb::DiskFreeLimit(body),
             _ => return failed(StatusCode::NOT_FOUND, "not_found", "no such verb"),
         };
         let (tell, result) = oneshot::channel();

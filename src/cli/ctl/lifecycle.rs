@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use leveret::config::value;
 use serde_json::json;
 
 use super::call::{Call, refused};
@@ -130,16 +131,16 @@ pub static COMMANDS: &[Spec] = &[
         "set_vm_memory_high_watermark",
         "fraction value?",
         "",
-        "Refused: set it in the configuration",
-        configured,
+        "Blocks publishers from this part of memory on, or from `absolute` bytes",
+        set_memory_high_watermark,
     ),
     spec(
         CTL,
         "set_disk_free_limit",
         "limit value?",
         "",
-        "Refused: set it in the configuration",
-        configured,
+        "Blocks publishers when fewer bytes are free, or `mem_relative` times the memory",
+        set_disk_free_limit,
     ),
     spec(
         CTL,
@@ -419,15 +420,63 @@ fn accepted(call: &Call) -> Result<Output, Failure> {
     Ok(Output::Nothing)
 }
 
-fn configured(call: &Call) -> Result<Output, Failure> {
-    let key = match call.name {
-        "set_disk_free_limit" => "disk_free_limit.absolute",
-        _ => "vm_memory_high_watermark.relative",
+fn set_memory_high_watermark(call: &Call) -> Result<Output, Failure> {
+    let (fraction, value) = (call.arg("fraction"), call.maybe("value"));
+    let (wish, shown) = match (fraction, value) {
+        ("absolute", None) => return Err(Failure::usage("not enough arguments.")),
+        ("absolute", Some(size)) => {
+            let bytes = value::bytes(size).map_err(|_| bad_argument(": Invalid units"))?;
+            (format!("absolute {bytes}"), format!("{bytes} bytes"))
+        }
+        (_, Some(_)) => return Err(Failure::usage("too many arguments.")),
+        (fraction, None) => {
+            let part: f64 = fraction.parse().map_err(|_| bad_argument(""))?;
+            if !(0.0..=1.0).contains(&part) {
+                let why = ": The threshold should be a fraction between 0.0 and 1.0";
+                return Err(bad_argument(why));
+            }
+            (format!("relative {part}"), part.to_string())
+        }
     };
-    let text = format!(
-        "a running node does not change this: set `{key}` in its configuration and start it again"
-    );
-    Err(Failure::error(exit::SOFTWARE, text))
+    call.check_node()?;
+    call.banner(format!(
+        "Setting memory threshold on {} to {shown} ...",
+        call.node()
+    ));
+    call.wish("memory_high_watermark", &wish)?;
+    Ok(Output::Nothing)
+}
+
+fn set_disk_free_limit(call: &Call) -> Result<Output, Failure> {
+    let (limit, value) = (call.arg("limit"), call.maybe("value"));
+    let (wish, shown) = match (limit, value) {
+        ("mem_relative", None) => return Err(Failure::usage("not enough arguments.")),
+        ("mem_relative", Some(times)) => {
+            let times: f64 = times.parse().map_err(|_| bad_argument(""))?;
+            if !(times.is_finite() && times >= 0.0) {
+                return Err(bad_argument(""));
+            }
+            let shown = format!("{times} times the total RAM");
+            (format!("relative {times}"), shown)
+        }
+        (_, Some(_)) => return Err(Failure::usage("too many arguments.")),
+        (size, None) => {
+            let bytes = value::bytes(size).map_err(|_| bad_argument(""))?;
+            (format!("absolute {bytes}"), format!("{bytes} bytes"))
+        }
+    };
+    call.check_node()?;
+    call.banner(format!(
+        "Setting disk free limit on {} to {shown} ...",
+        call.node()
+    ));
+    call.wish("disk_free_limit", &wish)?;
+    Ok(Output::Nothing)
+}
+
+fn bad_argument(why: &str) -> Failure {
+    let text = format!("Error (argument validation): Bad argument{why}");
+    Failure::new(exit::DATA, text)
 }
 
 fn maintenance(call: &Call, word: &str) -> Result<Output, Failure> {
