@@ -1,11 +1,14 @@
 //! What may differ, and why.
 //!
 //! Need: a difference that is meant must not hide one that is not.
-//! Shape: [`LEVELLED`] are rewritten to one form before anything is compared; [`AVOIDED`] are what programs do not do.
+//! Shape: [`LEVELLED`] are rewritten to one form before anything is compared; [`AVOIDED`] are what programs do not do;
+//! [`EXPLAINED`] are told by a program that was shrunk and by the first lines that differ.
 //! Invariants: every row has its reason, and each is a row in docs/compatibility.md when a client can see it.
 
 use super::client::sort_headers;
+use super::lockstep::Difference;
 use super::method::{Method, Properties};
+use super::program::{self, Step};
 use super::value::{Arg, Table, Value};
 
 /// Something that is rewritten before it is compared.
@@ -132,6 +135,111 @@ pub const AVOIDED: &[(&str, &str)] = &[
         "refused by one version, ignored by the next",
     ),
 ];
+
+/// A difference that is meant, or that nobody promises not to be there.
+pub struct Explained {
+    /// What differs.
+    pub what: &'static str,
+    /// Why that is right.
+    pub reason: &'static str,
+    /// Whether this is it: the shrunk program as text, the oracle's first line that differs and ours.
+    is: fn(&str, &str, &str) -> bool,
+}
+
+/// Differences that are counted and do not fail the comparison.
+pub const EXPLAINED: &[Explained] = &[
+    Explained {
+        what: "order of what came back to a quorum queue",
+        reason: "in order of return there; here each message is at its old place, so that a consumer that comes after a \
+                 failure finds the publisher's order",
+        is: |program, theirs, own| {
+            has_quorum(program) && is_redelivered(theirs) && is_redelivered(own)
+        },
+    },
+    Explained {
+        what: "messages left, in get-ok of a quorum queue",
+        reason: "there an expired message behind the head may still count",
+        is: |program, theirs, own| {
+            let alike = without(theirs, " messages=") == without(own, " messages=");
+            has_quorum(program) && theirs.starts_with("basic.get-ok") && alike
+        },
+    },
+    Explained {
+        what: "which of several wrong arguments is named",
+        reason: "in the order of names here; there it depends on the version",
+        is: |_, theirs, own| match (wrong_argument(theirs), wrong_argument(own)) {
+            (Some(left), Some(right)) => left != right,
+            _ => false,
+        },
+    },
+    Explained {
+        what: "what comes back to a classic queue at its length limit",
+        reason: "dropped there even while somebody waits for it; here it is delivered first",
+        is: |program, theirs, own| {
+            let nothing = theirs.is_empty() || theirs.starts_with("basic.get-empty");
+            !has_quorum(program)
+                && program.contains("x-max-length")
+                && nothing
+                && is_redelivered(own)
+        },
+    },
+    Explained {
+        what: "BCC twice in one message",
+        reason: "the second one stays visible there",
+        is: |program, _, _| program.lines().any(|line| line.matches("BCC=").count() > 1),
+    },
+    Explained {
+        what: "a message that no queue limit and no time to live leaves room for",
+        reason: "it dies of both at once; which one is named is the order of two checks",
+        is: |program, theirs, own| {
+            program.contains("x-message-ttl=0:")
+                && program.contains("x-max-length")
+                && theirs.replace("\"maxlen\"", "\"expired\"")
+                    == own.replace("\"maxlen\"", "\"expired\"")
+        },
+    },
+    Explained {
+        what: "order of deliveries of two queues on one channel",
+        reason: "two queues are two processes there, and may be two broker sets here",
+        is: |program, theirs, own| {
+            program.matches("basic.consume").count() > 1
+                && theirs.starts_with("basic.deliver")
+                && without(theirs, " tag=") == without(own, " tag=")
+        },
+    },
+];
+
+/// The row that explains a difference, if there is one.
+#[must_use]
+pub fn explained(program: &[Step], found: &Difference) -> Option<&'static Explained> {
+    let text = program::text(program);
+    let (theirs, own) = &found.lines;
+    EXPLAINED.iter().find(|row| (row.is)(&text, theirs, own))
+}
+
+fn has_quorum(program: &str) -> bool {
+    program.contains("x-queue-type=\"quorum\"")
+}
+
+fn is_redelivered(line: &str) -> bool {
+    let delivery = line.starts_with("basic.deliver") || line.starts_with("basic.get-ok");
+    delivery && line.contains(" redelivered")
+}
+
+/// A line without the word that begins like this.
+fn without(line: &str, start: &str) -> String {
+    let Some((before, rest)) = line.split_once(start) else {
+        return line.to_owned();
+    };
+    let after = rest.split_once(' ').map_or("", |(_, after)| after);
+    format!("{before} {after}")
+}
+
+/// The argument a refusal names.
+fn wrong_argument(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once("PRECONDITION_FAILED - invalid arg '")?;
+    Some(rest.split_once('\'')?.0)
+}
 
 /// Rewrites what may differ.
 pub fn level(method: &mut Method, properties: &mut Properties) {

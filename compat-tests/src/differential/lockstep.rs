@@ -38,6 +38,8 @@ pub struct Difference {
     pub text: String,
     /// What kind of difference it is: the first lines that differ, without numbers. Equal ones are shown once.
     pub kind: String,
+    /// The first line that differs, the oracle's and ours; empty where one shows nothing more.
+    pub lines: (String, String),
 }
 
 /// Runs a program on both.
@@ -92,6 +94,7 @@ fn apart(oracle: &mut Side, ours: &mut Side) -> Option<(View, View)> {
 
 fn difference(step: usize, theirs: &View, own: &View) -> Difference {
     let (mut text, mut kind) = (String::new(), String::new());
+    let mut lines = (String::new(), String::new());
     let keys: std::collections::BTreeSet<&String> = theirs.keys().chain(own.keys()).collect();
     for key in keys {
         let empty = Vec::new();
@@ -124,9 +127,16 @@ fn difference(step: usize, theirs: &View, own: &View) -> Difference {
         };
         if kind.is_empty() || !key.starts_with("queue ") {
             kind = format!("{} | {}", first(left), first(right));
+            let line = |lines: &[String]| lines.get(same).cloned().unwrap_or_default();
+            lines = (line(left), line(right));
         }
     }
-    Difference { step, text, kind }
+    Difference {
+        step,
+        text,
+        kind,
+        lines,
+    }
 }
 
 /// A line without what a seed decides: numbers, and names of the pools.

@@ -43,6 +43,8 @@ pub struct Report {
     pub steps: u64,
     /// Programs that differed once and not again.
     pub unsteady: Vec<u64>,
+    /// Programs whose difference [`known::EXPLAINED`] explains, by what that is.
+    pub explained: BTreeMap<&'static str, Vec<u64>>,
     /// Kinds of differences: how many seeds, and the text of a shrunk program.
     pub kinds: BTreeMap<String, (Vec<u64>, String)>,
 }
@@ -104,6 +106,11 @@ fn one(pair: &Pair, seed: u64, report: &Mutex<Report>) {
             hold(report).unsteady.push(seed);
         }
         Some((program, found)) => {
+            if let Some(row) = known::explained(&program, &found) {
+                let mut report = hold(report);
+                report.explained.entry(row.what).or_default().push(seed);
+                return;
+            }
             let text = format!("{}  differs:\n{}", program::text(&program), found.text);
             println!("seed {seed}: {}\n{text}", found.kind);
             let mut report = hold(report);
@@ -133,6 +140,9 @@ impl std::fmt::Display for Report {
             self.unsteady,
             self.kinds.len()
         )?;
+        for (what, seeds) in &self.explained {
+            writeln!(out, "explained, {} seeds {seeds:?}: {what}", seeds.len())?;
+        }
         for (kind, (seeds, text)) in &self.kinds {
             let shown = &seeds[..seeds.len().min(8)];
             writeln!(out, "\n{} seeds, {shown:?}: {kind}\n{text}", seeds.len())?;
