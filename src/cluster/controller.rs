@@ -13,10 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::base::{NodeId, SetId};
-use crate::model::set::Command;
+use crate::model::set::{Command, Reply};
 use crate::model::topology::{MembersCommand, NodeRecord, NodeState, SetRecord, TopologyCommand};
 use crate::rt::Supervisor;
 
@@ -210,13 +212,22 @@ impl Load {
     }
 }
 
+/// How far a set is with ending what an incarnation of a silent node held there.
+enum Closing {
+    /// It was told, or asked how often the node came back.
+    Asked(JoinHandle<Option<Reply>>),
+    Done,
+}
+
 /// What the controller has seen, for as long as it has looked without a break.
 #[derive(Default)]
 struct Seen {
     /// When each node was last heard of, or first missed.
     heard: BTreeMap<NodeId, Instant>,
-    /// Incarnations that were ended in the topology and in the sets.
-    closed: BTreeSet<(NodeId, u64, SetId)>,
+    /// Incarnations that were ended in the topology.
+    closed: BTreeSet<(NodeId, u64)>,
+    /// The same in the sets.
+    closing: BTreeMap<(NodeId, u64, SetId), Closing>,
     looked: Option<Instant>,
 }
 
@@ -230,6 +241,7 @@ impl Seen {
         if !(awake && heard) {
             self.heard.clear();
             self.closed.clear();
+            self.closing.clear();
         }
         awake && heard
     }
@@ -243,9 +255,12 @@ impl Seen {
 /// Runs until the node stops; acts while this node leads the topology.
 pub async fn run(cluster: Arc<Cluster>, patience: Patience, supervisor: Supervisor) {
     let mut seen = Seen::default();
+    // A set has answered: it is gone on with at once.
+    let answered = Arc::new(Notify::new());
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = answered.notified() => {}
             () = supervisor.stopping() => return,
         }
         let group = cluster.topology_group();
@@ -254,13 +269,13 @@ pub async fn run(cluster: Arc<Cluster>, patience: Patience, supervisor: Supervis
             continue;
         }
         if seen.goes_on(Instant::now(), group.heard().majority) {
-            cluster.control(patience, &mut seen).await;
+            cluster.control(patience, &mut seen, &answered).await;
         }
     }
 }
 
 impl Cluster {
-    async fn control(&self, patience: Patience, seen: &mut Seen) {
+    async fn control(&self, patience: Patience, seen: &mut Seen, answered: &Arc<Notify>) {
         let (nodes, sets) = self.topology.read(|topology| {
             let nodes: Vec<NodeRecord> = topology.nodes().cloned().collect();
             let sets: Vec<SetRecord> = topology.sets().cloned().collect();
@@ -282,8 +297,8 @@ impl Cluster {
         }
         for node in &nodes {
             if node.incarnation > 0 && seen.silent(node.id, now) >= patience.leases {
-                self.close_node(node.id, node.incarnation, &sets, &mut seen.closed)
-                    .await;
+                let of = (node.id, node.incarnation);
+                self.close_node(of, &sets, seen, answered).await;
             }
         }
         let silent: BTreeSet<NodeId> = nodes
@@ -291,7 +306,8 @@ impl Cluster {
             .map(|node| node.id)
             .filter(|id| seen.silent(*id, now) >= patience.leases)
             .collect();
-        seen.closed.retain(|(id, ..)| silent.contains(id));
+        seen.closed.retain(|(id, _)| silent.contains(id));
+        seen.closing.retain(|(id, ..), _| silent.contains(id));
         let lost = nodes.iter().map(|node| node.id);
         let lost = lost
             .filter(|id| seen.silent(*id, now) >= patience.replicas)
@@ -309,16 +325,18 @@ impl Cluster {
     }
 
     /// A node is silent for too long: what it held is given to others. First the topology is told, and each set at a later
-    /// look, if the node is still silent then and the set has a leader: a command that waits for one would end the leases
-    /// of a node that is back.
+    /// look, if the node is still silent then and the set has a leader.
+    ///
+    /// A set may come to it late, when the node is back and has asked it ([`super::presence`]) whether its leases run. So
+    /// it is told how often the node had come back when it was silent, and does nothing if it has once more.
     async fn close_node(
         &self,
-        node: NodeId,
-        incarnation: u64,
+        (node, incarnation): (NodeId, u64),
         sets: &[SetRecord],
-        closed: &mut BTreeSet<(NodeId, u64, SetId)>,
+        seen: &mut Seen,
+        answered: &Arc<Notify>,
     ) {
-        if closed.insert((node, incarnation, SetId::TOPOLOGY)) {
+        if seen.closed.insert((node, incarnation)) {
             tracing::warn!(%node, incarnation, "a node is silent; its leases end");
             let close = MembersCommand::CloseNode { node, incarnation };
             // Refused only when the node stops.
@@ -329,11 +347,38 @@ impl Cluster {
             let Some(handle) = self.set(set) else {
                 continue;
             };
-            let led = handle.group().is_none_or(|group| group.leader().is_some());
-            if led && closed.insert((node, incarnation, set)) {
-                handle.push(&Command::CloseNode { node, incarnation });
-                handle.kick();
+            let key = (node, incarnation, set);
+            let returns = match seen.closing.remove(&key) {
+                None => 0,
+                Some(Closing::Asked(answer)) if answer.is_finished() => match answer.await {
+                    Ok(Some(Reply::Returned(times))) => times,
+                    Ok(Some(_)) => {
+                        seen.closing.insert(key, Closing::Done);
+                        continue;
+                    }
+                    // Not known: from the beginning.
+                    Ok(None) | Err(_) => 0,
+                },
+                Some(closing) => {
+                    seen.closing.insert(key, closing);
+                    continue;
+                }
+            };
+            if handle.group().is_some_and(|group| group.leader().is_none()) {
+                continue;
             }
+            let asked = handle.asking(&Command::CloseNode {
+                node,
+                incarnation,
+                returns,
+            });
+            let answered = Arc::clone(answered);
+            let answer = self.supervisor.spawn("close node", async move {
+                let answer = asked.answer_once().await.ok();
+                answered.notify_one();
+                answer
+            });
+            seen.closing.insert(key, Closing::Asked(answer));
         }
     }
 }

@@ -5,8 +5,9 @@
 //! end. Sent now they would come after another consumer's ack.
 //! Shape: the node asks the topology's leader, which runs the controller, several times within that time to note that it
 //! is there. Each answer makes the node sure for half that time from the moment it asked. A node that is no longer sure
-//! sends no deliveries; when it is sure again it first asks each set a question of its own: what the answer comes after
-//! has been applied here, the end of its leases too, and then the consumers that ended are gone.
+//! sends no deliveries; when it is sure again it first tells each set that it is back: what the answer comes after has been
+//! applied here, the end of its leases too, and then the consumers that ended are gone; and an end of its leases that was
+//! decided before and comes to the set after it does nothing.
 //! Invariants: the controller ends leases only of a node it has not heard for the whole time, so never of one that is sure:
 //! the half that is left covers an old leader that answered when a new one was elected already, which it no longer does
 //! after an election timeout.
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 use super::outbox::Outbox;
 use super::peer::control::{Ask, Told};
 use super::start::Cluster;
-use crate::base::{NodeId, QueueId, SetId};
+use crate::base::{NodeId, SetId};
 use crate::model::set::{Command, Reply};
 use crate::rt::Supervisor;
 
@@ -182,11 +183,7 @@ impl Cluster {
         {
             return;
         }
-        let question = Command::Inspect {
-            queue: QueueId(0),
-            touch: false,
-        };
-        let answer = outbox.ask(&question);
+        let answer = outbox.ask(&Command::Return);
         let (outbox, registry) = (Arc::clone(outbox), Arc::clone(&self.registry));
         self.supervisor.spawn("presence", async move {
             match answer.await {

@@ -216,6 +216,7 @@ impl History {
     #[must_use]
     pub fn at_of_line(&self, line: &str) -> Option<u32> {
         const DAY_MS: u64 = 24 * 3600 * 1000;
+        const SLACK_MS: u32 = 1000;
         let (_, time) = line.split_once(' ')?;
         let number = |from: usize, to: usize| time.get(from..to)?.parse::<u64>().ok();
         let seconds = (number(0, 2)? * 60 + number(3, 5)?) * 60 + number(6, 8)?;
@@ -224,7 +225,9 @@ impl History {
         let begin = u64::try_from(begin.as_millis()).ok()? % DAY_MS;
         let since = (at + DAY_MS - begin) % DAY_MS;
         let since = u32::try_from(since).ok()?;
-        (since <= self.now_ms()).then_some(since)
+        // The wall clock is read in whole milliseconds, and may be adjusted.
+        let now = self.now_ms();
+        (since <= now.saturating_add(SLACK_MS)).then_some(since.min(now))
     }
 
     /// Looks at all events so far.

@@ -295,6 +295,10 @@ fn put_reply(out: &mut Vec<u8>, reply: &Reply) {
             out.put_varint(*ready);
         }
         Reply::GotNothing => out.put_u8(12),
+        Reply::Returned(times) => {
+            out.put_u8(13);
+            out.put_varint(*times);
+        }
     }
 }
 
@@ -330,6 +334,7 @@ fn get_reply(reader: &mut Reader<'_>) -> Result<Reply, Truncated> {
             ready: reader.varint()?,
         },
         12 => Reply::GotNothing,
+        13 => Reply::Returned(reader.varint()?),
         _ => return Err(Truncated),
     })
 }
@@ -373,6 +378,7 @@ mod test {
             },
             Reply::Got { delivery, ready: 4 },
             Reply::GotNothing,
+            Reply::Returned(5),
         ];
         let mut events: Vec<(PipeEvent, Bytes)> = vec![
             (PipeEvent::Applied(9), Bytes::new()),

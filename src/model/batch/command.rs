@@ -26,8 +26,10 @@ const CLOSE_SESSION: u8 = 14;
 const OPEN_PIPE: u8 = 15;
 const DEAD_LETTERED: u8 = 16;
 const TICK: u8 = 17;
-const CLOSE_NODE: u8 = 18;
 const RETIRE: u8 = 19;
+/// 18 was one without a condition.
+const CLOSE_NODE: u8 = 20;
+const RETURN: u8 = 21;
 
 /// Version of a queue's configuration inside a command.
 const CONFIG_VERSION: u8 = 2;
@@ -135,11 +137,17 @@ pub(super) fn encode(out: &mut Vec<u8>, command: &Command) {
             out.put_u8(RETIRE);
             out.put_varint(queue.0);
         }
-        Command::CloseNode { node, incarnation } => {
+        Command::CloseNode {
+            node,
+            incarnation,
+            returns,
+        } => {
             out.put_u8(CLOSE_NODE);
             out.put_varint(node.0);
             out.put_varint(*incarnation);
+            out.put_varint(*returns);
         }
+        Command::Return => out.put_u8(RETURN),
     }
 }
 
@@ -225,7 +233,9 @@ pub(super) fn decode(opcode: u8, reader: &mut Reader<'_>) -> Result<Option<Comma
         CLOSE_NODE => Command::CloseNode {
             node: NodeId(reader.varint()?),
             incarnation: reader.varint()?,
+            returns: reader.varint()?,
         },
+        RETURN => Command::Return,
         _ => return Ok(None),
     }))
 }

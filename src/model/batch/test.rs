@@ -228,7 +228,9 @@ fn every_command_comes_back() {
         Command::CloseNode {
             node: crate::base::NodeId(3),
             incarnation: 4,
+            returns: 5,
         },
+        Command::Return,
         Command::DeadLettered {
             queue: QueueId(3),
             id: 12,

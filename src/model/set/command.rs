@@ -79,8 +79,15 @@ pub enum Command {
     /// older incarnations held. The first command of an incarnation (seq 1), or, where the set forgot the pipe with all
     /// its queues (a node's own set, after the node restarted), the first one after that.
     OpenPipe,
-    /// A node is lost, or restarted: what its incarnations up to this one held is released, their consumers end.
-    CloseNode { node: NodeId, incarnation: u64 },
+    /// A node is thought lost: what its incarnations up to this one held is released, their consumers end. Unless this
+    /// incarnation came back more often than `returns`: then nothing is done. `Reply::Done`, or `Reply::Returned`.
+    CloseNode {
+        node: NodeId,
+        incarnation: u64,
+        returns: u64,
+    },
+    /// This pipe's node was silent and is heard again: what was decided before about closing it is void. `Reply::Done`.
+    Return,
     /// The dead letter `id` of `queue` has been routed and published (or had nowhere to go): forget it.
     DeadLettered { queue: QueueId, id: u64 },
     /// Nothing but the entry's time, so that deadlines fire.

@@ -107,6 +107,8 @@ pub enum DeathReason {
 pub enum Reply {
     /// Done.
     Done,
+    /// CloseNode of a node that came back so many times.
+    Returned(u64),
     /// Messages removed (purge, delete).
     Count(u64),
     /// Inspect.

@@ -69,6 +69,8 @@ pub struct SetMachine {
 pub(super) struct Pipe {
     pub incarnation: u64,
     pub last_seq: u64,
+    /// How often the node was silent and came back.
+    pub returns: u64,
 }
 
 impl SetMachine {
@@ -199,6 +201,7 @@ impl SetMachine {
         let pipe = Pipe {
             incarnation: source.pipe.incarnation,
             last_seq: end,
+            returns: known.map_or(0, |known| known.returns),
         };
         self.pipes.insert(source.pipe.node, pipe);
         // A run sent again may have been cut differently: only what is new of it is applied.
@@ -373,10 +376,14 @@ impl SetMachine {
     /// Last applied sequence number of the pipe; 0 if none of this incarnation was.
     #[must_use]
     pub fn last_seq(&self, pipe: PipeId) -> u64 {
-        self.pipes
-            .get(&pipe.node)
+        self.pipe(pipe).map_or(0, |known| known.last_seq)
+    }
+
+    pub(super) fn pipe(&self, pipe: PipeId) -> Option<Pipe> {
+        let known = self.pipes.get(&pipe.node);
+        known
             .filter(|known| known.incarnation == pipe.incarnation)
-            .map_or(0, |known| known.last_seq)
+            .copied()
     }
 
     /// The machine's clock.

@@ -48,10 +48,6 @@ impl SetMachine {
                 self.release_older(source.pipe, effects);
                 return;
             }
-            Command::CloseNode { node, incarnation } => {
-                self.close_node(node, incarnation, effects);
-                return;
-            }
             Command::Tick => return,
             Command::Subscribe {
                 consumer,
@@ -80,6 +76,23 @@ impl SetMachine {
                 None => Reply::NoQueue,
             },
             Command::Inspect { queue, touch } => self.inspect(queue, touch),
+            Command::CloseNode {
+                node,
+                incarnation,
+                returns,
+            } => match self.pipe(PipeId { node, incarnation }) {
+                Some(pipe) if pipe.returns > returns => Reply::Returned(pipe.returns),
+                _ => {
+                    self.close_node(node, incarnation, effects);
+                    Reply::Done
+                }
+            },
+            Command::Return => {
+                if let Some(pipe) = self.pipes.get_mut(&source.pipe.node) {
+                    pipe.returns = pipe.returns.saturating_add(1);
+                }
+                Reply::Done
+            }
             Command::Unsubscribe { consumer } => self.unsubscribe(consumer, effects),
             Command::LimitChannel {
                 session,

@@ -27,7 +27,7 @@ use crate::base::{ConsumerId, Millis, NodeId, PipeId, Position, QueueId, Session
 
 const MAGIC: &[u8; 4] = b"LVQM";
 /// The version written.
-pub(super) const VERSION: u8 = 4;
+pub(super) const VERSION: u8 = 5;
 
 type Out = Vec<u8>;
 type In<'a, 'b> = &'a mut Reader<'b>;
@@ -80,7 +80,8 @@ impl Stored for Flow {
 fields!(PipeId { node, incarnation });
 fields!(Pipe {
     incarnation,
-    last_seq
+    last_seq,
+    returns
 });
 fields!(Channel { limit, unsettled });
 fields!(DelayedRetry {

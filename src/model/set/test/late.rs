@@ -196,3 +196,25 @@ fn what_is_on_its_way_to_a_consumer_without_acks_is_kept_until_it_was_sent() {
     });
     assert_eq!(set.machine.live().total(), 0, "nobody takes it any more");
 }
+
+#[test]
+fn a_node_that_came_back_keeps_what_it_holds_however_late_its_end_comes() {
+    let mut set = Set::new(plain());
+    set.consume(1, 5);
+    set.publish(1);
+    let close = |returns| Command::CloseNode {
+        node: NodeId(1),
+        incarnation: 1,
+        returns,
+    };
+    set.run(Command::Return);
+    let late = set.run(close(0));
+    assert!(matches!(&late[..], [Effect::Reply(_, Reply::Returned(1))]));
+    set.settle(1, 1, 1, Outcome::Ack);
+    assert_eq!(set.machine.totals().acked, 1);
+    set.publish(1);
+    // Silent again since.
+    let ended = set.run(close(1));
+    assert!(ended.contains(&Effect::Cancelled(ConsumerId(1))));
+    assert_eq!(set.machine.totals().unsettled, 0);
+}

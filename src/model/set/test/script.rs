@@ -490,7 +490,7 @@ fn a_damaged_snapshot_is_an_error_and_an_unknown_version_is_named() {
     let good = set.machine.snapshot();
     let restore = |bytes: &[u8]| SetMachine::restore(bytes, Box::new(MemoryPages::default()));
     assert!(restore(&good).is_ok());
-    assert_eq!((&good[..4], good[4]), (&b"LVQM"[..], 4));
+    assert_eq!((&good[..4], good[4]), (&b"LVQM"[..], 5));
     for at in 0..good.len() {
         assert!(restore(&good[..at]).is_err(), "cut at {at}");
         let mut bytes = good.clone();

@@ -120,6 +120,8 @@ struct Twin {
     limits: BTreeMap<(SessionId, u16), u32>,
     opened: BTreeSet<(PipeId, SessionId)>,
     moved: BTreeSet<QueueId>,
+    /// Of each node, its incarnation and how often that came back.
+    returns: BTreeMap<NodeId, (u64, u64)>,
     seen: Seen,
 }
 
@@ -780,6 +782,11 @@ impl Twin {
     }
 
     fn apply(&mut self, source: Source, command: Command) {
+        let PipeId { node, incarnation } = source.pipe;
+        let of = self.returns.entry(node).or_default();
+        if of.0 != incarnation {
+            *of = (incarnation, 0);
+        }
         let reply = match command {
             Command::Enqueue(run) => return self.enqueue(source, run),
             Command::Settle {
@@ -821,9 +828,23 @@ impl Twin {
                 let older = |p: &PipeId| p.node == pipe.node && p.incarnation < pipe.incarnation;
                 return self.close_all(older, false);
             }
-            Command::CloseNode { node, incarnation } => {
-                let gone = |p: &PipeId| p.node == node && p.incarnation <= incarnation;
-                return self.close_all(gone, true);
+            Command::CloseNode {
+                node,
+                incarnation,
+                returns,
+            } => match self.returns.get(&node) {
+                Some(&(of, times)) if of == incarnation && times > returns => {
+                    Reply::Returned(times)
+                }
+                _ => {
+                    let gone = |p: &PipeId| p.node == node && p.incarnation <= incarnation;
+                    self.close_all(gone, true);
+                    Reply::Done
+                }
+            },
+            Command::Return => {
+                self.returns.entry(node).or_default().1 += 1;
+                Reply::Done
             }
             Command::Create { queue, config } => {
                 let now = self.now;
@@ -1173,8 +1194,9 @@ fn extra() -> impl Strategy<Value = Command> {
         1 => ((1..4u64).prop_map(QueueId), any::<bool>())
             .prop_map(|(queue, touch)| Command::Inspect { queue, touch }),
         1 => (1..4u64).prop_map(|queue| Command::Retire { queue: QueueId(queue) }),
-        1 => ((0..4u64).prop_map(NodeId), 0..4u64)
-            .prop_map(|(node, incarnation)| Command::CloseNode { node, incarnation }),
+        1 => ((0..4u64).prop_map(NodeId), 0..4u64, 0..3u64)
+            .prop_map(|(node, incarnation, returns)| Command::CloseNode { node, incarnation, returns }),
+        1 => Just(Command::Return),
     ]
 }
 
