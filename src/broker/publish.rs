@@ -97,7 +97,7 @@ impl Connection {
             self.unroutable(channel, publish);
         }
         if self.is_traced() {
-            self.trace_publish(channel, publish, &route);
+            self.trace_publish(channel, publish, route);
         }
         if route.sets.is_empty() && route.spread.is_empty() {
             self.accepted(channel, number, tx);
@@ -233,7 +233,8 @@ impl Connection {
         });
     }
 
-    /// tx.commit: everything goes in order to where it was routed when it was published, and the answer waits for every set it went to.
+    /// tx.commit: everything goes in order, to where it was routed when it was published, and the answer waits for every
+    /// set it went to.
     pub(super) fn commit(
         &mut self,
         channel: ChannelId,

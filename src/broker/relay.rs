@@ -2,8 +2,9 @@
 //!
 //! Shape: from its first requester on, a node of a cluster has one queue more in its own set, of which the topology knows
 //! nothing; whoever meets an address that names another node publishes there, as to any queue of that node's, with the
-//! vhost in the exchange's place, and the address beside the routing key if it is another. A task of the node takes what comes and hands it to the requester. Bounds: a window of
-//! messages, and what the queue may hold; past that replies are dropped, as for a requester that does not read.
+//! vhost in the exchange's place, and the address beside the routing key if it is another. A task of the node takes what
+//! comes and hands it to the requester. Bounds: a window of messages, and what the queue may hold; past that replies are
+//! dropped, as for a requester that does not read.
 //! Not here: addresses (replies.rs).
 
 use std::sync::Arc;
