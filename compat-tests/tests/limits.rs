@@ -7,7 +7,7 @@ use common::connect;
 use compat_tests::{Broker, skipped_on_foreign};
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ExchangeKind};
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 
 fn arguments(pairs: &[(&str, AMQPValue)]) -> FieldTable {
     let mut table = FieldTable::default();
@@ -83,6 +83,24 @@ async fn the_file_bounds_channels_queues_and_exchanges() {
         error.contains("has reached the maximum allowed limit of (3)"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn the_file_bounds_connections() {
+    if skipped_on_foreign("limits") {
+        return;
+    }
+    let broker = Broker::start_with(&[("connection_max", "1")]);
+    let first = connect(broker.url()).await;
+    let error = Connection::connect(broker.url(), ConnectionProperties::default())
+        .await
+        .expect_err("a second")
+        .to_string();
+    assert!(
+        error.contains("connection refused: node connection limit (1) is reached"),
+        "{error}"
+    );
+    drop(first);
 }
 
 #[tokio::test]

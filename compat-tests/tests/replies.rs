@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 
 async fn publish(channel: &Channel, key: &str, body: &[u8], properties: BasicProperties) {
@@ -19,6 +19,13 @@ async fn publish(channel: &Channel, key: &str, body: &[u8], properties: BasicPro
         .basic_publish("".into(), key.into(), options, body, properties)
         .await
         .expect("published");
+}
+
+fn copied_to(key: &str) -> BasicProperties {
+    let keys = vec![AMQPValue::LongString(key.into())];
+    let mut headers = FieldTable::default();
+    headers.insert("CC".into(), AMQPValue::FieldArray(keys.into()));
+    BasicProperties::default().with_headers(headers)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,18 +78,18 @@ async fn a_reply_published_at_any_node_finds_its_requester() {
                 .await
                 .expect("somebody waits there");
             let answer = format!("{node}.{count}");
-            publish(
-                &responder,
-                address.as_str(),
-                answer.as_bytes(),
-                BasicProperties::default(),
-            )
-            .await;
+            // Every other one by its address in CC.
+            let (key, properties) = match count % 2 {
+                0 => (address.as_str(), BasicProperties::default()),
+                _ => ("elsewhere", copied_to(address.as_str())),
+            };
+            publish(&responder, key, answer.as_bytes(), properties).await;
             let reply = tokio::time::timeout(PATIENCE, replies.next())
                 .await
                 .expect("in time");
             let reply = reply.expect("a reply").expect("delivered");
             assert_eq!(reply.data, answer.as_bytes());
+            assert_eq!(reply.routing_key.as_str(), key);
         }
     }
 }

@@ -31,6 +31,7 @@ impl Connection {
     pub(super) fn close_channel(&mut self, channel: ChannelId) {
         self.confirms.forget(channel);
         self.tx_refused.remove(&channel);
+        self.tx_routes.remove(&channel);
         let close = Command::CloseSession {
             session: self.id,
             channel: Some(channel.0),

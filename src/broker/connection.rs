@@ -28,7 +28,7 @@ use super::consume::Consumer;
 use super::firehose::Traced;
 use super::node::Node;
 use super::replies::DirectReply;
-use super::routes::Routes;
+use super::routes::{Route, Routes};
 use super::tally::Tally;
 use super::wire::{TlsView, Wire};
 
@@ -117,6 +117,8 @@ pub(super) struct Connection {
     pub holders: HashMap<(ChannelId, QueueId, SetId), ConsumerId>,
     pub confirms: Confirms,
     pub tx_refused: HashSet<ChannelId>,
+    /// Where the publishes of transactions go, in their order.
+    pub tx_routes: HashMap<ChannelId, Vec<Arc<Route>>>,
     pub routes: Routes,
     pub traced: Traced,
     /// Counts publishes to queues that are spread over sets.
@@ -183,6 +185,7 @@ pub(super) async fn run(node: Arc<Node>, mut wire: Wire, ends: Ends) {
         holders: HashMap::new(),
         confirms: Confirms::default(),
         tx_refused: HashSet::new(),
+        tx_routes: HashMap::new(),
         routes: Routes::default(),
         traced: Traced::default(),
         rotation: 0,

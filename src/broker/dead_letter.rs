@@ -24,7 +24,7 @@ use crate::rt::Supervisor;
 use super::death::{Death, Obituary, routing_keys};
 use super::node::Node;
 use super::parts::drop_parts;
-use super::replies::ADDRESS_PREFIX;
+use super::replies::{ADDRESS_PREFIX, Reply};
 use super::retained::{Key, Retained};
 use super::routes::by_set;
 
@@ -91,6 +91,8 @@ struct Letter {
     properties: RawProperties,
     exchange: Bytes,
     routing_key: Bytes,
+    /// Its queue has a key of its own for it, or one before had.
+    rekeyed: bool,
     sets: Vec<(SetId, Vec<QueueId>)>,
 }
 
@@ -331,9 +333,13 @@ impl Worker {
     /// One publish per set; per queue where each queue's word counts. How many.
     fn publish(&mut self, key: Key, letter: &Letter, retains: bool) -> usize {
         let parts = MessageParts {
-            flags: MessageFlags { died: true },
+            flags: MessageFlags {
+                died: true,
+                rekeyed: letter.rekeyed,
+            },
             exchange: &letter.exchange,
             routing_key: &letter.routing_key,
+            blind_keys: &letter.message.blind_keys,
             properties: &letter.properties.0,
             body: std::slice::from_ref(&letter.message.body),
         };
@@ -382,7 +388,7 @@ impl Worker {
             Ok(payload) => payload,
             Err(error) => return self.unreadable(set, record, &error),
         };
-        let message = match batch::message(&payload, position.slot()) {
+        let mut message = match batch::message(&payload, position.slot()) {
             Ok(message) => message,
             Err(error) => return self.unreadable(set, record, &error),
         };
@@ -395,8 +401,16 @@ impl Worker {
         let obituary = Obituary::write(&message, &death);
         let headers = RawProperties(message.properties.clone()).headers();
         let keys = match &target.routing_key {
-            Some(key) => vec![Bytes::copy_from_slice(key.as_bytes())],
-            None => routing_keys(&message, headers.as_ref()),
+            Some(key) => {
+                message.flags.rekeyed = true;
+                message.blind_keys.clear();
+                vec![Bytes::copy_from_slice(key.as_bytes())]
+            }
+            None => {
+                let mut keys = routing_keys(&message, headers.as_ref());
+                keys.extend(message.blind_keys.iter().cloned());
+                keys
+            }
         };
         let exchange = target.exchange.to_string();
         let routed = self.route(record, &exchange, &keys, &obituary, letter.reason);
@@ -404,12 +418,14 @@ impl Worker {
         let routing_key = keys.into_iter().next().unwrap_or_default();
         let exchange = Bytes::from(exchange);
         if exchange.is_empty() && routing_key.starts_with(ADDRESS_PREFIX) {
-            let properties = &obituary.properties.0;
-            let body = std::slice::from_ref(&message.body);
+            let reply = Reply {
+                address: &routing_key,
+                routing_key: &routing_key,
+                properties: &obituary.properties.0,
+                body: std::slice::from_ref(&message.body),
+            };
             let (vhost, mailbox) = (&record.vhost, &self.mailbox);
-            let (_, set) = self
-                .node
-                .send_reply(mailbox, vhost, &routing_key, properties, body);
+            let (_, set) = self.node.send_reply(mailbox, vhost, &reply);
             if let Some(handle) = set.and_then(|set| self.node.cluster.set(set)) {
                 handle.kick();
             }
@@ -424,6 +440,7 @@ impl Worker {
             };
         }
         Prepared::Letter(Box::new(Letter {
+            rekeyed: message.flags.rekeyed,
             message,
             properties: obituary.properties,
             exchange,

@@ -110,9 +110,12 @@ impl Obituary {
     }
 }
 
-/// All routing keys of a message: its own, and those in CC (BCC was stripped when it was published).
+/// The routing keys of a message that its reader may know: its own, and those in CC unless another took their place.
 pub(super) fn routing_keys(message: &Message, headers: Option<&FieldTable>) -> Vec<Bytes> {
     let mut keys = vec![message.routing_key.clone()];
+    if message.flags.rekeyed {
+        return keys;
+    }
     if let Some(AMQPValue::FieldArray(more)) = headers.and_then(|headers| get(headers, "CC")) {
         for value in more.as_slice() {
             if let AMQPValue::LongString(key) = value {

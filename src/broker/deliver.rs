@@ -60,6 +60,7 @@ impl Connection {
                                 flags: MessageFlags::default(),
                                 exchange: exchange.clone(),
                                 routing_key: routing_key.clone(),
+                                blind_keys: Vec::new(),
                                 properties: properties.0.clone(),
                                 body: body.clone(),
                             };

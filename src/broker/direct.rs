@@ -19,7 +19,7 @@ use crate::model::topology::{
     Bind, DeclareExchange, DeclareQueue, Destination, Permission, QueueRecord, Removed,
     TopologyCommand, TopologyReply,
 };
-use crate::session::{self, ChannelAnswer};
+use crate::session::{self, ChannelAnswer, copy_keys};
 
 use super::meters::{Count, Counts};
 use super::node::Node;
@@ -326,12 +326,15 @@ impl Direct {
         properties: &RawProperties,
         body: Bytes,
     ) -> Result<bool, Refused> {
+        let (more_keys, blind) = copy_keys(properties)?;
+        let blind_keys = &more_keys[more_keys.len() - blind..];
+        let properties = &properties.without_header(b"BCC");
         let routed = Routed {
             vhost: &self.0.vhost,
             user: &self.0.user,
             exchange,
             routing_key,
-            more_keys: &[],
+            more_keys: &more_keys,
             properties,
             meters: &self.0.node.meters,
         };
@@ -355,6 +358,7 @@ impl Direct {
             flags: MessageFlags::default(),
             exchange,
             routing_key,
+            blind_keys,
             properties: &properties.0,
             body: &body,
         };

@@ -160,6 +160,7 @@ impl Connection {
             flags: MessageFlags::default(),
             exchange: EXCHANGE.as_bytes(),
             routing_key: &key,
+            blind_keys: &[],
             properties: &properties.0,
             body: copied.body,
         };

@@ -130,6 +130,7 @@ impl Asker {
                     flags: MessageFlags::default(),
                     exchange: &message.exchange,
                     routing_key: &message.routing_key,
+                    blind_keys: &[],
                     properties: &message.properties.0,
                     body: std::slice::from_ref(&message.body),
                 };

@@ -14,7 +14,7 @@ use crate::session::{ChannelAnswer, PublishRequest, Settlement};
 
 use super::connection::{Connection, Posted};
 use super::meters::Count;
-use super::replies::ADDRESS_PREFIX;
+use super::replies::{ADDRESS_PREFIX, Reply};
 use super::routes::{Route, Routed, with_parts};
 
 const PUBLISH_METHOD: (u16, u16) = (60, 40);
@@ -35,18 +35,37 @@ fn delay(properties: &RawProperties) -> Option<Millis> {
 impl Connection {
     /// basic.publish outside a transaction.
     pub(super) fn publish(&mut self, channel: ChannelId, publish: &PublishRequest) {
-        if let Err(error) = self.send(channel, publish, publish.confirm, false) {
-            self.session.fail_channel(channel, error, PUBLISH_METHOD);
+        self.received(channel, publish, publish.confirm.is_some());
+        match self.route(publish) {
+            Ok(route) => self.send(channel, publish, &route, publish.confirm, false),
+            Err(error) => self.session.fail_channel(channel, error, PUBLISH_METHOD),
         }
+    }
+
+    fn received(&mut self, channel: ChannelId, publish: &PublishRequest, confirmed: bool) {
+        self.publishes = true;
+        self.tally.received(channel, publish.body.size, confirmed);
     }
 
     /// Whether a publish would be let in.
     pub(super) fn check_publish(&mut self, channel: ChannelId, publish: &PublishRequest) {
         let answer = match self.route(publish) {
-            Ok(_) => ChannelAnswer::Done,
+            Ok(route) => {
+                if let Some(number) = publish.confirm {
+                    self.keep_route(channel, number, route);
+                }
+                ChannelAnswer::Done
+            }
             Err(error) => ChannelAnswer::Failed(error),
         };
         self.session.answer_channel(channel, answer);
+    }
+
+    /// Remembers where a publish of a transaction goes. What a transaction before left behind goes.
+    fn keep_route(&mut self, channel: ChannelId, number: u64, route: Arc<Route>) {
+        let routes = self.tx_routes.entry(channel).or_default();
+        routes.truncate(usize::try_from(number).unwrap_or(usize::MAX));
+        routes.push(route);
     }
 
     fn route(&mut self, publish: &PublishRequest) -> Result<Arc<Route>, ProtocolError> {
@@ -62,18 +81,15 @@ impl Connection {
         self.routes.find(&self.node.cluster.topology, &routed)
     }
 
-    /// Routes one message and appends it to the sets it goes to. `number`: who waits for its verdict.
+    /// Appends one message to the sets it goes to. `number`: who waits for its verdict.
     fn send(
         &mut self,
         channel: ChannelId,
         publish: &PublishRequest,
+        route: &Route,
         number: Option<u64>,
         tx: bool,
-    ) -> Result<(), ProtocolError> {
-        self.publishes = true;
-        self.tally
-            .received(channel, publish.body.size, number.is_some() && !tx);
-        let route = self.route(publish)?;
+    ) {
         self.tally.through(&route.meter, route.queues);
         // After the check of the right to publish, which replies need too.
         let replied = publish.exchange.is_empty() && self.reply_to_requester(publish);
@@ -81,16 +97,18 @@ impl Connection {
             self.unroutable(channel, publish);
         }
         if self.is_traced() {
-            self.trace_publish(channel, publish, &route);
+            self.trace_publish(channel, publish, route);
         }
         if route.sets.is_empty() && route.spread.is_empty() {
             self.accepted(channel, number, tx);
-            return Ok(());
+            return;
         }
+        let seen = publish.more_keys.len() - publish.blind;
         let parts = MessageParts {
             flags: MessageFlags::default(),
             exchange: &publish.exchange,
             routing_key: &publish.routing_key,
+            blind_keys: &publish.more_keys[seen..],
             properties: &publish.properties.0,
             body: &publish.body.parts,
         };
@@ -120,7 +138,6 @@ impl Connection {
                 number.map(|n| (n, shared, tx)),
             );
         }
-        Ok(())
     }
 
     fn append(
@@ -169,15 +186,24 @@ impl Connection {
 
     /// Whether it went, or would have gone, to a direct reply-to address.
     fn reply_to_requester(&mut self, publish: &PublishRequest) -> bool {
-        let keys = std::iter::once(&publish.routing_key).chain(&publish.more_keys);
+        let first = std::iter::once(&publish.routing_key);
+        let mut addresses: Vec<&Bytes> = Vec::new();
+        for key in first.chain(&publish.more_keys) {
+            if key.starts_with(ADDRESS_PREFIX) && !addresses.contains(&key) {
+                addresses.push(key);
+            }
+        }
         let mut replied = false;
-        for key in keys.filter(|key| key.starts_with(ADDRESS_PREFIX)) {
-            let properties = &publish.properties.0;
-            let parts = &publish.body.parts;
+        for address in addresses {
+            let reply = Reply {
+                address,
+                routing_key: &publish.routing_key,
+                properties: &publish.properties.0,
+                body: &publish.body.parts,
+            };
             let node = Arc::clone(&self.node);
-            let (address, set) =
-                node.send_reply(&self.mailbox, &self.vhost, key, properties, parts);
-            replied |= address;
+            let (known, set) = node.send_reply(&self.mailbox, &self.vhost, &reply);
+            replied |= known;
             if let Some(set) = set {
                 self.touch(set);
             }
@@ -207,7 +233,8 @@ impl Connection {
         });
     }
 
-    /// tx.commit: everything goes in order, and the answer waits for every set it went to.
+    /// tx.commit: everything goes in order, to where it was routed when it was published, and the answer waits for every
+    /// set it went to.
     pub(super) fn commit(
         &mut self,
         channel: ChannelId,
@@ -215,12 +242,11 @@ impl Connection {
         settlements: Vec<Settlement>,
     ) {
         self.tx_refused.remove(&channel);
-        for (number, publish) in publishes.iter().enumerate() {
-            if let Err(error) = self.send(channel, publish, Some(number as u64), true) {
-                self.session
-                    .answer_channel(channel, ChannelAnswer::Failed(error));
-                return;
-            }
+        let routes = self.tx_routes.remove(&channel).unwrap_or_default();
+        for (number, (publish, route)) in publishes.iter().zip(routes).enumerate() {
+            self.received(channel, publish, false);
+            let route = route.again(&self.node.cluster.topology);
+            self.send(channel, publish, &route, Some(number as u64), true);
         }
         self.settle(settlements);
         // A command that changes nothing comes back once all before it is applied.

@@ -2,8 +2,9 @@
 //!
 //! Shape: from its first requester on, a node of a cluster has one queue more in its own set, of which the topology knows
 //! nothing; whoever meets an address that names another node publishes there, as to any queue of that node's, with the
-//! vhost in the exchange's place. A task of the node takes what comes and hands it to the requester. Bounds: a window of
-//! messages, and what the queue may hold; past that replies are dropped, as for a requester that does not read.
+//! vhost in the exchange's place, and the address beside the routing key if it is another. A task of the node takes what
+//! comes and hands it to the requester. Bounds: a window of messages, and what the queue may hold; past that replies are
+//! dropped, as for a requester that does not read.
 //! Not here: addresses (replies.rs).
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::model::set::{Command, ConsumerConfig, Credit, Delivery, QueueConfig, 
 use crate::rt::Supervisor;
 
 use super::node::Node;
-use super::replies::Sent;
+use super::replies::{Reply, Sent};
 
 /// No queue of the topology has this id.
 const QUEUE: QueueId = QueueId(u64::MAX);
@@ -73,17 +74,15 @@ impl Node {
         handle.kick();
     }
 
-    /// Sends a message to the requester its routing key names. Whether the key is an address at all, and the set
-    /// something was appended to.
+    /// Sends a message to the requester its address names. Whether it is an address at all, and the set something was
+    /// appended to.
     pub(super) fn send_reply(
         &self,
         mailbox: &Arc<Mailbox>,
         vhost: &str,
-        routing_key: &Bytes,
-        properties: &Bytes,
-        body: &[Bytes],
+        reply: &Reply<'_>,
     ) -> (bool, Option<SetId>) {
-        let node = match self.replies.send(vhost, routing_key, properties, body) {
+        let node = match self.replies.send(vhost, reply) {
             Sent::NoAddress => return (false, None),
             Sent::Here => return (true, None),
             Sent::At(node) => node,
@@ -99,9 +98,13 @@ impl Node {
         let parts = MessageParts {
             flags: MessageFlags::default(),
             exchange: &vhost,
-            routing_key,
-            properties,
-            body,
+            routing_key: reply.routing_key,
+            blind_keys: match reply.address == reply.routing_key {
+                true => &[],
+                false => std::slice::from_ref(reply.address),
+            },
+            properties: reply.properties,
+            body: reply.body,
         };
         handle.publish(mailbox, &[QUEUE], PublishOptions::default(), &parts);
         (true, Some(set))
@@ -153,10 +156,14 @@ fn hand_on(node: &Node, entry: &Bytes, delivery: &Delivery) {
         match batch::message(entry, position.slot()) {
             Ok(message) => {
                 let vhost = String::from_utf8_lossy(&message.exchange);
-                let body = std::slice::from_ref(&message.body);
-                let (key, properties) = (&message.routing_key, &message.properties);
+                let reply = Reply {
+                    address: message.blind_keys.first().unwrap_or(&message.routing_key),
+                    routing_key: &message.routing_key,
+                    properties: &message.properties,
+                    body: std::slice::from_ref(&message.body),
+                };
                 // One that went in the meantime takes nothing.
-                let _: Sent = node.replies.send(&vhost, key, properties, body);
+                let _: Sent = node.replies.send(&vhost, &reply);
             }
             Err(error) => {
                 tracing::error!(?position, %error, "a reply cannot be read");

@@ -49,6 +49,17 @@ fn node_of(token: &[u8]) -> Option<NodeId> {
     (chance.len() == 16).then_some(NodeId(u64::from_be_bytes(*node)))
 }
 
+/// A message for a requester.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reply<'a> {
+    /// Whose: the routing key, or one of CC or BCC.
+    pub address: &'a Bytes,
+    /// As it was published.
+    pub routing_key: &'a Bytes,
+    pub properties: &'a Bytes,
+    pub body: &'a [Bytes],
+}
+
 /// One reply on its way.
 #[derive(Debug)]
 pub(super) struct DirectReply {
@@ -119,21 +130,15 @@ impl Replies {
         routing_key.strip_prefix(ADDRESS_PREFIX).and_then(node_of)
     }
 
-    /// Sends a reply to the address a routing key names, if its requester is here.
-    pub(super) fn send(
-        &self,
-        vhost: &str,
-        routing_key: &Bytes,
-        properties: &Bytes,
-        body: &[Bytes],
-    ) -> Sent {
-        let Some(token) = routing_key.strip_prefix(ADDRESS_PREFIX) else {
+    /// Sends a reply to its address, if its requester is here.
+    pub(super) fn send(&self, vhost: &str, reply: &Reply<'_>) -> Sent {
+        let Some(token) = reply.address.strip_prefix(ADDRESS_PREFIX) else {
             return Sent::NoAddress;
         };
         let Some(requester) = self.0.read().get(token).cloned() else {
             return node_of(token).map_or(Sent::Here, Sent::At);
         };
-        let size: usize = body.iter().map(Bytes::len).sum();
+        let size: usize = reply.body.iter().map(Bytes::len).sum();
         let pending = requester.pending_bytes.load(Ordering::Relaxed);
         if *requester.vhost != *vhost || pending > PENDING_BYTES_MAX {
             return Sent::Here;
@@ -143,9 +148,9 @@ impl Replies {
             channel: requester.channel,
             consumer: requester.consumer,
             exchange: Bytes::new(),
-            routing_key: Bytes::copy_from_slice(routing_key),
-            properties: Bytes::copy_from_slice(properties),
-            body: Bytes::from(body.concat()),
+            routing_key: Bytes::copy_from_slice(reply.routing_key),
+            properties: Bytes::copy_from_slice(reply.properties),
+            body: Bytes::from(reply.body.concat()),
         };
         // The requester may close in this moment: its reply is dropped as if it had closed before.
         drop(requester.post.send(Posted::Reply(Box::new(reply))));

@@ -34,6 +34,32 @@ pub(super) struct Route {
     pub nowhere: bool,
 }
 
+impl Route {
+    /// The same queues, where they are by now; without those that are gone.
+    pub fn again(&self, topology: &SharedTopology) -> Self {
+        let queues = self.sets.iter().flat_map(|(_, queues)| queues);
+        let queues = queues.chain(self.spread.iter().map(|(queue, _)| queue));
+        let mut targets = Vec::new();
+        let mut spread = Vec::new();
+        topology.read(|topology| {
+            for queue in queues {
+                match topology.spread(*queue) {
+                    Some(parts) => spread.push((*queue, parts.to_vec())),
+                    None => targets.extend(topology.place(*queue)),
+                }
+            }
+        });
+        Self {
+            sets: by_set(&targets),
+            spread,
+            delays: self.delays,
+            queues: self.queues,
+            meter: Arc::clone(&self.meter),
+            nowhere: self.nowhere,
+        }
+    }
+}
+
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(super) struct Routes {

@@ -476,6 +476,7 @@ mod test {
             flags: MessageFlags::default(),
             exchange: b"",
             routing_key: b"q",
+            blind_keys: &[],
             properties: &[],
             body: &body,
         };

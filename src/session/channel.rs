@@ -216,7 +216,8 @@ impl Channel {
         match &mut self.mode {
             Mode::Plain => {}
             Mode::Confirm(confirms) => request.confirm = Some(confirms.number()),
-            Mode::Tx(_) => {
+            Mode::Tx(transaction) => {
+                request.confirm = Some(transaction.next());
                 let request = Box::new(request);
                 let then = Then::KeepPublish(request.clone());
                 self.ask(core, ChannelRequest::CheckPublish(request), then, (60, 40));

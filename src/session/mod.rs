@@ -42,6 +42,7 @@ mod unacked;
 pub use config::SessionConfig;
 pub use connection::Connection;
 pub use describe::ChannelState;
+pub use publish::copy_keys;
 pub use request::{
     Answer, BindingRequest, Body, ChannelAnswer, ChannelRequest, ConsumeRequest, Credentials,
     DeclareExchange, DeclareQueue, Lease, PublishRequest, Request, SettleOutcome, Settlement,

@@ -58,6 +58,7 @@ pub(super) fn check(
         exchange: incoming.publish.exchange,
         routing_key: incoming.publish.routing_key,
         more_keys: Vec::new(),
+        blind: 0,
         mandatory: incoming.publish.mandatory,
         properties: incoming.properties,
         body: incoming.body,
@@ -90,10 +91,7 @@ fn check_properties(
         Some(text) => Some(expiration(&text)?),
         None => None,
     };
-    if properties.has_headers() {
-        request.more_keys = keys(properties, "CC")?;
-        request.more_keys.extend(keys(properties, "BCC")?);
-    }
+    (request.more_keys, request.blind) = copy_keys(properties)?;
     if let Some(id) = properties.user_id()
         && !core.impersonator
         && id[..] != *core.user.as_bytes()
@@ -107,10 +105,20 @@ fn check_properties(
     if let Some(replied) = replied {
         request.properties = replied;
     }
-    if request.properties.has_headers() && request.properties.header(b"BCC").is_some() {
-        request.properties = request.properties.without_header(b"BCC");
-    }
+    request.properties = request.properties.without_header(b"BCC");
     Ok(())
+}
+
+/// The keys of CC and BCC, in order, and how many of them are BCC's.
+///
+/// # Errors
+/// 406 if one of the two is no array.
+pub fn copy_keys(properties: &RawProperties) -> Result<(Vec<Bytes>, usize), ProtocolError> {
+    let mut all = keys(properties, "CC")?;
+    let blind = keys(properties, "BCC")?;
+    let count = blind.len();
+    all.extend(blind);
+    Ok((all, count))
 }
 
 /// The routing keys of a CC or BCC header. Elements that are no long strings are skipped, as RabbitMQ does.

@@ -174,6 +174,8 @@ pub struct PublishRequest {
     pub routing_key: Bytes,
     /// CC and BCC keys, in order.
     pub more_keys: Vec<Bytes>,
+    /// How many of those, at their end, are BCC's.
+    pub blind: usize,
     /// Return it if unroutable.
     pub mandatory: bool,
     /// As to be stored: BCC stripped, reply-to substituted; otherwise the client's bytes.

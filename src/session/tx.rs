@@ -27,7 +27,7 @@ pub(super) struct Transaction {
 
 impl Transaction {
     /// Keeps a publish for the commit.
-    pub fn publish(&mut self, mut request: PublishRequest) -> Result<(), ProtocolError> {
+    pub fn publish(&mut self, request: PublishRequest) -> Result<(), ProtocolError> {
         let keys: usize = request.more_keys.iter().map(|key| key.len() + 64).sum();
         self.bytes += PUBLISH_BYTES + request.body.size + request.properties.0.len() + keys;
         if self.bytes > TRANSACTION_BYTES_MAX {
@@ -36,9 +36,13 @@ impl Transaction {
                 format!("transaction is larger than {TRANSACTION_BYTES_MAX} bytes"),
             ));
         }
-        request.confirm = Some(self.publishes.len() as u64);
         self.publishes.push(request);
         Ok(())
+    }
+
+    /// Which publish of the transaction the next one is, from 0.
+    pub fn next(&self) -> u64 {
+        self.publishes.len() as u64
     }
 
     /// Publishes and settlements kept.
@@ -131,6 +135,7 @@ mod test {
             exchange: Bytes::new(),
             routing_key: Bytes::new(),
             more_keys: Vec::new(),
+            blind: 0,
             mandatory: false,
             properties: RawProperties::default(),
             body: Body {

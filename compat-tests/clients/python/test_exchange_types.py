@@ -79,6 +79,8 @@ def test_what_a_consistent_hash_refuses(connection, name, queue):
     assert error == (406, "PRECONDITION_FAILED - The binding key must be an integer: <<\"heavy\">>")
     error = channel_error(lambda: connection.channel().queue_bind(queue, name, "0"))
     assert error == (406, "PRECONDITION_FAILED - The binding key must be greater than 0")
+    error = channel_error(lambda: connection.channel().queue_bind(queue, name, "10001"))
+    assert error == (406, "PRECONDITION_FAILED - The binding key must not exceed 10000")
     connection.channel().exchange_delete(name)
 
 

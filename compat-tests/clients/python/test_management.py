@@ -457,6 +457,8 @@ def test_messages_are_published_and_got(queue):
     assert (second["payload"], second["payload_encoding"], second["message_count"]) == ("/wA=", "base64", 0)
     assert [m["redelivered"] for m in got(ackmode="ack_requeue_false")] == [True, True]
     assert got() == []
+    assert publish("nowhere-at-all", "cc", headers={"CC": ["nowhere-else"], "BCC": [queue]}) == {"routed": True}
+    assert [m["properties"]["headers"] for m in got(ackmode="ack_requeue_false")] == [{"CC": ["nowhere-else"]}]
     missing = call("POST", f"queues/{VHOST}/{queue}/get", body={"count": 1, "requeue": True, "encoding": "auto"})
     assert missing.json["reason"] == "[{key_missing,ackmode}]"
     assert call("POST", f"queues/{VHOST}/none/get", body={

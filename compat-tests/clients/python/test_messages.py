@@ -201,6 +201,27 @@ def test_a_transaction_publishes_and_acks_at_commit_only(connection, channel, qu
     assert drained(channel, queue) == [b"kept"]
 
 
+def test_a_transaction_sends_to_where_its_publishes_were_routed(connection, channel, queue, name):
+    channel.exchange_declare(name, "fanout")
+    tx = connection.channel()
+    tx.tx_select()
+    def publish(body):
+        tx.basic_publish(name, "", body)
+        # Answered once the publish is routed.
+        tx.basic_qos()
+    publish(b"before the binding")
+    channel.queue_bind(queue, name)
+    tx.tx_commit()
+    publish(b"rolled back")
+    tx.tx_rollback()
+    publish(b"bound")
+    channel.queue_unbind(queue, name)
+    publish(b"unbound")
+    channel.exchange_delete(name)
+    tx.tx_commit()
+    assert drained(channel, queue) == [b"bound"]
+
+
 def test_a_commit_without_a_transaction_is_406(channel):
     assert channel_error(channel.tx_commit) == (406, "PRECONDITION_FAILED - channel is not transactional")
 

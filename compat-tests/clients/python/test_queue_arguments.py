@@ -151,3 +151,41 @@ def test_a_message_over_the_delivery_limit_is_dead_lettered(channel, make):
     assert counts == [0, 1, 2]
     _, properties, _ = take(channel, target, auto_ack=True)
     assert properties.headers["x-death"][0]["reason"] == "delivery_limit"
+
+
+def died(channel, queue):
+    """Rejects the one message of a queue."""
+    channel.basic_reject(take(channel, queue)[0].delivery_tag, requeue=False)
+
+
+def test_a_dead_letter_goes_by_all_keys_of_its_message_and_none_of_bcc_shows(channel, make, name):
+    targets = [make(suffix) for suffix in ("-key", "-cc", "-bcc")]
+    channel.exchange_declare(name, "direct", auto_delete=True)
+    for target, key in zip(targets, (name, "cc", "bcc")):
+        channel.queue_bind(target, name, key)
+    again = make("-again", x_dead_letter_exchange=name)
+    q = make("", x_dead_letter_exchange="amq.fanout")
+    channel.queue_bind(again, "amq.fanout")
+    put(channel, q, b"1", headers={"CC": ["cc"], "BCC": ["bcc"]})
+    # Also when it dies a second time.
+    died(channel, q), died(channel, again)
+    for target in targets:
+        _, properties, body = take(channel, target, auto_ack=True)
+        assert (body, properties.headers["CC"], "BCC" in properties.headers) == (b"1", ["cc"], False)
+        assert [death["routing-keys"] for death in properties.headers["x-death"]] == [[name, "cc"]] * 2
+
+
+def test_a_queues_own_dead_letter_key_takes_the_place_of_all_keys_for_good(channel, make, name):
+    targets = [make(suffix) for suffix in ("-dlk", "-cc", "-bcc")]
+    channel.exchange_declare(name, "direct", auto_delete=True)
+    for target, key in zip(targets, ("dlk", "cc", "bcc")):
+        channel.queue_bind(target, name, key)
+    again = make("-again", x_dead_letter_exchange=name)
+    channel.queue_bind(again, "amq.direct", "dlk")
+    q = make("", x_dead_letter_exchange="amq.direct", x_dead_letter_routing_key="dlk")
+    put(channel, q, b"1", headers={"CC": ["cc"], "BCC": ["bcc"]})
+    died(channel, q), died(channel, again)
+    _, properties, _ = take(channel, targets[0], auto_ack=True)
+    assert properties.headers["CC"] == ["cc"]
+    assert [death["routing-keys"] for death in properties.headers["x-death"]] == [["dlk"], [q, "cc"]]
+    assert [drained(channel, target) for target in targets] == [[], [], []]

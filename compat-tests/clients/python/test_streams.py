@@ -292,3 +292,32 @@ def test_a_policy_acts_on_a_stream_at_once_and_listings_show_what_it_is(channel,
         done("DELETE", f"policies/%2F/{name}", 204)
     refused = call("PUT", f"policies/%2F/{name}", body={"pattern": "x", "definition": {"max-age": "soon"}})
     assert refused.status == 400 and "is not a valid max age" in refused.json["reason"]
+
+
+@ours_only
+@pytest.mark.parametrize("key, small, large, left", [("max-length-bytes", 300, 1000, 10), ("max-age", "1s", "1h", 1)])
+def test_of_a_stream_the_policy_counts_and_not_the_argument(connection, channel, make, name, key, small, large, left):
+    q = make(**{"x_" + key.replace("-", "_"): small})
+    done("PUT", f"policies/%2F/{name}", 201, body={"pattern": f"^{name}$", "definition": {key: large}, "apply-to": "streams"})
+    try:
+        def kept():
+            put(channel, q, *[b"x" * 100] * left)
+            if key == "max-age":
+                # Older than the argument allows.
+                time.sleep(1.3)
+            return channel.queue_declare(q, passive=True).method.message_count >= left
+        until(connection, kept, deadline=20)
+    finally:
+        done("DELETE", f"policies/%2F/{name}", 204)
+
+
+def test_the_exclusive_flag_of_a_streams_consumer_is_ignored_and_a_transaction_appends(connection, channel, stream):
+    for _ in range(2):
+        reader = connection.channel()
+        reader.basic_qos(prefetch_count=1)
+        reader.basic_consume(stream, lambda *_: None, exclusive=True)
+    channel = connection.channel()
+    channel.tx_select()
+    channel.basic_publish("", stream, b"tx")
+    channel.tx_commit()
+    assert channel.queue_declare(stream, passive=True).method.message_count == 11

@@ -186,6 +186,22 @@ def test_a_reply_goes_to_its_requester_and_to_the_queues_in_cc(channel, queue):
     assert drained(channel, queue) == [b"answer"]
 
 
+def test_a_requester_named_twice_gets_one_copy_with_the_key_it_was_published_with(channel, queue, name):
+    with Wire().open() as wire:
+        wire.channel()
+        wire.send(method(1, spec.Basic.Consume(queue="amq.rabbitmq.reply-to", no_ack=True)),
+                  publish(1, "", queue, b"ask", BasicProperties(reply_to="amq.rabbitmq.reply-to")))
+        to = take(channel, queue, auto_ack=True)[1].reply_to
+        put(channel, to, b"twice", headers={"CC": [to], "BCC": [to]})
+        put(channel, name, b"in CC", headers={"CC": [to]})
+        for key in (to, name):
+            assert wire.expect(spec.Basic.Deliver).routing_key == key
+        wire.send(method(1, spec.Basic.Qos()))
+        # One more copy would have come before.
+        wire.frame(), wire.frame()
+        assert isinstance(wire.frame().method, spec.Basic.QosOk)
+
+
 def test_a_consumer_that_reads_late_and_does_not_acknowledge_misses_nothing(channel, name):
     """Of a queue in memory, whose messages are nobody's once they are on their way."""
     bodies = [b"%d." % n + b"x" * 4096 for n in range(3000)]

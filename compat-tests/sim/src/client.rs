@@ -91,6 +91,7 @@ fn burst(
             flags: MessageFlags::default(),
             exchange: b"",
             routing_key: queue.name.as_bytes(),
+            blind_keys: &[],
             properties: &[0, 0],
             body: &[Bytes::from(body)],
         };

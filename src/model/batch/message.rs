@@ -11,6 +11,8 @@ use super::{HEADER_SIZE, MAGIC_SURVIVORS, MAGIC_WHOLE, VERSION};
 pub struct MessageFlags {
     /// The x-death headers in the properties are the broker's own, not a client's.
     pub died: bool,
+    /// A dead-letter routing key has taken the place of its keys: those in CC count no more.
+    pub rekeyed: bool,
 }
 
 /// A message to be written; bodies come as the frames' slices.
@@ -22,6 +24,8 @@ pub struct MessageParts<'a> {
     pub exchange: &'a [u8],
     /// Routing key, at most 255 bytes.
     pub routing_key: &'a [u8],
+    /// Further keys that its properties do not show: those of BCC.
+    pub blind_keys: &'a [Bytes],
     /// Property flags and list as on the wire.
     pub properties: &'a [u8],
     /// Body in order.
@@ -37,6 +41,8 @@ pub struct Message {
     pub exchange: Bytes,
     /// Routing key.
     pub routing_key: Bytes,
+    /// Further keys that its properties do not show.
+    pub blind_keys: Vec<Bytes>,
     /// Property flags and list as on the wire.
     pub properties: Bytes,
     /// Body.
@@ -58,9 +64,19 @@ pub enum MessageError {
 pub(super) fn encode(out: &mut Vec<u8>, parts: &MessageParts<'_>) -> (usize, usize) {
     let start = out.len();
     out.put_u64_le(0);
-    out.put_u8(u8::from(parts.flags.died));
+    let blind = !parts.blind_keys.is_empty();
+    out.put_u8(
+        u8::from(parts.flags.died) | u8::from(blind) << 1 | u8::from(parts.flags.rekeyed) << 2,
+    );
     put_short(out, parts.exchange);
     put_short(out, parts.routing_key);
+    if blind {
+        out.put_u32_le(parts.blind_keys.len() as u32);
+        for key in parts.blind_keys {
+            out.put_u32_le(key.len() as u32);
+            out.put_slice(key);
+        }
+    }
     out.put_u32_le(parts.properties.len() as u32);
     out.put_slice(parts.properties);
     let body = out.len();
@@ -103,6 +119,13 @@ pub fn message(payload: &Bytes, slot: u32) -> Result<Message, MessageError> {
     let exchange = slice(&mut reader, usize::from(len))?;
     let len = reader.u8().map_err(|_| corrupt)?;
     let routing_key = slice(&mut reader, usize::from(len))?;
+    let mut blind_keys = Vec::new();
+    if flags & 2 != 0 {
+        for _ in 0..reader.u32().map_err(|_| corrupt)? {
+            let len = reader.u32().map_err(|_| corrupt)?;
+            blind_keys.push(slice(&mut reader, len as usize)?);
+        }
+    }
     let len = reader.u32().map_err(|_| corrupt)?;
     let properties = slice(&mut reader, len as usize)?;
     let len = reader.rest().len();
@@ -110,9 +133,11 @@ pub fn message(payload: &Bytes, slot: u32) -> Result<Message, MessageError> {
     Ok(Message {
         flags: MessageFlags {
             died: flags & 1 != 0,
+            rekeyed: flags & 4 != 0,
         },
         exchange,
         routing_key,
+        blind_keys,
         properties,
         body,
     })

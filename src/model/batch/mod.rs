@@ -19,8 +19,9 @@
 //!
 //! The directory is one u32 per slot, the offset of the slot's message record; for survivors (slot u32, offset u32),
 //! sorted by slot. A message record is crc32 u32 of all that follows it, length u32 of what follows the length, then
-//! flags u8, exchange (u8 length), routing key (u8 length), properties (u32 length), body. The crc is checked each time
-//! a message is read for delivery; the body is written once and never copied again.
+//! flags u8, exchange (u8 length), routing key (u8 length), with flag 2 further keys (u32 count, then u32 length each),
+//! properties (u32 length), body. Flags: 1 the x-death headers are the broker's, 4 keys in CC count no more. The crc is
+//! checked each time a message is read for delivery; the body is written once and never copied again.
 
 mod command;
 mod message;

@@ -14,9 +14,13 @@ const PIPE: PipeId = PipeId {
 
 fn parts<'a>(key: &'a [u8], body: &'a [Bytes]) -> MessageParts<'a> {
     MessageParts {
-        flags: MessageFlags { died: true },
+        flags: MessageFlags {
+            died: true,
+            rekeyed: false,
+        },
         exchange: b"amq.topic",
         routing_key: key,
+        blind_keys: &[],
         properties: &[0x10, 0, 2],
         body,
     }
@@ -77,6 +81,30 @@ fn commands_and_messages_come_back_in_order() {
     assert!(read.flags.died);
     assert_eq!(message(&payload, 1).unwrap().body, Bytes::new());
     assert_eq!(message(&payload, 2), Err(MessageError::Missing(2)));
+}
+
+#[test]
+fn keys_that_the_properties_do_not_show_come_back() {
+    let mut builder = BatchBuilder::new(BufferPool::default());
+    let (body, keys) = (
+        [Bytes::from_static(b"x")],
+        [Bytes::from_static(b"one"), Bytes::from(vec![b'k'; 300])],
+    );
+    let mut parts = parts(b"a.b", &body);
+    parts.flags.rekeyed = true;
+    builder.publish(&[QueueId(1)], PublishOptions::default(), &parts);
+    parts.blind_keys = &keys;
+    builder.publish(&[QueueId(1)], PublishOptions::default(), &parts);
+    let payload = builder.seal(PIPE, 1, Millis(0));
+    for (slot, keys) in [(0, &[][..]), (1, &keys)] {
+        let read = message(&payload, slot).unwrap();
+        assert!(read.flags.died && read.flags.rekeyed);
+        assert_eq!(read.blind_keys, keys);
+        assert_eq!(
+            (&read.properties[..], &read.body[..]),
+            (parts.properties, &b"x"[..])
+        );
+    }
 }
 
 #[test]

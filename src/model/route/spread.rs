@@ -73,10 +73,13 @@ impl HashOf {
     }
 }
 
+/// Largest weight of a binding.
+const WEIGHT_MAX: i64 = 10_000;
+
 /// The weight a binding key stands for.
 ///
 /// # Errors
-/// 406 for what is no positive integer.
+/// 406 for what is no integer from 1 to [`WEIGHT_MAX`].
 pub(crate) fn weight(key: &str) -> Result<u32, ProtocolError> {
     let number: i64 = key
         .parse()
@@ -86,7 +89,12 @@ pub(crate) fn weight(key: &str) -> Result<u32, ProtocolError> {
             "The binding key must be greater than 0".to_owned(),
         ));
     }
-    Ok(u32::try_from(number).unwrap_or(u32::MAX))
+    if number > WEIGHT_MAX {
+        return Err(precondition(format!(
+            "The binding key must not exceed {WEIGHT_MAX}"
+        )));
+    }
+    Ok(u32::try_from(number).unwrap_or_default())
 }
 
 /// Targets with weights. Of several bindings to one target the lightest counts.
@@ -230,11 +238,15 @@ mod test {
 
     #[test]
     fn weights_are_positive_integers() {
-        assert_eq!(weight("10"), Ok(10));
+        assert_eq!((weight("10"), weight("10000")), (Ok(10), Ok(10_000)));
         for (key, text) in [
             (
                 "0",
                 "406 PRECONDITION_FAILED - The binding key must be greater than 0",
+            ),
+            (
+                "10001",
+                "406 PRECONDITION_FAILED - The binding key must not exceed 10000",
             ),
             (
                 "a",

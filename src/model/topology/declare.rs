@@ -56,7 +56,6 @@ impl Topology {
                 created: false,
             });
         }
-        check_queue_limit(vhost, &declare.name)?;
         let effective = kind.and_then(|kind| {
             vhost
                 .policies
@@ -69,6 +68,7 @@ impl Topology {
             return Err(unsupported_type(vhost, name, &arguments, &type_name));
         };
         validate(&declare.vhost, &declare.name, kind, &arguments)?;
+        check_queue_limit(vhost, &declare.name)?;
         check_properties(&declare, kind, &title)?;
         let local = declare.exclusive || declare.sets.iter().any(|set| set.is_local());
         let known = self

@@ -140,6 +140,7 @@ fn cc_and_bcc_are_more_keys_and_bcc_is_not_passed_on() {
     peer.bytes(&publish_with(1, "q", &properties(&sent), "x"));
     let publish = published(&mut peer);
     assert_eq!(publish.more_keys, ["a", "b", "c"]);
+    assert_eq!(publish.blind, 1);
     assert!(publish.properties.header(b"BCC").is_none());
     assert_eq!(publish.properties.header(b"CC"), Some(keys(&["a", "b"])));
 }
