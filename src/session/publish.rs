@@ -91,7 +91,9 @@ fn check_properties(
         Some(text) => Some(expiration(&text)?),
         None => None,
     };
-    (request.more_keys, request.blind) = copy_keys(properties)?;
+    if properties.has_headers() {
+        (request.more_keys, request.blind) = copy_keys(properties)?;
+    }
     if let Some(id) = properties.user_id()
         && !core.impersonator
         && id[..] != *core.user.as_bytes()
@@ -105,7 +107,9 @@ fn check_properties(
     if let Some(replied) = replied {
         request.properties = replied;
     }
-    request.properties = request.properties.without_header(b"BCC");
+    if request.properties.has_headers() {
+        request.properties = request.properties.without_header(b"BCC");
+    }
     Ok(())
 }
 
