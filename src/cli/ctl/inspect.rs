@@ -526,16 +526,30 @@ fn eval(call: &Call) -> Result<Output, Failure> {
     }
 }
 
-/// User and password in Puppet's check of a login.
+/// User and password in Puppet's check of a login: two Erlang strings, each made a binary.
 fn login(expression: &str) -> Option<(String, String)> {
-    let inner = expression.strip_prefix("rabbit_access_control:check_user_pass_login(")?;
-    let inner = inner.strip_suffix(')')?;
-    let (user, password) = inner.split_once(',')?;
-    let text = |binary: &str| {
-        let binary = binary.trim().strip_prefix("<<\"")?.strip_suffix("\">>")?;
-        Some(binary.replace("\\\"", "\"").replace("\\\\", "\\"))
+    let rest = expression.strip_prefix("rabbit_access_control:check_user_pass_login(")?;
+    let (user, rest) = binary(rest)?;
+    let (password, rest) = binary(rest.strip_prefix(',')?.trim_start())?;
+    (rest == ")").then_some((user, password))
+}
+
+/// The text of `<<"…">>` or `list_to_binary("…")`, and what follows it.
+fn binary(expression: &str) -> Option<(String, &str)> {
+    let (rest, closing) = match expression.strip_prefix("<<\"") {
+        Some(rest) => (rest, "\">>"),
+        None => (expression.strip_prefix("list_to_binary(\"")?, "\")"),
     };
-    Some((text(user)?, text(password)?))
+    let mut text = String::new();
+    let mut characters = rest.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return Some((text, rest.get(at..)?.strip_prefix(closing)?)),
+            '\\' => text.push(characters.next()?.1),
+            _ => text.push(character),
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -557,8 +571,17 @@ mod tests {
 
     #[test]
     fn a_login_is_read_from_the_expression_puppet_sends() {
-        let expression = r#"rabbit_access_control:check_user_pass_login(<<"u">>, <<"p\"w">>)"#;
-        assert_eq!(login(expression), Some(("u".to_owned(), "p\"w".to_owned())));
+        for (arguments, want) in [
+            (r#"list_to_binary("u"), list_to_binary("p, \"w")"#, Some("p, \"w")),
+            (r#"<<"u">>, <<"p\\w">>"#, Some("p\\w")),
+            (r#"list_to_binary("u"), list_to_binary("p "w")"#, None),
+            (r#"list_to_binary("u"), list_to_binary("p"), 1"#, None),
+            (r#"list_to_binary("u")"#, None),
+        ] {
+            let expression = format!("rabbit_access_control:check_user_pass_login({arguments})");
+            let want = want.map(|password| ("u".to_owned(), password.to_owned()));
+            assert_eq!(login(&expression), want, "{arguments}");
+        }
         assert_eq!(login("os:cmd(\"id\")"), None);
     }
 }
