@@ -502,12 +502,10 @@ pub fn led_lengths(api: &Api) -> [u64; 3] {
 
 fn gauges(api: &Api) -> [u64; 8] {
     let usage = alarm::measure(&api.limits.data_dir);
-    let stats = &api.node.stats;
-    let tasks = stats.connections.get() + stats.channels.get();
     [
         super::super::metrics::open_fds(),
         0,
-        u64::try_from(tasks).unwrap_or(0),
+        super::super::metrics::tasks(),
         usage.memory_bytes,
         usage.disk_free_bytes,
         0,

@@ -30,7 +30,7 @@ use self::text::Text;
 use super::web::WebListener;
 use crate::broker::{Node, alarm};
 
-pub(super) use self::node::{max_fds, open_fds};
+pub(super) use self::node::{max_fds, open_fds, tasks};
 
 /// Long scrapes that run at once; more wait.
 const SCRAPES_MAX: usize = 2;

@@ -76,7 +76,6 @@ pub fn detailed(text: &mut Text, state: &MetricsState, family: &str) {
 fn coarse(text: &mut Text, state: &MetricsState) {
     let usage = alarm::measure(&state.limits.data_dir);
     let stats = &state.node.stats;
-    let tasks = stats.connections.get() + stats.channels.get();
     let rows = [
         ("process_open_fds", "Open file descriptors", open_fds()),
         (
@@ -96,8 +95,8 @@ fn coarse(text: &mut Text, state: &MetricsState) {
         ),
         (
             "erlang_processes_used",
-            "Connections and channels, which RabbitMQ runs a process for",
-            u64::try_from(tasks).unwrap_or(0),
+            "Tasks, which stand for Erlang's processes",
+            tasks(),
         ),
     ];
     for (name, help, value) in rows {
@@ -373,6 +372,12 @@ pub fn memory(text: &mut Text) {
 /// Open file descriptors.
 pub fn open_fds() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
+}
+
+/// Tasks of the runtime this is called on: what Erlang's processes are to RabbitMQ, so at least one.
+pub fn tasks() -> u64 {
+    let runtime = tokio::runtime::Handle::try_current();
+    runtime.map_or(0, |runtime| runtime.metrics().num_alive_tasks() as u64)
 }
 
 /// How many there may be.
