@@ -54,6 +54,9 @@ def test_who_asks_is_checked_before_anything_else():
     wrong = call("GET", "overview", password="wrong")
     assert wrong.status == 401
     assert wrong.json == {"error": "not_authorized", "reason": "Not_Authorized"}
+    bearer = call("GET", "overview", user=None, headers={"Authorization": "Bearer none"})
+    assert (bearer.status, bearer.json["error"], bearer.headers["WWW-Authenticate"]) == (401, "not_authorized", None)
+    assert call("GET", "overview", user=None, headers={"Authorization": "Basic ***"}).status == 400
     assert get("whoami") == {"name": "guest", "tags": ["administrator"], "is_internal_user": True}
 
 
@@ -69,10 +72,16 @@ def test_tags_decide_what_is_seen_and_changed(user, queue):
     assert status("GET", "users", "monitoring").json == {
         "error": "not_authorised", "reason": "Not administrator user"}
     assert status("GET", "users", "administrator").status == 200
-    # Without permissions in it a vhost is not for a management user, but for a monitor.
-    assert status("GET", f"queues/{VHOST}", "management").status == 401
-    assert status("GET", "queues", "management").json == []
-    assert status("GET", f"queues/{VHOST}/{queue}", "monitoring").status == 200
+    # Without permissions in it what is in a vhost is for an administrator; a monitor learns that the vhost is there.
+    for tag in ("management", "monitoring", "policymaker"):
+        for path in (f"queues/{VHOST}", f"queues/{VHOST}/{queue}", f"exchanges/{VHOST}", f"bindings/{VHOST}",
+                     f"queues/{VHOST}/{queue}/bindings", f"vhosts/{VHOST}/connections", f"aliveness-test/{VHOST}"):
+            assert status("GET", path, tag).json["reason"] == "User not authorised to access virtual host", (tag, path)
+        for path in ("queues", "exchanges", "bindings", "policies"):
+            assert status("GET", path, tag).json == [], (tag, path)
+    assert status("GET", f"queues/{VHOST}/{queue}", "administrator").status == 200
+    assert status("GET", "vhosts", "management").json == [] != status("GET", "vhosts", "monitoring").json
+    assert status("GET", f"vhost-limits/{VHOST}", "monitoring").status == 200
     body = {"pattern": "^none$", "definition": {"max-length": 1}}
     assert status("PUT", f"policies/{VHOST}/{user}", "management", body=body).status == 401
     assert status("PUT", f"policies/{VHOST}/{user}", "policymaker", body=body).status == 401
@@ -87,7 +96,20 @@ def test_paths_methods_and_bodies_that_make_no_sense_are_refused():
     assert wrong.status == 405 and "GET" in wrong.headers["Allow"]
     assert call("GET", "users/%zz").status == 400
     assert call("PUT", "users/x", raw=b"{nonsense").json == {"error": "bad_request", "reason": "not_json"}
-    assert call("PUT", "users/x", body=[1]).status == 400
+    assert call("PUT", "users/x", body=[1]).json["reason"] == "not_json"
+    assert "doubly" in call("PUT", "users/x", body="{}").json["reason"]
+    for path, body in (("exchanges/%2F/none/publish", {"properties": {}, "routing_key": "", "payload": "", "payload_encoding": "string"}),
+                       ("bindings/%2F/e/amq.topic/q/none", {}), ("bindings/%2F/e/none/e/amq.topic", {})):
+        missing = call("POST", path, body=body)
+        assert (missing.status, missing.json["error"]) == (404, "not_found"), path
+    for method, path in (("PUT", "queues/%2F/amq.mine"), ("PUT", "exchanges/%2F/amq.mine"), ("DELETE", "exchanges/%2F/amq.topic"),
+                         ("DELETE", "exchanges/%2F/amq.default")):
+        refused = call(method, path, body={})
+        assert (refused.status, refused.json["error"]) == (401, "not_authorised"), (method, path)
+    assert get("parameters/nothing") == [] and call("GET", "user-limits/nobody").status == 404
+    assert call("DELETE", "exchanges/%2F/none").headers["Content-Type"] == "application/json"
+    made = done("PUT", "exchanges/%2F/amq.topic", 204, body={"type": "topic", "durable": True})
+    assert made.headers["Content-Type"] is None and made.body == b""
     assert call("PUT", "users/x", body={"password": "p"}).json["reason"] == "tags_not_present"
     assert call("PUT", "vhosts/x", raw=b" " * 10_000_001).status == 400
     deep = b'{"arguments":' + b'{"a":' * 60 + b"1" + b"}" * 61

@@ -572,7 +572,10 @@ mod tests {
     #[test]
     fn a_login_is_read_from_the_expression_puppet_sends() {
         for (arguments, want) in [
-            (r#"list_to_binary("u"), list_to_binary("p, \"w")"#, Some("p, \"w")),
+            (
+                r#"list_to_binary("u"), list_to_binary("p, \"w")"#,
+                Some("p, \"w"),
+            ),
             (r#"<<"u">>, <<"p\\w">>"#, Some("p\\w")),
             (r#"list_to_binary("u"), list_to_binary("p "w")"#, None),
             (r#"list_to_binary("u"), list_to_binary("p"), 1"#, None),

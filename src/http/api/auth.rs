@@ -62,34 +62,37 @@ impl Who {
     }
 }
 
-fn credentials(request: &Request) -> Option<(String, String)> {
-    let header = request.header("authorization")?;
-    let (scheme, rest) = header.split_once(' ')?;
+/// What a request says in the scheme Basic.
+///
+/// # Errors
+/// 401 if it says nothing, 400 if it cannot be read.
+fn credentials(request: &Request) -> Result<(String, String), ApiError> {
+    let mut error = ApiError::new(StatusCode::UNAUTHORIZED, "not_authorized", "Not_Authorized");
+    let header = request.header("authorization").unwrap_or_default();
+    let (scheme, rest) = header.split_once(' ').unwrap_or_default();
     if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
+        error.challenge = !scheme.eq_ignore_ascii_case("bearer");
+        return Err(error);
     }
-    let bytes = STANDARD.decode(rest.trim()).ok()?;
-    let text = String::from_utf8(bytes).ok()?;
-    let (user, password) = text.split_once(':')?;
-    Some((user.to_owned(), password.to_owned()))
+    let text = STANDARD.decode(rest.trim()).ok();
+    let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
+    match text.as_deref().and_then(|text| text.split_once(':')) {
+        Some((user, password)) => Ok((user.to_owned(), password.to_owned())),
+        None => Err(ApiError::bad_request("malformed credentials")),
+    }
 }
 
 /// The user who asks, with any of the management tags.
 ///
 /// # Errors
-/// 401, and 429 for a source that guesses.
+/// 401, 400 for credentials that cannot be read, and 429 for a source that guesses.
 pub fn who(
     node: &Node,
     brake: &Failures,
     request: &Request,
     peer: IpAddr,
 ) -> Result<Who, ApiError> {
-    let Some((user, password)) = credentials(request) else {
-        let status = StatusCode::UNAUTHORIZED;
-        let mut error = ApiError::new(status, "not_authorized", "Not_Authorized");
-        error.challenge = true;
-        return Err(error);
-    };
+    let (user, password) = credentials(request)?;
     login(node, brake, (user, &password), peer)
 }
 

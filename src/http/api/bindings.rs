@@ -161,7 +161,10 @@ impl Ends<'_> {
             return context.all(rows(context, |binding| self.are(binding)));
         }
         if !topology.read(|topology| self.exist(topology)) {
-            return Err(ApiError::not_found());
+            return Err(match context.is("POST") {
+                true => ApiError::missing("no such exchange or queue"),
+                false => ApiError::not_found(),
+            });
         }
         let Some(key) = key else {
             return self.make(context).await;

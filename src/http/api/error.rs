@@ -92,6 +92,7 @@ impl From<ProtocolError> for ApiError {
             ReplyCode::AccessRefused if error.text.contains("refused for user") => {
                 Self::not_authorised("Access refused.")
             }
+            ReplyCode::AccessRefused => Self::not_authorised(&error.text),
             ReplyCode::ConnectionForced => Self::unavailable("the node stops"),
             _ => Self::bad_request(error.text.to_string()),
         }

@@ -87,7 +87,9 @@ fn of_vhosts(context: &Context, wanted: Option<&str>) -> Answer {
         });
         limits.collect()
     });
-    let seen = rows.into_iter().filter(|(vhost, _)| context.sees(vhost));
+    let seen = rows
+        .into_iter()
+        .filter(|(vhost, _)| context.sees_vhost(vhost));
     context.all(
         seen.map(|(vhost, value)| json!({"vhost": vhost, "value": value}))
             .collect(),
@@ -100,6 +102,10 @@ fn of_users(context: &Context, wanted: Option<&str>) -> Answer {
         return Err(ApiError::not_authorised("Not administrator user"));
     }
     let topology = &context.node().cluster.topology;
+    let known = |user| topology.read(|topology| topology.user(user).is_some());
+    if !wanted.is_none_or(known) {
+        return Err(ApiError::not_found());
+    }
     let rows = topology.read(|topology| {
         let users = topology.users();
         let users = users.filter(|user| wanted.is_none_or(|wanted| wanted == user.name));

@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 
+use axum::http::StatusCode;
 use fancy_regex::RegexBuilder;
 use serde_json::{Map, Value, json};
 
@@ -23,29 +24,29 @@ struct Page {
     size: usize,
 }
 
-fn whole(request: &Request, name: &str, default: usize) -> Result<usize, ApiError> {
-    let Some(text) = request.parameter(name) else {
-        return Ok(default);
-    };
-    match text.parse() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err(ApiError::bad_request("Pagination parameters are invalid")),
-    }
+fn whole(request: &Request, name: &str) -> Result<Option<i64>, ApiError> {
+    let number = request.parameter(name).map(str::parse).transpose();
+    number.map_err(|_| ApiError::bad_request("Pagination parameters are invalid"))
 }
 
 fn page(request: &Request) -> Result<Option<Page>, ApiError> {
-    if request.parameter("page").is_none() {
+    let (number, size) = (whole(request, "page")?, whole(request, "page_size")?);
+    let Some(number) = number else {
         return Ok(None);
+    };
+    let given = size.map_or_else(|| "undefined".to_owned(), |size| size.to_string());
+    let sizes = 1..=PAGE_SIZE_MAX;
+    let size = size.map_or(Some(PAGE_SIZE), |size| usize::try_from(size).ok());
+    match (usize::try_from(number), size) {
+        (Ok(number), Some(size)) if number > 0 && sizes.contains(&size) => {
+            Ok(Some(Page { number, size }))
+        }
+        _ => Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_pagination_parameters",
+            format!("Invalid pagination parameters: page number {number}, page size {given}"),
+        )),
     }
-    let number = whole(request, "page", 1)?;
-    let size = whole(request, "page_size", PAGE_SIZE)?;
-    if size > PAGE_SIZE_MAX {
-        let reason = format!(
-            "Invalid pagination parameters: page number {number}, page size {size}. Max page size is {PAGE_SIZE_MAX}"
-        );
-        return Err(ApiError::bad_request(reason));
-    }
-    Ok(Some(Page { number, size }))
 }
 
 type Filter = Box<dyn Fn(&str) -> bool + Send>;
@@ -266,7 +267,7 @@ impl Page {
         if from >= len && self.number > 1 {
             let (page, size) = (self.number, self.size);
             let reason = format!("Page out of range, page: {page} page size: {size}, len: {len}");
-            let status = axum::http::StatusCode::BAD_REQUEST;
+            let status = StatusCode::BAD_REQUEST;
             return Err(ApiError::new(status, "page_out_of_range", reason));
         }
         Ok(from)

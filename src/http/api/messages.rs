@@ -21,7 +21,7 @@ pub async fn publish(context: &Context, vhost: &str, exchange: &str) -> Answer {
     let exchange = named(exchange);
     let topology = &context.node().cluster.topology;
     if topology.read(|topology| topology.exchange(vhost, exchange).is_none()) {
-        return Err(ApiError::not_found());
+        return Err(ApiError::missing("exchange_not_found"));
     }
     let body = context.request.object()?;
     body.need(&["properties", "routing_key", "payload", "payload_encoding"])?;

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
 use futures_util::{Stream, StreamExt};
@@ -116,6 +116,8 @@ enum Reply {
     Created(Option<String>),
     /// 204.
     Done,
+    /// 200 without a body, with `Allow`.
+    Allowed(String),
     /// 200, to be saved under this name.
     Download(Value, String),
     /// 200 with a list that is rendered while it is sent.
@@ -246,6 +248,9 @@ async fn answer(
         Ok(reply) => accepted(reply, encoding),
         Err(error) => refused(&error),
     };
+    if response.body().size_hint().exact() == Some(0) {
+        response.headers_mut().remove(header::CONTENT_TYPE);
+    }
     let names = silent.into_iter().collect::<Vec<_>>().join(", ");
     if !names.is_empty()
         && let Ok(names) = HeaderValue::from_str(&names)
@@ -297,7 +302,7 @@ async fn perform(
     let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
     let route = routes::find(&path).ok_or_else(ApiError::not_found)?;
     if request.method == Method::OPTIONS {
-        return Ok(Reply::Done);
+        return Ok(Reply::Allowed(route.allow()));
     }
     if !route
         .methods
@@ -305,7 +310,7 @@ async fn perform(
         .any(|method| method == request.method.as_str())
     {
         let mut error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "");
-        error.allow = Some(route.methods.replace(' ', ", ") + ", HEAD, OPTIONS");
+        error.allow = Some(route.allow());
         return Err(error);
     }
     let open = route.read == routes::Tag::Nobody;
@@ -379,6 +384,11 @@ impl Context {
 
     /// Whether the user may see what is in a vhost.
     fn sees(&self, vhost: &str) -> bool {
+        self.who.is_administrator() || self.may_use(vhost)
+    }
+
+    /// Whether the user may see that there is a vhost, and what limits it has.
+    fn sees_vhost(&self, vhost: &str) -> bool {
         self.who.is_monitor() || self.may_use(vhost)
     }
 
@@ -452,6 +462,7 @@ fn accepted(reply: Reply, encoding: Encoding) -> Response<Body> {
         ),
         Reply::Created(None) => written(StatusCode::CREATED, Vec::new(), &[]),
         Reply::Done => written(StatusCode::NO_CONTENT, Vec::new(), &[]),
+        Reply::Allowed(methods) => written(StatusCode::OK, Vec::new(), &[(header::ALLOW, methods)]),
     }
 }
 

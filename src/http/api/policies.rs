@@ -166,12 +166,6 @@ fn parameters(context: &Context, rest: &[&str]) -> Answer {
                 .as_str()
                 .is_some_and(|vhost| context.sees(vhost))
     });
-    if let [component, ..] = rest
-        && !COMPONENTS.contains(component)
-        && rows.is_empty()
-    {
-        return Err(ApiError::not_found());
-    }
     if rest.len() == 3 {
         return context.one(rows.pop().ok_or_else(ApiError::not_found)?);
     }

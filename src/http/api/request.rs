@@ -105,8 +105,10 @@ impl Request {
         match serde_json::from_slice(trimmed) {
             Ok(Value::Object(object)) => Ok(Body(object)),
             Ok(Value::Null) => Ok(Body(Map::new())),
-            Ok(_) => Err(ApiError::bad_request("not_a_json_object")),
-            Err(_) => Err(ApiError::bad_request("not_json")),
+            Ok(Value::String(_)) => Err(ApiError::bad_request(
+                "invalid payload: the request body JSON-decoded to a string. Is the input doubly-JSON-encoded?",
+            )),
+            Ok(_) | Err(_) => Err(ApiError::bad_request("not_json")),
         }
     }
 

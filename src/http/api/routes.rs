@@ -15,8 +15,10 @@ use super::{
 pub enum Tag {
     /// Anybody, without credentials.
     Nobody,
-    /// Any management tag; with a vhost in the path, one who may see it.
+    /// Any management tag; with a vhost in the path, one who may see what is in it.
     Any,
+    /// Any management tag; with a vhost in the path, one who may see that it is there.
+    Vhost,
     /// `monitoring`.
     Monitor,
     /// `policymaker`, with a vhost in the path one who may use it.
@@ -45,7 +47,7 @@ const fn row(path: &'static str, methods: &'static str, read: Tag, write: Tag) -
     }
 }
 
-use Tag::{Admin, Any, Monitor, Nobody, Policy};
+use Tag::{Admin, Any, Monitor, Nobody, Policy, Vhost};
 
 const TABLE: &[Route] = &[
     row("overview", "GET", Any, Any),
@@ -118,7 +120,7 @@ const TABLE: &[Route] = &[
     row("topic-permissions/*/*", "GET PUT DELETE", Admin, Admin),
     row("topic-permissions/*/*/*", "DELETE", Admin, Admin),
     row("vhost-limits", "GET", Any, Any),
-    row("vhost-limits/{v}", "GET", Any, Any),
+    row("vhost-limits/{v}", "GET", Vhost, Vhost),
     row("vhost-limits/*/*", "PUT DELETE", Admin, Admin),
     row("user-limits", "GET", Any, Any),
     row("user-limits/*", "GET", Any, Any),
@@ -151,7 +153,7 @@ const TABLE: &[Route] = &[
     row("bindings/{v}/e/*/*/*", "GET POST", Any, Any),
     row("bindings/{v}/e/*/*/*/*", "GET DELETE", Any, Any),
     row("consumers", "GET", Any, Any),
-    row("consumers/{v}", "GET", Any, Any),
+    row("consumers/{v}", "GET", Vhost, Vhost),
     row("connections", "GET", Any, Any),
     row("connections/username/*", "GET DELETE", Any, Any),
     row("connections/*", "GET DELETE", Any, Any),
@@ -200,6 +202,15 @@ pub fn find(path: &[&str]) -> Option<&'static Route> {
 }
 
 impl Route {
+    /// What `Allow` says.
+    pub fn allow(&self) -> String {
+        let methods = self.methods.replace(' ', ", ");
+        match methods.contains("GET") {
+            true => format!("HEAD, {methods}, OPTIONS"),
+            false => format!("{methods}, OPTIONS"),
+        }
+    }
+
     fn vhost<'a>(&self, path: &[&'a str]) -> Option<&'a str> {
         let at = self.path.split('/').position(|part| part == "{v}")?;
         path.get(at).copied()
@@ -231,10 +242,10 @@ impl Route {
                 false => ApiError::missing("vhost_not_found"),
             });
         }
-        let seen = if reads {
-            context.sees(vhost)
-        } else {
-            context.may_use(vhost)
+        let seen = match (reads, tag) {
+            (true, Tag::Vhost) => context.sees_vhost(vhost),
+            (true, _) => context.sees(vhost),
+            (false, _) => context.may_use(vhost),
         };
         if !seen && !who.is_administrator() {
             return refuse("User not authorised to access virtual host");

@@ -65,7 +65,9 @@ async fn all(context: &Context) -> Answer {
             .map(|name| (name.to_owned(), settings(name)))
             .collect()
     });
-    let seen = known.into_iter().filter(|(name, _)| context.sees(name));
+    let seen = known
+        .into_iter()
+        .filter(|(name, _)| context.sees_vhost(name));
     let name: fn(&(String, VhostSettings)) -> (&str, &str) = |(name, _)| ("", name);
     let chosen = list::choose(&context.request, seen.collect(), name)?;
     let rows = chosen.rows.iter();
