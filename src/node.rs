@@ -173,6 +173,8 @@ impl Running {
         let (front, core) = (Supervisor::default(), Supervisor::default());
         let peers = Supervisor::default();
         let options = enter(&settings, &mut identity, &core, &peers).await?;
+        let id = options.membership.formation.cluster;
+        settings.names.cluster_id = format!("rabbitmq-cluster-id-{id:016x}");
         let (cluster, effects) = Cluster::start(options, &core).await?;
         let (alarm_tx, alarm_rx) = watch::channel(alarm::Alarm::default());
         let (memory, disk) = (settings.memory_limit_bytes, settings.disk_free_limit_bytes);

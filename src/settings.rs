@@ -31,6 +31,7 @@ impl From<&Config> for Settings {
         let names = Names {
             node: config.node_name.clone(),
             cluster: config.cluster_name.clone(),
+            cluster_id: String::new(),
             version: own("version"),
             product: own("product"),
             default_queue_type: config.default_queue_type.clone(),

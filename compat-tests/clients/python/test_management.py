@@ -144,6 +144,16 @@ def test_the_cluster_can_be_renamed():
     done("PUT", "cluster-name", 204, body={"name": before})
 
 
+def test_the_cluster_has_an_id_that_nobody_changes():
+    path = "global-parameters/internal_cluster_id"
+    own = get(path)["value"]
+    assert own.startswith("rabbitmq-cluster-id-")
+    assert call("PUT", path, body={"value": "x"}).status == 400 == call("DELETE", path).status
+    done("POST", "definitions", 204, body={"global_parameters": [{"name": "internal_cluster_id", "value": "of another cluster"}]})
+    assert get(path)["value"] == own
+    assert {"name": "internal_cluster_id", "value": own} in get("definitions")["global_parameters"]
+
+
 def test_health_checks_say_ok_or_why_not():
     port = pika.URLParameters(URL).port
     for check in ("alarms", "local-alarms", "virtual-hosts", "node-is-quorum-critical", "is-in-service",

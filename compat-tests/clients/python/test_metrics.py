@@ -62,8 +62,8 @@ def test_every_endpoint_has_one_identity_and_one_build(path, endpoint):
     assert len(named(samples, "rabbitmq_build_info")) == 1
     (identity,) = named(samples, "rabbitmq_identity_info")
     assert f'rabbitmq_endpoint="{endpoint}"' in identity
-    for label in ("rabbitmq_node", "rabbitmq_cluster", "rabbitmq_cluster_permanent_id"):
-        assert f'{label}="' in identity
+    for label in ('rabbitmq_node="', 'rabbitmq_cluster="', 'rabbitmq_cluster_permanent_id="rabbitmq-cluster-id-'):
+        assert label in identity
 
 
 def test_everything_the_dashboards_query_is_there():

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::Names;
 use super::error::ApiError;
 use super::{Answer, Context, Reply, import, json as values, permissions, policies, users, vhosts};
 use crate::model::topology::{PolicyScope, Topology};
@@ -16,11 +17,11 @@ pub async fn answer(context: &Context) -> Answer {
         return import::answer(context, vhost).await;
     }
     let topology = &context.node().cluster.topology;
+    let names = &context.api.names;
     let mut document = topology.read(|topology| match vhost {
-        None => whole(topology),
+        None => whole(topology, names),
         Some(vhost) => of_vhost(topology, vhost),
     });
-    let names = &context.api.names;
     let head = json!({
         "rabbit_version": names.version,
         "rabbitmq_version": names.version,
@@ -43,7 +44,7 @@ pub async fn answer(context: &Context) -> Answer {
     }
 }
 
-fn whole(topology: &Topology) -> Map<String, Value> {
+fn whole(topology: &Topology, names: &Names) -> Map<String, Value> {
     let mut document = objects(topology, None);
     let people = topology.users();
     let mut rights = Vec::new();
@@ -67,15 +68,12 @@ fn whole(topology: &Topology) -> Map<String, Value> {
         }
         row
     });
-    let globals = topology.globals();
-    let globals =
-        globals.map(|(name, value)| json!({"name": name, "value": values::from_amqp(value)}));
     let lists: [(&str, Vec<Value>); 5] = [
         ("users", people.map(users::row).collect()),
         ("vhosts", hosts.collect()),
         ("permissions", rights),
         ("topic_permissions", topics),
-        ("global_parameters", globals.collect()),
+        ("global_parameters", policies::global_rows(topology, names)),
     ];
     document.extend(lists.map(|(key, rows)| (key.to_owned(), Value::Array(rows))));
     document

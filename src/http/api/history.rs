@@ -194,15 +194,25 @@ fn per_second(new: (u64, u64), old: (u64, u64)) -> f64 {
     (new.1 as f64 - old.1 as f64) * 1000.0 / ms as f64
 }
 
-/// `X_details`: the rate, and with a window the samples in it.
-pub fn details(rate: f64, history: Option<&History>, column: usize, range: Option<Range>) -> Value {
+/// `X_details`: the rate, and with a window the samples in it; what is `now`, at that time (ms), where there are none yet:
+/// clients take the newest sample without a look at how many there are.
+pub fn details(
+    rate: f64,
+    history: Option<(&History, usize)>,
+    range: Option<Range>,
+    now: (u64, u64),
+) -> Value {
     let mut details = json!({"rate": rate});
     let Some(range) = range else {
         return details;
     };
-    let points = history.map_or_else(Vec::new, |history| history.window(column, range));
+    let mut points =
+        history.map_or_else(Vec::new, |(history, column)| history.window(column, range));
+    if points.is_empty() {
+        points.push((now.0 - now.0 % (range.incr.max(EVERY_S) * 1000), now.1));
+    }
     let sum: u64 = points.iter().map(|(_, value)| value).sum();
-    details["avg"] = json!(sum as f64 / points.len().max(1) as f64);
+    details["avg"] = json!(sum as f64 / points.len() as f64);
     details["avg_rate"] = match (points.first(), points.last()) {
         (Some(new), Some(old)) if points.len() > 1 => json!(per_second(*new, *old)),
         _ => json!(0.0),
@@ -290,6 +300,25 @@ mod test {
         assert!((47..=49).contains(&day.len()), "{}", day.len());
         let kept: usize = history.rings.iter().map(VecDeque::len).sum();
         assert!(kept <= 121 + 61 + 49 + 48, "{kept}");
+    }
+
+    #[test]
+    fn a_window_without_samples_shows_what_is_now() {
+        let (range, empty) = (Range { age: 60, incr: 30 }, History::new(BASIC));
+        for history in [None, Some((&empty, 0))] {
+            let shown = details(0.0, history, Some(range), (100_700, 7));
+            assert_eq!(
+                shown["samples"],
+                json!([{"timestamp": 90_000, "sample": 7}])
+            );
+            assert_eq!(shown["avg"], 7.0);
+        }
+        let filled = filled(1_000);
+        let shown = details(0.0, Some((&filled, 1)), Some(range), (1_000_000, 7));
+        assert_eq!(
+            shown["samples"][0],
+            json!({"timestamp": 990_000, "sample": 9_900})
+        );
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Policies, operator policies, runtime parameters and global parameters.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
+use super::super::Names;
 use super::error::ApiError;
 use super::request::Body;
 use super::{Answer, Context, Reply, json as values, limits, put};
@@ -16,6 +19,9 @@ pub const COMPONENTS: [&str; 4] = [
     "federation-upstream-set",
     "vhost-limits",
 ];
+
+/// The global parameter that tells one cluster from another.
+const CLUSTER_ID: &str = "internal_cluster_id";
 
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
@@ -182,6 +188,22 @@ pub fn parameter_commands(
     if !COMPONENTS.contains(&component) {
         return Err(invalid(&format!("component {component} not found")));
     }
+    let needed: &[&str] = match component {
+        "federation-upstream" => &["uri"],
+        "shovel" => &["dest-uri", "src-uri"],
+        _ => &[],
+    };
+    for key in needed {
+        match value.get(key) {
+            Some(Value::String(_) | Value::Array(_)) => {}
+            Some(other) => {
+                return Err(invalid(&format!(
+                    "{key} should be list, actually was {other}"
+                )));
+            }
+            None => return Err(invalid(&format!("Key \"{key}\" not found in {name}"))),
+        }
+    }
     if component != "vhost-limits" {
         return Ok(vec![SettingsCommand::PutParameter {
             component: component.to_owned(),
@@ -245,14 +267,21 @@ async fn parameter(context: &Context, component: &str, vhost: &str, name: &str) 
     put(existed)
 }
 
+/// All global parameters, as listings show them; what identifies the cluster is its own, whatever was imported.
+pub fn global_rows(topology: &Topology, names: &Names) -> Vec<Value> {
+    let globals = topology.globals();
+    let stored = globals.filter(|(name, _)| *name != CLUSTER_ID);
+    let stored = stored.map(|(name, value)| (name.to_owned(), values::from_amqp(value)));
+    let id = (CLUSTER_ID.to_owned(), json!(names.cluster_id));
+    let rows: BTreeMap<String, Value> = stored.chain([id]).collect();
+    let rows = rows.into_iter();
+    rows.map(|(name, value)| json!({"name": name, "value": value}))
+        .collect()
+}
+
 async fn globals(context: &Context, rest: &[&str]) -> Answer {
     let topology = &context.node().cluster.topology;
-    let rows: Vec<Value> = topology.read(|topology| {
-        let globals = topology.globals();
-        let rows =
-            globals.map(|(name, value)| json!({"name": name, "value": values::from_amqp(value)}));
-        rows.collect()
-    });
+    let rows = topology.read(|topology| global_rows(topology, &context.api.names));
     let Some(name) = rest.first() else {
         return context.all(rows);
     };
@@ -260,6 +289,7 @@ async fn globals(context: &Context, rest: &[&str]) -> Answer {
     let name = (*name).to_owned();
     match context.request.method.as_str() {
         "GET" => context.one(known.ok_or_else(ApiError::not_found)?),
+        _ if name == CLUSTER_ID => Err(ApiError::bad_request("it identifies the cluster")),
         "DELETE" if known.is_none() => Err(ApiError::not_found()),
         "DELETE" => {
             let delete = SettingsCommand::DeleteGlobal { name };

@@ -366,7 +366,7 @@ impl Samples {
             Object::Node => kept.node.as_ref(),
             _ => kept.watched.get(object).map(|watched| &watched.history),
         };
-        let mut table = Map::new();
+        let (mut table, now) = (Map::new(), SystemClock.now().0);
         for (at, (name, value)) in names.iter().zip(values).enumerate() {
             let rate = rates.and_then(|rates| rates.get(from + at));
             let rate = rate.map_or(0.0, |rate| f64::from(*rate));
@@ -374,7 +374,8 @@ impl Samples {
             // A counter falls when a replica begins anew.
             let rate = if gauge { rate } else { rate.max(0.0) };
             table.insert((*name).to_owned(), json!(value));
-            let shown = details(rate, history, from + at, range);
+            let history = history.map(|history| (history, from + at));
+            let shown = details(rate, history, range, (now, *value));
             table.insert(format!("{name}_details"), shown);
         }
         table

@@ -56,6 +56,8 @@ pub struct Names {
     pub node: String,
     /// Cluster name.
     pub cluster: String,
+    /// What the cluster is called by as long as it exists, on each of its nodes; empty until the node is a member.
+    pub cluster_id: String,
     /// The version advertised to clients.
     pub version: String,
     /// The product advertised to clients.

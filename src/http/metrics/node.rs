@@ -16,7 +16,7 @@ pub fn identity(text: &mut Text, state: &MetricsState, endpoint: &str) {
     let identity = labels(&[
         ("rabbitmq_node", &names.node),
         ("rabbitmq_cluster", &cluster),
-        ("rabbitmq_cluster_permanent_id", &names.cluster),
+        ("rabbitmq_cluster_permanent_id", &names.cluster_id),
         ("rabbitmq_endpoint", endpoint),
     ]);
     text.sample(&identity, 1);
