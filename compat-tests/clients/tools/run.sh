@@ -7,6 +7,7 @@
 # some of them RabbitMQ's commands in the path, so each runs in namespaces of its own (root only), after what it needs was fetched
 # and compiled outside. Puppet, Nagios and Netdata are Debian's packages; the first two are installed. Everything else is in a
 # temporary folder, which is kept: what a tool said is in its `output.txt`. The last line of each says how much of it passed.
+# With NODES=3 in the environment a tool talks to one of three nodes.
 set -eu
 
 broker=$(realpath "$1")
@@ -160,9 +161,25 @@ tool() {
 # The part of this script that runs in the namespaces; they end, and all that runs in them, when it does.
 if [ -n "${INSIDE:-}" ]; then
     ip link set lo up
-    "$broker" --data-dir data >broker.txt 2>&1 &
-    until grep -q "Server startup complete" broker.txt; do kill -0 $! && sleep 0.1; done
-    export PATH="$PWD/../bin:$PATH" RABBITMQ_MNESIA_DIR="$PWD/data" LC_ALL=C.UTF-8
+    for node in $(seq "${NODES:-1}"); do
+        : >"conf$node"
+        [ "${NODES:-1}" = 1 ] || cat >"conf$node" <<END
+listeners.tcp.default = 127.0.0.$node:5672
+management.tcp.ip = 127.0.0.$node
+prometheus.tcp.ip = 127.0.0.$node
+leveret.cluster.listener = 127.0.0.$node:25672
+leveret.cluster.address = 127.0.0.$node:25672
+leveret.cluster.secret = shared
+$(seq "$NODES" | sed 's/.*/cluster_formation.classic_config.nodes.& = rabbit@127.0.0.&/')
+END
+        name=rabbit@$(hostname -s)
+        [ "$node" = 1 ] || name=rabbit@other$node
+        RABBITMQ_NODENAME=$name "$broker" --config "conf$node" --data-dir "data$node" >"broker$node.txt" 2>&1 &
+    done
+    for node in $(seq "${NODES:-1}"); do
+        until grep -q "Server startup complete" "broker$node.txt"; do sleep 0.1; done
+    done
+    export PATH="$PWD/../bin:$PATH" RABBITMQ_MNESIA_DIR="$PWD/data1" LC_ALL=C.UTF-8
     tool "$INSIDE" >output.txt 2>&1
     grep '^FAILED' output.txt || true
     echo "$INSIDE: $passed passed, $failed failed"
