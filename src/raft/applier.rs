@@ -229,6 +229,10 @@ impl RaftSnapshotBuilder<Types> for SnapshotWriter {
             None => Ok(None),
         })
         .await?;
+        // What is applied was committed by a majority, which need not have included this disk: a snapshot that outlives
+        // the entries before it would stand for bodies that are gone.
+        let log = self.shared.log.clone();
+        blocking(move || log.sync_barrier().map_err(io::Error::other)).await?;
         let bytes = encode(&self.meta, &self.state);
         self.state = Vec::new();
         let mut held = Held::new(self.meta.clone());
