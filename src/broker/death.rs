@@ -33,7 +33,7 @@ fn reason_name(reason: DeathReason) -> &'static str {
     }
 }
 
-fn text(value: impl AsRef<[u8]>) -> AMQPValue {
+pub(super) fn text(value: impl AsRef<[u8]>) -> AMQPValue {
     AMQPValue::LongString(LongString::from(value.as_ref().to_vec()))
 }
 

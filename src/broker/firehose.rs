@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::amqp::{AMQPValue, FieldArray, FieldTable, LongString, Properties, RawProperties};
+use crate::amqp::{AMQPValue, FieldArray, FieldTable, Properties, RawProperties};
 use crate::base::{ChannelId, QueueId};
 use crate::model::batch::{Message, MessageFlags, MessageParts, PublishOptions};
 use crate::model::route::{QueueTarget, RouteInput};
 use crate::session::PublishRequest;
 
 use super::connection::Connection;
-use super::death::routing_keys;
+use super::death::{routing_keys, text};
 use super::routes::{Route, by_set, with_parts};
 
 const EXCHANGE: &str = "amq.rabbitmq.trace";
@@ -123,7 +123,7 @@ impl Connection {
             return;
         }
         headers.insert("exchange_name".into(), text(copied.exchange));
-        let keys = copied.keys.iter().map(|key| text(key)).collect();
+        let keys = copied.keys.iter().map(text).collect();
         headers.insert("routing_keys".into(), array(keys));
         let properties = AMQPValue::FieldTable(table(&copied.properties.decode()));
         headers.insert("properties".into(), properties);
@@ -173,10 +173,6 @@ impl Connection {
             }
         }
     }
-}
-
-fn text(bytes: &[u8]) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(bytes.to_vec()))
 }
 
 fn array(values: Vec<AMQPValue>) -> AMQPValue {
