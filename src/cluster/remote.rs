@@ -122,8 +122,9 @@ impl Remote {
         if self.here.load(Ordering::Acquire) {
             return true;
         }
+        // Of what was never heard of elsewhere, the replica knows all.
         let heard = self.heard.load(Ordering::Acquire);
-        if heard == 0 || !replica.lock().knows_own(heard) {
+        if heard > 0 && !replica.lock().knows_own(heard) {
             return false;
         }
         self.stop_watch.cancel();
@@ -213,6 +214,10 @@ impl Remote {
         else {
             return false;
         };
+        // The replica here may have brought commands to the leader before this watch began, and is told of them.
+        if progress.after.is_none() && self.has_replica() {
+            return false;
+        }
         self.begin(head, progress);
         while let Some(message) = next(&mut messages).await {
             let Ok(events) = Events::decode(&message) else {

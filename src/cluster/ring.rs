@@ -129,6 +129,10 @@ impl Ring {
     /// Keeps an event of the entry at `index`.
     pub fn push(&self, node: NodeId, index: u64, event: PipeEvent) {
         let mut nodes = self.nodes.lock();
+        // It may have got a replica since it was looked up.
+        if !self.keeps(node) {
+            return;
+        }
         let kept = nodes.entry(node).or_insert_with(|| Kind::new(0));
         // Neighbouring progress of one entry is one event.
         if let (PipeEvent::Applied(seq), Some((at, PipeEvent::Applied(last)))) =
@@ -230,6 +234,16 @@ mod test {
         assert!(!ring.keeps(NodeId(1)) && !ring.keeps(NodeId(2)));
         let all = Ring::for_all(NodeId(1));
         assert!(all.keeps(NodeId(2)) && !all.keeps(NodeId(1)));
+    }
+
+    #[test]
+    fn what_comes_late_for_a_node_that_has_a_replica_now_is_not_kept_as_if_it_were_all() {
+        let ring = ring();
+        ring.push(NodeId(9), 11, PipeEvent::Refused(1));
+        ring.set_foreign(HashSet::new(), 11);
+        ring.push(NodeId(9), 12, PipeEvent::Refused(2));
+        ring.applied(12);
+        assert_eq!(ring.read(PIPE, 10, 9), Some((vec![], 10)));
     }
 
     #[test]
