@@ -288,7 +288,8 @@ impl Connection {
                 Work::Deliver(_, delivery, _) if delivery.consumer == consumer => {
                     next = next.max(end(delivery));
                 }
-                Work::Posted(Posted::Answer(
+                Work::Posted(Posted::Got(
+                    _,
                     _,
                     ChannelAnswer::Got {
                         lease: Some(got), ..
