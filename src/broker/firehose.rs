@@ -14,12 +14,12 @@ use bytes::Bytes;
 use crate::amqp::{AMQPValue, FieldArray, FieldTable, Properties, RawProperties};
 use crate::base::{ChannelId, QueueId};
 use crate::model::batch::{Message, MessageFlags, MessageParts, PublishOptions};
-use crate::model::route::{QueueTarget, RouteInput};
+use crate::model::route::RouteInput;
 use crate::session::PublishRequest;
 
 use super::connection::Connection;
 use super::death::{routing_keys, text};
-use super::routes::{Route, by_set, with_parts};
+use super::routes::{Route, by_set, take_spread, with_parts};
 
 const EXCHANGE: &str = "amq.rabbitmq.trace";
 
@@ -149,11 +149,7 @@ impl Connection {
             if topology.route(&input, &mut targets).is_err() {
                 targets.clear();
             }
-            targets.retain(|target: &QueueTarget| {
-                let parts = topology.spread(target.queue);
-                spread.extend(parts.map(|parts| (target.queue, parts.to_vec())));
-                parts.is_none()
-            });
+            spread = take_spread(topology, &mut targets);
         });
         self.rotation += u64::from(!spread.is_empty());
         let parts = MessageParts {

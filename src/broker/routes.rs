@@ -11,7 +11,7 @@ use crate::amqp::{ProtocolError, RawProperties};
 use crate::base::{QueueId, SetId};
 use crate::cluster::SharedTopology;
 use crate::model::route::{QueueTarget, RouteInput};
-use crate::model::topology::{Permission, Resource};
+use crate::model::topology::{Permission, Resource, Topology};
 
 use super::meters::{ExchangeMeter, Meters};
 
@@ -118,6 +118,20 @@ pub(super) fn with_parts(
     all
 }
 
+/// Takes the queues that are spread over several sets out of `targets`, each with those sets.
+pub(super) fn take_spread(
+    topology: &Topology,
+    targets: &mut Vec<QueueTarget>,
+) -> Vec<(QueueId, Vec<SetId>)> {
+    let mut spread = Vec::new();
+    targets.retain(|target| {
+        let parts = topology.spread(target.queue);
+        spread.extend(parts.map(|parts| (target.queue, parts.to_vec())));
+        parts.is_none()
+    });
+    spread
+}
+
 impl Routes {
     /// Checks the right to publish, and routes.
     ///
@@ -193,11 +207,7 @@ impl Routes {
             };
             let routed = topology.route(&input, &mut self.targets);
             found = self.targets.len();
-            self.targets.retain(|target| {
-                let parts = topology.spread(target.queue);
-                spread.extend(parts.map(|parts| (target.queue, parts.to_vec())));
-                parts.is_none()
-            });
+            spread = take_spread(topology, &mut self.targets);
             routed
         })?;
         let route = Arc::new(Route {
