@@ -1,7 +1,7 @@
 //! Leveret, a replicated message broker that RabbitMQ clients use unchanged.
 //!
 //! The floors, from the ground; each imports only floors below it:
-//! [`base`], [`amqp`], [`session`], [`model`], [`log`], `raft`, `cluster`, `broker`, `http`, and the edge
+//! [`base`], [`amqp`], [`session`], [`model`], [`log`], `raft`, `cluster`, `broker`, `shovel`, `http`, and the edge
 //! (`main`, `cli`, `config`).
 
 pub mod amqp;
@@ -21,6 +21,7 @@ pub mod raft;
 pub mod rt;
 pub mod session;
 mod settings;
+pub mod shovel;
 pub mod systemd;
 pub mod telemetry;
 #[cfg(test)]

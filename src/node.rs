@@ -28,6 +28,7 @@ use crate::model::batch::BufferPool;
 use crate::model::topology::{QueueDefaults, Seed, hash_password};
 use crate::raft::GroupOptions;
 use crate::rt::Supervisor;
+use crate::shovel::{self, Shovels};
 
 /// The topology's log is small: its segments are too.
 const TOPOLOGY_SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
@@ -202,12 +203,15 @@ impl Running {
             "replies",
             broker::run_relay(Arc::clone(&node), core.clone()),
         );
+        let shovels = Shovels::new(Arc::clone(&node));
+        front.spawn("shovels", shovel::run(Arc::clone(&shovels)));
         let api = Api::new(
             Arc::clone(&node),
             settings.names.clone(),
             limits.clone(),
             places(&settings),
             settings.api.clone(),
+            shovels,
         );
         if cluster.seeded() {
             first_vhost(&api, &settings.default_vhost).await;

@@ -1,10 +1,33 @@
-//! The only place that spawns tasks: named, counted, and awaited at shutdown.
+//! The only place that spawns tasks: named, counted, and awaited at shutdown; and pairs of sockets, which tokio has none of.
 
 use std::future::Future;
+use std::io;
+use std::net::Ipv4Addr;
 
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Two sockets of the loopback interface that are each other's peers: the listener between them lives for one connection
+/// and takes the one that was made here.
+///
+/// # Errors
+/// What the system says.
+pub async fn socket_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let client = TcpStream::connect(listener.local_addr()?).await?;
+    let own = client.local_addr()?;
+    loop {
+        let (server, peer) = listener.accept().await?;
+        // Another process may have found the port.
+        if peer == own {
+            client.set_nodelay(true)?;
+            server.set_nodelay(true)?;
+            return Ok((client, server));
+        }
+    }
+}
 
 /// Spawns tasks and ends them.
 #[derive(Clone, Debug, Default)]

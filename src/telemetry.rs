@@ -91,10 +91,10 @@ fn word(level: LogLevel) -> &'static str {
 /// RabbitMQ's categories by the modules that speak of them.
 fn filter(config: &Config) -> Result<EnvFilter, TelemetryError> {
     let level = word(config.log_level);
-    // openraft tells of every vote at info; that is our debug.
+    // openraft tells of every vote at info; that is our debug. What lapin calls an error is told by the shovel it ends.
     let mut directives = match config.log_level {
         LogLevel::Debug => format!("{level},openraft=info"),
-        _ => format!("{level},openraft=error"),
+        _ => format!("{level},openraft=error,lapin=off"),
     };
     for (category, level) in &config.log_categories {
         let wrong = || TelemetryError::Category(category.clone());

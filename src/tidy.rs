@@ -17,8 +17,12 @@ const FLOORS: &[(&str, &[&str])] = &[
         &["base", "amqp", "session", "model", "cluster", "rt"],
     ),
     (
-        "http",
+        "shovel",
         &["base", "amqp", "model", "cluster", "broker", "rt"],
+    ),
+    (
+        "http",
+        &["base", "amqp", "model", "cluster", "broker", "shovel", "rt"],
     ),
 ];
 
@@ -31,6 +35,7 @@ const WORDS: &[(&str, &[&str])] = &[
             "raft",
             "cluster",
             "broker",
+            "shovel",
             "http",
             "rt.rs",
             "node.rs",
@@ -47,6 +52,7 @@ const WORDS: &[(&str, &[&str])] = &[
             "raft",
             "cluster",
             "broker",
+            "shovel",
             "http",
             "rt.rs",
             "node.rs",

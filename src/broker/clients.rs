@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::amqp::{FieldTable, ProtocolError, ReplyCode};
 use crate::base::{ChannelId, Clock, ConsumerId, Millis, QueueId, SessionId, SystemClock};
-use crate::model::topology::Topology;
+use crate::model::topology::{OPERATOR, Topology, user_shown};
 use crate::session::ChannelState;
 
 use super::connection::Connection;
@@ -84,8 +84,10 @@ pub struct Client {
     pub tls: Option<Arc<TlsView>>,
     /// The SASL mechanism it logged in by.
     pub mechanism: String,
-    /// Who logged in.
+    /// Who logged in; `none` for the broker itself.
     pub user: Arc<str>,
+    /// It is one of the broker's own.
+    pub inner: bool,
     /// Where.
     pub vhost: Arc<str>,
     /// What the client says of itself.
@@ -149,7 +151,7 @@ impl Client {
             return Some(format!("vhost '{}' is deleted", self.vhost));
         }
         let user = topology.user(&self.user);
-        if user.is_none_or(|user| user.born != self.born.0) {
+        if !self.inner && user.is_none_or(|user| user.born != self.born.0) {
             return Some(format!("user '{}' is deleted", self.user));
         }
         None
@@ -190,7 +192,7 @@ impl Clients {
     fn add(&self, client: &Arc<Client>, topology: &Topology) -> Result<(), String> {
         let (user, vhost) = (&client.user, &client.vhost);
         let of_vhost = topology.vhost_settings(vhost);
-        let of_user = topology.user(user);
+        let of_user = topology.user(user).filter(|_| !client.inner);
         let mut table = self.0.lock();
         let limit = of_vhost.and_then(|vhost| vhost.max_connections);
         if let Some(limit) = reached(limit, count(&table.by_vhost, vhost)) {
@@ -204,12 +206,15 @@ impl Clients {
                 "connection refused for user '{user}': user connection limit ({limit}) is reached"
             ));
         }
-        if !topology.vhost_access(user, vhost) {
+        let who = if client.inner { OPERATOR } else { user };
+        if !topology.vhost_access(who, vhost) {
             return Err(format!(
                 "access to vhost '{vhost}' refused for user '{user}'"
             ));
         }
-        *table.by_user.entry(Arc::clone(user)).or_default() += 1;
+        if !client.inner {
+            *table.by_user.entry(Arc::clone(user)).or_default() += 1;
+        }
         *table.by_vhost.entry(Arc::clone(vhost)).or_default() += 1;
         table.open.insert(client.session, Arc::clone(client));
         Ok(())
@@ -218,7 +223,9 @@ impl Clients {
     pub(super) fn remove(&self, client: &Client) {
         let mut table = self.0.lock();
         if table.open.remove(&client.session).is_some() {
-            down(&mut table.by_user, &client.user);
+            if !client.inner {
+                down(&mut table.by_user, &client.user);
+            }
             down(&mut table.by_vhost, &client.vhost);
         }
     }
@@ -286,13 +293,15 @@ impl Connection {
                 return Err(format!("vhost {vhost} not found"));
             };
             let born = topology.user(user).map_or(0, |user| user.born);
+            let inner = user == OPERATOR;
             let client = Arc::new(Client {
                 session: self.id,
                 peer: self.peer,
                 local: self.local,
                 tls: self.tls.clone(),
                 mechanism: self.session.mechanism().to_owned(),
-                user: Arc::from(user),
+                user: Arc::from(user_shown(user)),
+                inner,
                 vhost: Arc::from(vhost),
                 properties: self.session.client_properties().clone(),
                 connected_at: SystemClock.now(),

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::base::{ChannelId, Clock, ConsumerId, Millis, QueueId, SessionId, SetId, SystemClock};
 use crate::cluster::{Event, Mailbox, ReadError};
 use crate::model::set::Delivery;
+use crate::model::topology::user_shown;
 use crate::session::{self, Answer, ChannelAnswer};
 
 use super::clients::{Client, Order};
@@ -90,6 +91,8 @@ pub(super) struct Ends {
     pub peer: SocketAddr,
     /// Ours.
     pub local: SocketAddr,
+    /// It is the broker itself: its login is not checked.
+    pub trusted: bool,
 }
 
 /// One client connection.
@@ -100,6 +103,7 @@ pub(super) struct Connection {
     pub peer: SocketAddr,
     /// Its address here.
     pub local: SocketAddr,
+    pub trusted: bool,
     /// Its TLS, if any.
     pub tls: Option<Arc<TlsView>>,
     /// Since it is open: what others may know of it and ask of it.
@@ -170,6 +174,7 @@ pub(super) async fn run(node: Arc<Node>, mut wire: Wire, ends: Ends) {
         session: session::Connection::new(config, now),
         peer: ends.peer,
         local: ends.local,
+        trusted: ends.trusted,
         tls,
         client: None,
         order,
@@ -479,6 +484,7 @@ impl Connection {
     fn note_end(&self, end: &End) {
         let name = self.session.name().unwrap_or_default();
         let (peer, local, user, vhost) = (self.peer, self.local, &*self.user, &*self.vhost);
+        let user = user_shown(user);
         let ends = format!("{peer} -> {local}, vhost: '{vhost}', user: '{user}'");
         match end {
             End::Closed => tracing::info!(name, "closing AMQP connection ({ends})"),

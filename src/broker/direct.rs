@@ -16,7 +16,7 @@ use crate::cluster::{Event, Mailbox};
 use crate::model::batch::{MessageFlags, MessageParts, PublishOptions};
 use crate::model::set::{Command, Outcome, Reply};
 use crate::model::topology::{
-    Bind, DeclareExchange, DeclareQueue, Destination, Permission, QueueRecord, Removed,
+    Bind, DeclareExchange, DeclareQueue, Destination, OPERATOR, Permission, QueueRecord, Removed,
     TopologyCommand, TopologyReply,
 };
 use crate::session::{self, ChannelAnswer, copy_keys};
@@ -89,16 +89,13 @@ impl Direct {
             session: node.cluster.registry.session(),
             user: Arc::from(user),
             vhost: Arc::from(vhost),
-            operator: false,
         })
     }
 
-    /// Whoever runs the node, in `vhost`: deletes, purges and gets without permissions of its own.
+    /// Whoever runs the node, in `vhost`.
     #[must_use]
     pub fn operator(node: &Arc<Node>, vhost: &str) -> Self {
-        let mut direct = Self::new(node, "", vhost);
-        direct.0.operator = true;
-        direct
+        Self::new(node, OPERATOR, vhost)
     }
 
     /// queue.declare.

@@ -15,6 +15,7 @@ use crate::amqp::{AMQPValue, FieldArray, FieldTable, Properties, RawProperties};
 use crate::base::{ChannelId, QueueId};
 use crate::model::batch::{Message, MessageFlags, MessageParts, PublishOptions};
 use crate::model::route::RouteInput;
+use crate::model::topology::user_shown;
 use crate::session::PublishRequest;
 
 use super::connection::Connection;
@@ -114,7 +115,8 @@ impl Connection {
         headers.insert("vhost".into(), text(self.vhost.as_bytes()));
         headers.insert("connection".into(), text(connection.as_bytes()));
         headers.insert("channel".into(), AMQPValue::LongInt(channel.0.into()));
-        headers.insert("user".into(), text(self.user.as_bytes()));
+        let user = user_shown(&self.user);
+        headers.insert("user".into(), text(user.as_bytes()));
         headers
     }
 

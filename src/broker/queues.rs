@@ -31,8 +31,6 @@ pub(super) struct Asker {
     pub session: SessionId,
     pub user: Arc<str>,
     pub vhost: Arc<str>,
-    /// Whoever runs the node: bound by no permission.
-    pub operator: bool,
 }
 
 pub(super) fn soft(code: ReplyCode, text: String) -> ProtocolError {
@@ -63,9 +61,7 @@ impl Asker {
     ) -> Result<QueueRecord, ProtocolError> {
         self.node.cluster.topology.read(|topology| {
             let resource = Resource::Queue(queue);
-            if !self.operator {
-                topology.check_permission(&self.user, &self.vhost, resource, permission)?;
-            }
+            topology.check_permission(&self.user, &self.vhost, resource, permission)?;
             let record = topology
                 .queue(&self.vhost, queue)
                 .ok_or_else(|| no_queue(queue, &self.vhost))?;

@@ -64,7 +64,6 @@ impl Connection {
             session: self.id,
             user: std::sync::Arc::clone(&self.user),
             vhost: std::sync::Arc::clone(&self.vhost),
-            operator: false,
         }
     }
 

@@ -6,6 +6,7 @@
 //! certificate is refused; no secret is in an error. Limits: TLS 1.2 and 1.3 with the suites of ring; keys in PEM, also
 //! encrypted as PKCS #8. Not here: sockets, who a certificate stands for ([`name`]).
 
+mod client;
 mod files;
 mod name;
 mod verify;
@@ -19,6 +20,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::ServerConfig;
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
+pub use client::{TlsClientOptions, build as build_client};
 pub use name::{AlternativeName, NameFrom, PeerCertificate};
 
 /// What a listener's TLS is made of.

@@ -25,6 +25,7 @@ mod listing;
 mod parameters;
 mod plugins;
 mod queues;
+mod shovels;
 mod status;
 mod vhosts;
 

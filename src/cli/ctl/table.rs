@@ -3,7 +3,7 @@
 use super::spec::{Spec, Tool};
 use super::{
     accounts, checks, definitions, inspect, lifecycle, limits, listing, parameters, plugins,
-    queues, status, vhosts,
+    queues, shovels, status, vhosts,
 };
 
 /// Every command of every tool.
@@ -16,6 +16,7 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
         parameters::COMMANDS,
         listing::COMMANDS,
         queues::COMMANDS,
+        shovels::COMMANDS,
         definitions::COMMANDS,
         status::COMMANDS,
         inspect::COMMANDS,

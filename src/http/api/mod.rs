@@ -33,6 +33,7 @@ mod quorum;
 mod request;
 mod routes;
 mod samples;
+mod shovels;
 mod users;
 mod vhosts;
 
@@ -64,6 +65,7 @@ use super::web::{Peer, WebListener};
 use crate::broker::{Direct, Failures, Node, alarm};
 use crate::cluster::peer::control::{Ask, Told};
 use crate::model::topology::TopologyCommand;
+use crate::shovel::Shovels;
 
 /// What the API is told.
 #[derive(Clone, Debug)]
@@ -93,6 +95,7 @@ pub struct Api {
     started: Instant,
     brake: Failures,
     samples: Samples,
+    shovels: Arc<Shovels>,
 }
 
 /// One request on its way.
@@ -136,6 +139,7 @@ impl Api {
         limits: alarm::Limits,
         listeners: Vec<Listener>,
         options: ApiOptions,
+        shovels: Arc<Shovels>,
     ) -> Arc<Self> {
         Arc::new(Self {
             node,
@@ -146,6 +150,7 @@ impl Api {
             started: Instant::now(),
             brake: Failures::default(),
             samples: Samples::default(),
+            shovels,
         })
     }
 }

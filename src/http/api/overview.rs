@@ -100,13 +100,9 @@ pub async fn answer(context: &Context) -> Answer {
         }
         (["deprecated-features"], _) => context.all(deprecated()),
         // What is not there has nothing to list.
-        (
-            [
-                "deprecated-features" | "federation-links" | "shovels" | "stream",
-                ..,
-            ],
-            "GET",
-        ) => context.all(Vec::new()),
+        (["deprecated-features" | "federation-links" | "stream", ..], "GET") => {
+            context.all(Vec::new())
+        }
         _ => Err(ApiError::not_found()),
     }
 }

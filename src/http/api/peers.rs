@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::history::Ranges;
 use super::{Answer, Api, Context, Reply, channels, connections, exchanges, list, nodes, overview};
-use super::{figures, health, vhosts};
+use super::{figures, health, shovels, vhosts};
 use crate::base::{NodeId, SessionId};
 
 /// Rows one question asks for.
@@ -136,6 +136,8 @@ async fn told(api: &Arc<Api>, question: &Value) -> Value {
         ("queues", Some(rows)) => figures::own(api, rows, ranges),
         ("alarms", _) => health::own_alarms(api).into(),
         ("sets", _) => health::own_sets(api).into(),
+        ("shovels", _) => shovels::own(api),
+        ("restart shovel", _) => shovels::restart(api, question),
         _ => Value::Null,
     }
 }

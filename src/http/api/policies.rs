@@ -11,10 +11,11 @@ use super::{Answer, Context, Reply, json as values, limits, put};
 use crate::model::topology::{
     ApplyTo, LimitKind, Pattern, Policy, PolicyScope, SettingsCommand, Topology, TopologyCommand,
 };
+use crate::shovel::{COMPONENT, Definition};
 
 /// Components that may have parameters.
 pub const COMPONENTS: [&str; 4] = [
-    "shovel",
+    COMPONENT,
     "federation-upstream",
     "federation-upstream-set",
     "vhost-limits",
@@ -190,7 +191,6 @@ pub fn parameter_commands(
     }
     let needed: &[&str] = match component {
         "federation-upstream" => &["uri"],
-        "shovel" => &["dest-uri", "src-uri"],
         _ => &[],
     };
     for key in needed {
@@ -203,6 +203,9 @@ pub fn parameter_commands(
             }
             None => return Err(invalid(&format!("Key \"{key}\" not found in {name}"))),
         }
+    }
+    if component == COMPONENT {
+        Definition::read(name, &values::to_amqp(value)?).map_err(|why| invalid(&why))?;
     }
     if component != "vhost-limits" {
         return Ok(vec![SettingsCommand::PutParameter {
@@ -261,10 +264,28 @@ async fn parameter(context: &Context, component: &str, vhost: &str, name: &str) 
     let body = context.request.object()?;
     body.need(&["value"])?;
     let value = body.0.get("value").unwrap_or(&Value::Null);
-    for command in parameter_commands(component, vhost, name, value)? {
+    let commands = parameter_commands(component, vhost, name, value)?;
+    if component == COMPONENT {
+        may_shovel(context, name, value)?;
+    }
+    for command in commands {
         context.change(TopologyCommand::Settings(command)).await?;
     }
     put(existed)
+}
+
+/// A shovel acts in vhosts of this cluster without a user of its own, so who defines it must have access to them.
+fn may_shovel(context: &Context, name: &str, value: &Value) -> Result<(), ApiError> {
+    let definition = Definition::read(name, &values::to_amqp(value)?);
+    let definition = definition.map_err(|why| invalid(&why))?;
+    for vhost in definition.own_vhosts() {
+        if !context.may_use(vhost) {
+            let user = &context.who.name;
+            let text = format!("user \"{user}\" may not connect to vhost \"{vhost}\"");
+            return Err(invalid(&text));
+        }
+    }
+    Ok(())
 }
 
 /// All global parameters, as listings show them; what identifies the cluster is its own, whatever was imported.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use super::error::ApiError;
 use super::{
     Answer, Context, bindings, connections, definitions, exchanges, health, limits, messages,
-    nodes, overview, peers, permissions, policies, queues, quorum, users, vhosts,
+    nodes, overview, peers, permissions, policies, queues, quorum, shovels, users, vhosts,
 };
 
 /// Who may.
@@ -180,8 +180,10 @@ const TABLE: &[Route] = &[
     row("federation-links", "GET", Any, Any),
     row("federation-links/{v}", "GET", Any, Any),
     row("federation-links/state/down", "GET", Any, Any),
-    row("shovels", "GET", Any, Any),
-    row("shovels/{v}", "GET", Any, Any),
+    row("shovels", "GET", Monitor, Monitor),
+    row("shovels/{v}", "GET", Monitor, Monitor),
+    row("shovels/vhost/{v}/*", "GET DELETE", Monitor, Policy),
+    row("shovels/vhost/{v}/*/restart", "DELETE", Policy, Policy),
     row("stream/connections", "GET", Any, Any),
     row("stream/connections/{v}", "GET", Any, Any),
     row("stream/publishers", "GET", Any, Any),
@@ -295,6 +297,7 @@ pub async fn perform(context: &Context) -> Answer {
             "policies" | "operator-policies" | "parameters" | "global-parameters",
             ..,
         ] => boxed(policies::answer(context)).await,
+        ["shovels", ..] => boxed(shovels::answer(context)).await,
         ["definitions" | "all-configuration", ..] => boxed(definitions::answer(context)).await,
         _ => boxed(overview::answer(context)).await,
     }

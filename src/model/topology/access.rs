@@ -13,6 +13,16 @@ use super::pattern::Pattern;
 use super::record::{Exchange, ExchangeKind, exchange_title, queue_title};
 use crate::amqp::{ProtocolError, ReplyCode};
 
+/// Whoever runs the broker, and what it does by itself: every right in every vhost there is. It is nobody's login name:
+/// there is never a user of this name.
+pub const OPERATOR: &str = "\0none";
+
+/// A user's name for people.
+#[must_use]
+pub fn user_shown(name: &str) -> &str {
+    name.trim_start_matches('\0')
+}
+
 /// A user.
 #[derive(Clone, Debug, Default)]
 pub struct User {
@@ -136,8 +146,9 @@ impl Topology {
     /// Whether the user has any permissions in the vhost, which must exist.
     #[must_use]
     pub fn vhost_access(&self, user: &str, vhost: &str) -> bool {
-        let user = self.users.get(user);
-        self.has_vhost(vhost) && user.is_some_and(|user| user.permissions.contains_key(vhost))
+        let known = self.users.get(user);
+        let granted = known.is_some_and(|known| known.permissions.contains_key(vhost));
+        self.has_vhost(vhost) && (granted || user == OPERATOR)
     }
 
     /// Whether the user may; in the same way for things that do not exist.
@@ -159,7 +170,7 @@ impl Topology {
             .users
             .get(user)
             .and_then(|user| user.permissions.get(vhost));
-        if rights.is_some_and(|rights| rights.of(permission).matches(name)) {
+        if user == OPERATOR || rights.is_some_and(|rights| rights.of(permission).matches(name)) {
             return Ok(());
         }
         let title = match resource {

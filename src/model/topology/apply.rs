@@ -2,7 +2,7 @@
 //!
 //! Need: replicas that apply the same commands hold the same topology. Invariant: a failed command changes nothing.
 
-use super::access::{Permissions, User};
+use super::access::{OPERATOR, Permissions, User};
 use super::command::{Removed, Seed, TopologyCommand, TopologyReply};
 use super::members::{NodeRecord, NodeState};
 use super::password::Hashing;
@@ -166,6 +166,9 @@ impl Topology {
         hashing: Hashing,
         tags: Vec<String>,
     ) {
+        if name == OPERATOR {
+            return;
+        }
         let born = self.version;
         let user = self.users.entry(name).or_insert_with_key(|name| User {
             name: name.clone(),

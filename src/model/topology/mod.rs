@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-pub use access::{Permission, Permissions, Resource, TopicPermissions, User};
+pub use access::{OPERATOR, Permission, Permissions, Resource, TopicPermissions, User, user_shown};
 pub use command::{
     Bind, CodecError, DeclareExchange, DeclareQueue, Destination, Removed, Seed, TopologyCommand,
     TopologyReply,

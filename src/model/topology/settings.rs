@@ -322,6 +322,23 @@ impl Topology {
         self.parameters.iter()
     }
 
+    /// Those of one component, by vhost and name.
+    pub fn parameters_of(
+        &self,
+        component: &'static str,
+    ) -> impl Iterator<Item = (&(String, String, String), &Parameter)> {
+        let first = (component.to_owned(), String::new(), String::new());
+        let from = self.parameters.range(first..);
+        from.take_while(move |((of, ..), _)| of == component)
+    }
+
+    /// A runtime parameter.
+    #[must_use]
+    pub fn parameter(&self, component: &str, vhost: &str, name: &str) -> Option<&Parameter> {
+        let key = (component.to_owned(), vhost.to_owned(), name.to_owned());
+        self.parameters.get(&key)
+    }
+
     /// Global parameters.
     pub fn globals(&self) -> impl Iterator<Item = (&str, &AMQPValue)> {
         self.globals.iter().map(|(name, value)| (&**name, value))
