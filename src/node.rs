@@ -211,7 +211,7 @@ impl Running {
             limits.clone(),
             places(&settings),
             settings.api.clone(),
-            shovels,
+            Arc::clone(&shovels),
         );
         if cluster.seeded() {
             first_vhost(&api, &settings.default_vhost).await;
@@ -223,6 +223,7 @@ impl Running {
             Arc::clone(&node),
             settings.names,
             limits.clone(),
+            shovels,
             settings.metrics_per_object,
         );
         let served = Arc::clone(&api);

@@ -14,6 +14,8 @@ mod common;
 mod load;
 #[path = "cluster/moving.rs"]
 mod moving;
+#[path = "cluster/shovelling.rs"]
+mod shovelling;
 #[path = "cluster/stopping.rs"]
 mod stopping;
 

@@ -34,6 +34,18 @@ pub enum State {
     },
 }
 
+impl State {
+    /// As RabbitMQ calls it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running { .. } => "running",
+            Self::Terminated { .. } => "terminated",
+        }
+    }
+}
+
 /// What it has done since it last started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {

@@ -7,6 +7,7 @@ import pytest
 from conftest import URL, connect, put, take
 from management import call, done, eventually, get, quote
 from test_management import allow, pytestmark, user  # noqa: F401
+from test_metrics import named, scrape
 
 HERE = "amqp://"
 
@@ -112,6 +113,16 @@ def test_a_shovel_that_stays_carries_what_comes_and_says_how_it_is(channel, shov
     # The broker's own connections are nobody's.
     own = [c for c in get("connections") if c.get("user_provided_name") == f"Shovel {title}"]
     assert len(own) == 2 and {(c["user"], c["type"]) for c in own} == {("none", "direct")}
+
+
+def test_shovels_are_counted_by_how_they_are(shovel, queues):
+    in_state(shovel(src_queue=queues[0], dest_queue=queues[1]), "running")
+    bad = shovel("bad", src_queue=queues[0] + "x", src_predeclared=True, dest_queue=queues[1])
+    row = in_state(bad, "terminated")
+    # They are counted where they run.
+    here = row["node"] == get("overview")["node"]
+    counts = {'status="running"': 1, 'status="terminated"': 1} if here else {}
+    assert named(scrape(), "rabbitmq_shovel_dynamic") == counts
 
 
 def test_what_is_added_to_the_headers_tells_the_way(channel, shovel, queues, name):

@@ -35,11 +35,12 @@ pub static COMMANDS: &[Spec] = &[
 ];
 
 /// The tool's columns, and the fields of the API's rows.
-const COLUMNS: [(&str, &str); 18] = [
+const COLUMNS: [(&str, &str); 19] = [
     ("name", "name"),
     ("vhost", "vhost"),
     ("type", "type"),
     ("state", "state"),
+    ("node", "node"),
     ("last_changed", "timestamp"),
     ("source", "src_uri"),
     ("source_protocol", "src_protocol"),

@@ -99,20 +99,17 @@ fn row(api: &Api, view: &View) -> Value {
         "name": view.name,
         "vhost": view.vhost,
         "type": "dynamic",
+        "state": view.state.name(),
     });
     match &view.state {
-        State::Starting => row["state"] = json!("starting"),
-        State::Terminated { reason } => {
-            row["state"] = json!("terminated");
-            row["reason"] = json!(reason);
-        }
+        State::Starting => {}
+        State::Terminated { reason } => row["reason"] = json!(reason),
         State::Running {
             source,
             destination,
             definition,
         } => {
             let remaining = view.progress.remaining;
-            row["state"] = json!("running");
             row["src_uri"] = json!(source);
             row["dest_uri"] = json!(destination);
             row["src_protocol"] = json!("amqp091");

@@ -29,6 +29,7 @@ use self::objects::Described;
 use self::text::Text;
 use super::web::WebListener;
 use crate::broker::{Node, alarm};
+use crate::shovel::Shovels;
 
 pub(super) use self::node::{max_fds, open_fds, tasks};
 
@@ -43,6 +44,7 @@ pub struct MetricsState {
     node: Arc<Node>,
     names: Names,
     limits: alarm::Limits,
+    shovels: Arc<Shovels>,
     started: Instant,
     scrapes: Semaphore,
     /// `/metrics` is as `/metrics/per-object`.
@@ -73,12 +75,14 @@ impl MetricsState {
         node: Arc<Node>,
         names: Names,
         limits: alarm::Limits,
+        shovels: Arc<Shovels>,
         per_object: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
             node,
             names,
             limits,
+            shovels,
             started: Instant::now(),
             scrapes: Semaphore::new(SCRAPES_MAX),
             per_object,
@@ -127,6 +131,7 @@ async fn aggregated(State(state): State<Arc<MetricsState>>) -> Response {
     queues::sums(&mut text, &state);
     raft::figures(&mut text, &state, false);
     raft::own(&mut text, &state);
+    node::shovels(&mut text, &state);
     answered(text.finish())
 }
 
@@ -184,6 +189,7 @@ async fn per_object(State(state): State<Arc<MetricsState>>) -> Response {
         }
         raft::figures(&mut text, state, true);
         raft::own(&mut text, state);
+        node::shovels(&mut text, state);
         text.finish()
     };
     apart(state, write).await

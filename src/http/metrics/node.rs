@@ -1,5 +1,7 @@
 //! Who the node is, what it uses, and what it has done in all.
 
+use std::collections::BTreeMap;
+
 use super::MetricsState;
 use super::text::{Kind, Text, labels};
 use crate::base::{Clock, SystemClock};
@@ -388,4 +390,20 @@ pub fn max_fds() -> u64 {
         .find_map(|line| line.strip_prefix("Max open files"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok())
         .unwrap_or(0)
+}
+
+/// The shovels that run on this node, by how they are (RabbitMQ's `rabbitmq_shovel_prometheus`); nothing where none is.
+pub fn shovels(text: &mut Text, state: &MetricsState) {
+    let mut counts = BTreeMap::new();
+    for view in state.shovels.all() {
+        *counts.entry(view.state.name()).or_insert(0u32) += 1;
+    }
+    if counts.is_empty() {
+        return;
+    }
+    let help = "Current number of dynamic shovels";
+    text.raw_family("rabbitmq_shovel_dynamic", Kind::Gauge, help);
+    for (status, count) in counts {
+        text.sample(&labels(&[("status", status)]), count);
+    }
 }
