@@ -55,6 +55,8 @@ pub enum Source {
         /// Of the binding.
         key: String,
     },
+    /// An address of AMQP 1.0, which is not spoken.
+    Address(String),
 }
 
 /// Where messages go.
@@ -74,6 +76,8 @@ pub enum Destination {
         /// Another key.
         key: Option<String>,
     },
+    /// An address of AMQP 1.0.
+    Address(String),
 }
 
 /// A shovel as it is defined.
@@ -109,7 +113,7 @@ pub struct Definition {
     pub timestamp_header: bool,
 }
 
-/// Every key there is.
+/// Keys of either end in any protocol.
 const KEYS: &[&str] = &[
     "ack-mode",
     "add-forward-headers",
@@ -117,28 +121,47 @@ const KEYS: &[&str] = &[
     "delete-after",
     "dest-add-forward-headers",
     "dest-add-timestamp-header",
-    "dest-exchange",
-    "dest-exchange-key",
-    "dest-predeclared",
     "dest-protocol",
-    "dest-publish-properties",
-    "dest-queue",
-    "dest-queue-args",
     "dest-uri",
     "prefetch-count",
     "publish-properties",
     "reconnect-delay",
-    "src-consumer-args",
     "src-delete-after",
-    "src-exchange",
-    "src-exchange-key",
-    "src-predeclared",
     "src-prefetch-count",
     "src-protocol",
-    "src-queue",
-    "src-queue-args",
     "src-uri",
 ];
+/// Keys of the two ends in AMQP 0-9-1.
+const KEYS_091: [&[&str]; 2] = [
+    &[
+        "src-consumer-args",
+        "src-exchange",
+        "src-exchange-key",
+        "src-predeclared",
+        "src-queue",
+        "src-queue-args",
+    ],
+    &[
+        "dest-exchange",
+        "dest-exchange-key",
+        "dest-predeclared",
+        "dest-publish-properties",
+        "dest-queue",
+        "dest-queue-args",
+    ],
+];
+/// Keys of the two ends in AMQP 1.0.
+const KEYS_10: [&[&str]; 2] = [
+    &["src-address"],
+    &[
+        "dest-address",
+        "dest-application-properties",
+        "dest-message-annotations",
+        "dest-properties",
+    ],
+];
+/// AMQP 1.0.
+const AMQP10: &str = "amqp10";
 
 /// Properties that may be set, and whether they are numbers.
 pub const PROPERTIES: &[(&str, bool)] = &[
@@ -197,6 +220,7 @@ impl Definition {
                 ("src-exchange", name.clone()),
                 ("src-exchange-key", key.clone()),
             ],
+            Source::Address(address) => vec![("src-address", address.clone())],
         };
         match &self.destination {
             Destination::Queue { name, .. } => places.push(("dest-queue", name.clone())),
@@ -205,6 +229,7 @@ impl Definition {
                 let named = named.into_iter();
                 places.extend(named.filter_map(|(key, value)| Some((key, value.clone()?))));
             }
+            Destination::Address(address) => places.push(("dest-address", address.clone())),
         }
         places
     }
@@ -253,13 +278,25 @@ impl Definition {
 
 impl Reader<'_> {
     fn definition(&mut self, name: &str) -> Definition {
-        let source = self.source();
-        let destination = self.destination();
-        let unknown = self.table.inner().keys();
-        let unknown: Vec<&str> = unknown
-            .map(|key| key.as_str())
-            .filter(|key| !KEYS.contains(key))
-            .collect();
+        let protocols = ["src-protocol", "dest-protocol"];
+        let protocols =
+            protocols.map(|key| self.one_of(key, &["amqp091", "local", AMQP10], "amqp091"));
+        let source = match protocols[0] {
+            AMQP10 => Source::Address(self.address("src-address", name)),
+            _ => self.source(),
+        };
+        let destination = match protocols[1] {
+            AMQP10 => Destination::Address(self.address("dest-address", name)),
+            _ => self.destination(),
+        };
+        let of_ends = protocols.iter().zip(KEYS_091).zip(KEYS_10);
+        let of_ends = of_ends.map(|((protocol, known), keys_10)| match *protocol {
+            AMQP10 => keys_10,
+            _ => known,
+        });
+        let known: Vec<&str> = of_ends.chain([KEYS]).flatten().copied().collect();
+        let unknown = self.table.inner().keys().map(|key| key.as_str());
+        let unknown: Vec<&str> = unknown.filter(|key| !known.contains(key)).collect();
         if !unknown.is_empty() {
             let unknown = unknown.join(", ");
             self.errors
@@ -267,9 +304,6 @@ impl Reader<'_> {
         }
         let destination_uris = self.uris("dest-uri", name);
         let source_uris = self.uris("src-uri", name);
-        for key in ["src-protocol", "dest-protocol"] {
-            self.one_of(key, &["amqp091", "local"], "amqp091");
-        }
         let ack_mode = match self.one_of(
             "ack-mode",
             &["no-ack", "on-publish", "on-confirm"],
@@ -316,6 +350,14 @@ impl Reader<'_> {
         let said = said(value);
         self.errors
             .push(format!("{key} should be {should}, actually was {said}"));
+    }
+
+    fn address(&mut self, key: &str, name: &str) -> String {
+        if self.get(key).is_none() {
+            let text = format!("Key \"{key}\" not found in {name}");
+            self.errors.push(text);
+        }
+        self.text(key).unwrap_or_default()
     }
 
     fn source(&mut self) -> Source {

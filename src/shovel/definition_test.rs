@@ -142,8 +142,12 @@ fn what_is_wrong_is_said_in_the_words_of_the_original() {
             "src-uri should be list, actually was 5",
         ),
         (
+            vec![row("src-protocol", text("xyz"))],
+            "src-protocol should be one of [amqp091, local, amqp10], actually was \"xyz\"",
+        ),
+        (
             vec![row("src-protocol", text("amqp10"))],
-            "src-protocol should be one of [amqp091, local], actually was \"amqp10\"",
+            "Key \"src-address\" not found in s\nUnrecognised terms [src-queue] in s",
         ),
         (
             vec![row("src-consumer-args", text("k"))],
@@ -193,4 +197,19 @@ fn properties_that_are_set_replace_those_of_the_message() {
         refused.unwrap_err(),
         "delivery_mode should be a number, actually was \"x\""
     );
+}
+
+#[test]
+fn an_end_in_another_protocol_has_its_own_keys() {
+    let rows = [
+        ("src-uri", text("amqp://h")),
+        ("src-protocol", text("amqp10")),
+        ("src-address", text("/queues/a")),
+        ("src-delete-after", text("never")),
+        ("dest-uri", text("amqp://")),
+        ("dest-queue", text("b")),
+    ];
+    let definition = Definition::read("s", &AMQPValue::FieldTable(table(&rows))).unwrap();
+    assert_eq!(definition.source, Source::Address("/queues/a".to_owned()));
+    assert_eq!(definition.places()[0].0, "src-address");
 }

@@ -34,6 +34,7 @@ use crate::model::topology::{SettingsCommand, TopologyCommand};
 const BATCH: usize = 128;
 /// After a refused message.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+const NOT_SPOKEN: &str = "AMQP 1.0 is not spoken here";
 const CLOSED: &str = "the source is gone: its consumer was cancelled";
 
 pub(super) struct Worker {
@@ -72,6 +73,11 @@ impl Worker {
             // It came in before it was checked.
             Err(reason) => return self.terminated(reason),
         };
+        if matches!(definition.source, Source::Address(_))
+            || matches!(definition.destination, Destination::Address(_))
+        {
+            return self.terminated(NOT_SPOKEN.to_owned());
+        }
         loop {
             self.status.set(State::Starting, None);
             match self.attempt(&definition).await {
@@ -275,6 +281,7 @@ async fn prepare(
                 .await?;
             Ok((queue, 0))
         }
+        Source::Address(_) => Err(Fault::Other(NOT_SPOKEN)),
     }
 }
 
@@ -369,6 +376,8 @@ impl Ends<'_> {
                 key.as_ref()
                     .map_or(delivery.routing_key, |key| key.as_str().into()),
             ),
+            // It is not run.
+            Destination::Address(_) => (delivery.exchange, delivery.routing_key),
         };
         let properties = self.properties(delivery.properties);
         let options = BasicPublishOptions::default();

@@ -139,7 +139,10 @@ tool() {
         ;;
     nagios)
         data
-        for name in aliveness connections objects overview partition queue watermark; do
+        api -X PUT localhost:15672/api/parameters/shovel/%2F/s \
+            -d '{"value": {"src-uri": "amqp://", "dest-uri": "amqp://", "src-queue": "quorum", "dest-queue": "moved"}}'
+        until curl -sf -u guest:guest localhost:15672/api/shovels | grep -q '"running"'; do sleep 0.1; done
+        for name in aliveness connections objects overview partition queue shovels watermark; do
             set -- --hostname localhost --port 15672
             case $name in
             partition | watermark) set -- "$@" --node "$(hostname -s)" ;;
