@@ -25,6 +25,7 @@ use crate::base::limits;
 use crate::broker::listener::SocketOptions;
 use crate::broker::tls::{NameFrom, TlsOptions};
 use crate::http::VhostDefaults;
+use crate::session::Stamps;
 
 pub use file::{ConfigError, Place, Problems};
 pub use source::{Assigned, Loaded, Note, Sources, load};
@@ -158,6 +159,8 @@ pub struct Config {
     pub max_connections: Option<u32>,
     /// Largest body, bytes, 1 to 536870912. Default 16777216.
     pub max_message_size: u64,
+    /// What is written into messages unasked. Default nothing.
+    pub stamps: Stamps,
     /// Longest lease of a delivery, milliseconds, from 1. Default 1800000.
     pub consumer_timeout_ms: u64,
     /// Silence of a node after which its clients' leases end, milliseconds, from 1. Default 60000.
@@ -245,6 +248,7 @@ impl Default for Config {
             consumer_max_per_channel: None,
             max_connections: None,
             max_message_size: limits::MESSAGE_SIZE_MAX_BYTES_DEFAULT,
+            stamps: Stamps::default(),
             consumer_timeout_ms: 1_800_000,
             consumer_disconnected_timeout_ms: 60_000,
             handshake_timeout_ms: 10_000,

@@ -170,6 +170,8 @@ fn session(config: &Config) -> SessionConfig {
         heartbeat_s: config.heartbeat_s,
         max_message_size: config.max_message_size,
         consumer_max_per_channel: config.consumer_max_per_channel,
+        stamps: config.stamps,
+        node_name: config.node_name.clone(),
         handshake_timeout: Millis(config.handshake_timeout_ms),
         ..SessionConfig::default()
     };

@@ -2,7 +2,7 @@
 //!
 //! Need: every promise to a client is checked from outside, by a stock client, over a socket.
 //! Shape: [`Broker`] is one process with its own ports and data folder; [`eventually`] waits for a fact;
-//! [`SmallDisk`] is a disk that can be full; [`Stage`] is one node or a follower of three, and [`suite`] plays a stock client's suite on it.
+//! [`Stage`] is one node or a follower of three, and [`suite`] plays a stock client's suite on it.
 //! [`SmallDisk`] is a disk that can be full; [`Certificates`] are made for a test.
 //! Invariants: a broker never outlives its `Broker`; no test waits for a length of time, only for a fact.
 //! Limits: with `COMPAT_AMQP_URL` set the broker is somebody else's: it is neither restarted nor stopped.

@@ -43,6 +43,7 @@ const KINDS: &[u8; 14] = b"ssT11ssss8ssss";
 const HEADERS: usize = 2;
 const REPLY_TO: usize = 6;
 const EXPIRATION: usize = 7;
+const TIMESTAMP: usize = 9;
 
 /// The first flags word, whether a continuation says more, and the property list.
 fn split_flags(bytes: &[u8]) -> Option<(u16, bool, &[u8])> {
@@ -181,7 +182,7 @@ impl RawProperties {
     /// Seconds since 1970, by convention.
     #[must_use]
     pub fn timestamp(&self) -> Option<u64> {
-        let bytes = self.value(9)?.try_into().ok()?;
+        let bytes = self.value(TIMESTAMP)?.try_into().ok()?;
         Some(u64::from_be_bytes(bytes))
     }
 
@@ -272,6 +273,12 @@ impl RawProperties {
         let mut wire = Vec::with_capacity(reply_to.len() + 1);
         put_shortstr(&mut wire, reply_to);
         self.edited(REPLY_TO, Some(&wire))
+    }
+
+    /// With this timestamp: seconds since 1970, by convention.
+    #[must_use]
+    pub fn with_timestamp(&self, seconds: u64) -> Self {
+        self.edited(TIMESTAMP, Some(&seconds.to_be_bytes()))
     }
 
     /// Without expiration.

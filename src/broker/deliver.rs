@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::amqp::{AMQPValue, RawProperties};
-use crate::base::{Position, SetId};
+use crate::base::{Clock, Position, SetId, SystemClock};
 use crate::cluster::ReadError;
 use crate::model::batch::{self, Message, MessageFlags};
 use crate::model::set::Delivery;
@@ -22,6 +22,7 @@ use super::stream::{wanted, with_offset};
 impl Connection {
     /// Works off the line as far as it goes.
     pub(super) fn do_work(&mut self) {
+        self.session.note_time(|| SystemClock.now());
         while self.output_low() {
             match self.work.pop_front() {
                 None => return,

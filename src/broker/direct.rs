@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::amqp::{FieldTable, ProtocolError, RawProperties};
-use crate::base::{ConsumerId, Millis, QueueId, SetId};
+use crate::base::{Clock, ConsumerId, Millis, QueueId, SetId, SystemClock};
 use crate::cluster::{Event, Mailbox};
 use crate::model::batch::{MessageFlags, MessageParts, PublishOptions};
 use crate::model::set::{Command, Outcome, Reply};
@@ -325,7 +325,10 @@ impl Direct {
     ) -> Result<bool, Refused> {
         let (more_keys, blind) = copy_keys(properties)?;
         let blind_keys = &more_keys[more_keys.len() - blind..];
-        let properties = &properties.without_header(b"BCC");
+        let visible = properties.without_header(b"BCC");
+        let access = self.0.node.access.load();
+        let (stamps, node) = (access.session.stamps, &access.session.node_name);
+        let properties = &stamps.on_publish(visible, node, SystemClock.now());
         let routed = Routed {
             vhost: &self.0.vhost,
             user: &self.0.user,

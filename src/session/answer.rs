@@ -175,6 +175,7 @@ impl Channel {
             &routing_key,
             messages,
         );
-        encode::content(&mut core.output, id, frame_max, &properties.0, &body);
+        let properties = core.config.stamps.on_delivery(&properties.0, core.now);
+        encode::content(&mut core.output, id, frame_max, &properties, &body);
     }
 }

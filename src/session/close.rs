@@ -55,7 +55,7 @@ impl Connection {
             State::Header | State::Starting | State::LoggingIn | State::Tuning => {
                 self.close_reason = Some(failure.0.to_string());
                 self.state = State::Braking;
-                self.timers.close(Some(self.now.plus(BRAKE)));
+                self.timers.close(Some(self.core.now.plus(BRAKE)));
             }
             State::Tuned | State::Opening | State::Running => {
                 self.close_reason = Some(failure.0.to_string());
@@ -77,7 +77,7 @@ impl Connection {
     /// The connection is about to close. Publishes and acks sent before count, so busy channels work off what waits, for as
     /// long as close-ok would be awaited.
     pub(super) fn begin_finish(&mut self, failure: Option<Failure>) {
-        self.timers.close(Some(self.now.plus(CLOSE_WAIT_MAX)));
+        self.timers.close(Some(self.core.now.plus(CLOSE_WAIT_MAX)));
         self.state = State::Finishing(failure);
         self.finish_channels();
     }
@@ -152,7 +152,7 @@ impl Connection {
 
     fn await_close_ok(&mut self, wait: Millis) {
         self.state = State::AwaitingCloseOk;
-        self.timers.close(Some(self.now.plus(wait)));
+        self.timers.close(Some(self.core.now.plus(wait)));
     }
 
     /// The end.
@@ -173,13 +173,20 @@ impl Connection {
 
     /// Bytes were written to the socket.
     pub fn note_sent(&mut self, now: Millis) {
-        self.now = now;
+        self.core.now = now;
         self.timers.sent(now);
+    }
+
+    /// Before deliveries, for the clients whose deliveries say when they were sent; the clock is asked only then.
+    pub fn note_time(&mut self, clock: impl FnOnce() -> Millis) {
+        if self.core.config.stamps.sent {
+            self.core.now = clock();
+        }
     }
 
     /// Bytes were read from the socket.
     pub fn note_received(&mut self, now: Millis) {
-        self.now = now;
+        self.core.now = now;
         self.timers.received();
     }
 
@@ -191,7 +198,7 @@ impl Connection {
 
     /// Does what is due. Harmless when nothing is.
     pub fn handle_timeout(&mut self, now: Millis) {
-        self.now = now;
+        self.core.now = now;
         while let Some(due) = self.timers.due(now, self.wants_input()) {
             match due {
                 Due::SendHeartbeat => encode::heartbeat(&mut self.core.output),

@@ -1,5 +1,6 @@
 //! What the server offers and allows on every connection.
 
+use super::Stamps;
 use crate::amqp::{AMQPValue, FieldTable, LongString};
 use crate::base::{Millis, limits};
 
@@ -22,6 +23,10 @@ pub struct SessionConfig {
     pub max_message_size: u64,
     /// Most consumers of a channel; the next is refused with 530.
     pub consumer_max_per_channel: Option<u32>,
+    /// What the broker writes into messages unasked.
+    pub stamps: Stamps,
+    /// The node's name, for one of them.
+    pub node_name: String,
     /// Time from accept to connection.open-ok.
     pub handshake_timeout: Millis,
     /// Bytes one connection may hold for busy channels, and requests not polled, before it wants no more input.
@@ -39,6 +44,8 @@ impl Default for SessionConfig {
             heartbeat_s: 60,
             max_message_size: limits::MESSAGE_SIZE_MAX_BYTES_DEFAULT,
             consumer_max_per_channel: None,
+            stamps: Stamps::default(),
+            node_name: "rabbit@localhost".to_owned(),
             handshake_timeout: Millis(10_000),
             backlog_bytes_max: 1024 * 1024,
         }

@@ -81,8 +81,6 @@ pub struct Connection {
     /// Negotiated; 0 = no limit.
     pub(super) channel_max: u16,
     pub(super) heartbeat: Millis,
-    /// The latest time seen.
-    pub(super) now: Millis,
     /// Frames cannot be told apart any more: input is read and dropped.
     pub(super) deaf: bool,
     /// The broker stops.
@@ -102,7 +100,7 @@ impl Connection {
         Self {
             timers: Timers::new(now.plus(config.handshake_timeout)),
             decoder: FrameDecoder::new(config.frame_max_initial),
-            core: Core::new(config),
+            core: Core::new(config, now),
             channels: Channels::default(),
             state: State::Header,
             asked: VecDeque::new(),
@@ -111,7 +109,6 @@ impl Connection {
             mechanism: String::new(),
             channel_max: 0,
             heartbeat: Millis(0),
-            now,
             deaf: false,
             stopping: false,
             close_reason: None,
@@ -124,7 +121,7 @@ impl Connection {
     /// Takes complete frames from the front of `input` while [`Self::wants_input`]; what is left must be given again,
     /// with more behind it, once it does.
     pub fn handle_input(&mut self, input: &mut BytesMut, now: Millis) {
-        self.now = now;
+        self.core.now = now;
         while self.wants_input() && !input.is_empty() {
             if self.deaf || matches!(self.state, State::Braking) {
                 input.clear();

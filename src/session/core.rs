@@ -8,7 +8,7 @@ use bytes::BytesMut;
 
 use super::{ChannelRequest, Request, SessionConfig, Settlement};
 use crate::amqp::{AMQPClass, Method, ProtocolError, ReplyCode, ShortString, encode};
-use crate::base::ChannelId;
+use crate::base::{ChannelId, Millis};
 
 /// Requests that may wait to be polled before the session wants no more input.
 const REQUESTS_MAX: usize = 1024;
@@ -23,6 +23,8 @@ pub(super) type Failure = (ProtocolError, (u16, u16));
 pub(super) struct Core {
     pub config: Arc<SessionConfig>,
     pub output: BytesMut,
+    /// The latest time seen.
+    pub now: Millis,
     /// Negotiated, bytes; 0 = no limit.
     pub frame_max: u32,
     pub user: String,
@@ -36,10 +38,11 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub fn new(config: Arc<SessionConfig>) -> Self {
+    pub fn new(config: Arc<SessionConfig>, now: Millis) -> Self {
         Self {
             config,
             output: BytesMut::new(),
+            now,
             frame_max: 0,
             user: String::new(),
             impersonator: false,

@@ -61,8 +61,9 @@ impl Connection {
         let sent =
             self.deliver_method(channel, consumer, lease, redelivered, exchange, routing_key);
         if sent {
-            let frame_max = self.core.frame_max;
-            encode::content(&mut self.core.output, channel, frame_max, properties, body);
+            let core = &mut self.core;
+            let properties = core.config.stamps.on_delivery(properties, core.now);
+            encode::content(&mut core.output, channel, core.frame_max, &properties, body);
         }
         sent
     }
@@ -85,7 +86,9 @@ impl Connection {
         let sent =
             self.deliver_method(channel, consumer, lease, redelivered, exchange, routing_key);
         if sent {
-            encode::content_header(&mut self.core.output, channel, body_size, properties);
+            let core = &mut self.core;
+            let properties = core.config.stamps.on_delivery(properties, core.now);
+            encode::content_header(&mut core.output, channel, body_size, &properties);
         }
         sent
     }

@@ -156,7 +156,7 @@ impl Connection {
         self.channel_max = tune_ok.channel_max;
         self.decoder.set_frame_max(tune_ok.frame_max);
         self.heartbeat = Millis(u64::from(tune_ok.heartbeat) * 1000);
-        self.timers.begin_heartbeats(self.heartbeat, self.now);
+        self.timers.begin_heartbeats(self.heartbeat, self.core.now);
         self.state = State::Tuned;
         Ok(())
     }

@@ -34,6 +34,7 @@ mod publish;
 mod request;
 mod sasl;
 mod settle;
+mod stamp;
 mod timers;
 mod topology;
 mod tx;
@@ -47,6 +48,7 @@ pub use request::{
     Answer, BindingRequest, Body, ChannelAnswer, ChannelRequest, ConsumeRequest, Credentials,
     DeclareExchange, DeclareQueue, Lease, PublishRequest, Request, SettleOutcome, Settlement,
 };
+pub use stamp::Stamps;
 
 #[cfg(test)]
 mod test;

@@ -71,6 +71,9 @@ pub(super) fn check(
     {
         return Err(Fault::AfterRights(Box::new(request), error));
     }
+    let config = &core.config;
+    request.properties =
+        (config.stamps).on_publish(request.properties, &config.node_name, core.now);
     Ok(request)
 }
 

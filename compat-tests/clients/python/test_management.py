@@ -126,8 +126,8 @@ def test_overview_and_node_have_what_tools_insist_on():
     assert set(overview["object_totals"]) == {"connections", "channels", "queues", "exchanges", "consumers"}
     assert overview["message_stats"]["publish_details"]["rate"] >= 0
     assert all(part.isdigit() for part in overview["rabbitmq_version"].split("."))
-    node = get("nodes")[0]
-    assert node["name"] == overview["node"] and node["running"] and not node["being_drained"]
+    node = next(row for row in get("nodes") if row["name"] == overview["node"])
+    assert node["running"] and not node["being_drained"]
     assert isinstance(node["os_pid"], str) and node["mem_used"] > 0 and node["uptime"] > 0
     assert node["proc_used"] > 0 and node["fd_used"] > 0  # Nagios's check of a server takes 0 for an answer that is missing.
     assert get(f"nodes/{node['name']}/memory")["memory"]["total"]["rss"] > 0
@@ -517,7 +517,9 @@ def test_connections_channels_and_consumers_are_listed_and_closed(user, queue):
     row = next(row for row in get("connections") if row["user"] == user)
     assert row["channels"] == 1 and row["protocol"] == "AMQP 0-9-1" and row["state"] == "running"
     assert row["recv_oct"] > 0 and isinstance(row["peer_port"], int)
-    assert row["name"] == f"127.0.0.1:{row['peer_port']} -> 127.0.0.1:{row['port']}"
+    host = pika.URLParameters(URL).host
+    assert row["host"] == host and row["port"] == pika.URLParameters(URL).port
+    assert row["name"] == f"{row['peer_host']}:{row['peer_port']} -> {row['host']}:{row['port']}"
     path = f"connections/{quote(row['name'])}"
     assert get(path)["client_properties"]["product"].startswith("Pika")
     one, = get(path + "/channels")

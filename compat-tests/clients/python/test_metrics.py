@@ -8,7 +8,7 @@ import pytest
 
 from conftest import OURS, put, take
 from dashboards import COUNTERS, GAUGES
-from management import eventually
+from management import eventually, get
 
 URL = os.environ.get("BROKER_METRICS_URL", "")
 URL = URL and URL.removesuffix("/metrics") + "/metrics"
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.skipif(not (URL and OURS), reason="no metrics to read")
 LINE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_A-Z0-9]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)$')
 
 
-def scrape(path=""):
+def scrape(path="", url=URL):
     try:
-        with urllib.request.urlopen(URL + path, timeout=30) as answer:
+        with urllib.request.urlopen(url + path, timeout=30) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
             return parsed(answer.read().decode())
     except urllib.error.HTTPError as error:
@@ -100,17 +100,29 @@ def test_counters_count_what_happens(channel, other, queue):
     eventually(rose)
 
 
+def metrics_of(node):
+    """The URL of a node's metrics, as its listeners say."""
+    (row,) = [row for row in get("overview")["listeners"] if row["protocol"] == "http/prometheus" and row["node"] == node]
+    return f"http://{row['ip_address']}:{row['port']}/metrics"
+
+
 def test_objects_have_their_own_lines_where_they_are_asked_for(channel, queue):
     put(channel, queue, b"1", b"22")
-    eventually(lambda: named(scrape("/per-object"), "rabbitmq_queue_messages_ready").get(
-        f'vhost="/",queue="{queue}"') == 2)
+
+    # The length of a queue is told by the node that leads it, its name by every node, a channel by its own.
+    def leads():
+        url = metrics_of(get(f"queues/%2F/{queue}")["node"])
+        ready = named(scrape("/per-object", url), "rabbitmq_queue_messages_ready")
+        return ready.get(f'vhost="/",queue="{queue}"') == 2 and url
+    leader = eventually(leads)
+    for url in {URL, leader}:
+        assert any(f'queue="{queue}"' in labels for labels in named(scrape("/per-object", url), "rabbitmq_queue_info"))
+        assert f'queue="{queue}"' not in str(scrape(url=url))
     samples = scrape("/per-object")
-    assert any(f'queue="{queue}"' in labels for labels in named(samples, "rabbitmq_queue_info"))
     assert total(samples, "rabbitmq_channel_messages_published_total") >= 2
     assert any('exchange=""' in labels for labels in named(samples, "rabbitmq_exchange_messages_published_total"))
-    assert f'queue="{queue}"' not in str(scrape())
 
-    detailed = scrape(f"/detailed?family=queue_coarse_metrics&family=nonsense&vhost=%2F&queue=^{queue}$")
+    detailed = scrape(f"/detailed?family=queue_coarse_metrics&family=nonsense&vhost=%2F&queue=^{queue}$", leader)
     assert {name for name, _ in detailed} == {
         "rabbitmq_identity_info", "rabbitmq_build_info", "rabbitmq_detailed_queue_messages_ready",
         "rabbitmq_detailed_queue_messages_unacked", "rabbitmq_detailed_queue_messages"}

@@ -201,6 +201,8 @@ ERRORS = [
      "PRECONDITION_FAILED - invalid type 'bool' for arg 'x-dead-letter-exchange' in " + Q, DECLARE),
     (lambda n: [own(n), spec.Queue.Bind(queue=n, exchange="amq.headers", routing_key="", arguments={"x-match": "some"})], "channel", 406,
      "PRECONDITION_FAILED - Invalid x-match field value <<\"some\">>; expected all, any, all-with-x, or any-with-x", BIND),
+    (lambda n: [own(n), spec.Queue.Bind(queue=n, exchange="amq.headers", routing_key="", arguments={"x-match": ""})], "channel", 406,
+     "PRECONDITION_FAILED - Invalid x-match field value <<>>; expected all, any, all-with-x, or any-with-x", BIND),
     (lambda n: [own(n), spec.Basic.Consume(queue=n, arguments={"x-priority": "high"})], "channel", 406,
      "PRECONDITION_FAILED - invalid arg 'x-priority' for " + Q + ": …", CONSUME),
     (lambda n: [own(n), spec.Basic.Consume(queue=n, arguments={"x-stream-offset": "first"})], "channel", 406,

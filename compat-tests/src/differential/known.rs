@@ -199,6 +199,27 @@ pub const EXPLAINED: &[Explained] = &[
         },
     },
     Explained {
+        what: "a message of a higher priority that expires in a classic queue",
+        reason: "there it waits, and counts, until something else happens to the queue: the timer is set by the message that \
+                 came to an empty one",
+        is: |program, theirs, own| {
+            !has_quorum(program)
+                && program.contains("x-max-priority")
+                && program.contains("expiration=")
+                && matches!((ready(theirs), ready(own)), (Some(left), Some(right)) if left > right)
+        },
+    },
+    Explained {
+        what: "a dead letter that comes to a quorum queue",
+        reason: "its counts go on there, so that it is redelivered when it is new; here they begin anew",
+        is: |program, theirs, own| {
+            has_quorum(program)
+                && own.contains("x-death=")
+                && is_redelivered(theirs)
+                && theirs.replacen(" redelivered", "", 1) == own
+        },
+    },
+    Explained {
         what: "order of deliveries of two queues on one channel",
         reason: "two queues are two processes there, and may be two broker sets here",
         is: |program, theirs, own| {
@@ -224,6 +245,11 @@ fn has_quorum(program: &str) -> bool {
 fn is_redelivered(line: &str) -> bool {
     let delivery = line.starts_with("basic.deliver") || line.starts_with("basic.get-ok");
     delivery && line.contains(" redelivered")
+}
+
+/// How many messages a queue shows: `2 messages, 0 consumers`.
+fn ready(line: &str) -> Option<u64> {
+    line.split_once(" messages,")?.0.parse().ok()
 }
 
 /// A line without the word that begins like this.

@@ -1,4 +1,5 @@
-//! What there may be of channels, queues and exchanges, and how queues are compared and their returns counted.
+//! What there may be of channels, queues and exchanges, how queues are compared and their returns counted, and what is
+//! written into messages.
 
 use super::super::value;
 use super::{Key, set};
@@ -54,4 +55,38 @@ pub(super) static KEYS: &[Key] = &[
             Ok(None)
         },
     ),
+    set(
+        "message_interceptors.incoming.set_header_timestamp.overwrite",
+        "switch",
+        "",
+        "published messages get the time in `timestamp` and in the header `timestamp_in_ms`: in place of what the publisher \
+         set (true), or where it set none (false); without the key they do not",
+        |d, _, v| {
+            d.config.stamps.received = Some(value::switch(v)?);
+            Ok(None)
+        },
+    )
+    .live(),
+    set(
+        "message_interceptors.incoming.set_header_routing_node.overwrite",
+        "switch",
+        "",
+        "published messages get the name of the node in the header `x-routed-by`; as above",
+        |d, _, v| {
+            d.config.stamps.routed_by = Some(value::switch(v)?);
+            Ok(None)
+        },
+    )
+    .live(),
+    set(
+        "message_interceptors.outgoing.timestamp.enabled",
+        "switch",
+        "false",
+        "whether messages get the time they are sent to a client in the header `x-opt-rabbitmq-sent-time`",
+        |d, _, v| {
+            d.config.stamps.sent = value::switch(v)?;
+            Ok(None)
+        },
+    )
+    .live(),
 ];

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use super::{Target, Targets};
 use crate::amqp::{AMQPValue, FieldTable, ProtocolError, RawProperties, ReplyCode};
 use crate::base::Digest;
+use crate::model::topology::table::binary;
 
 /// What an exchange of type x-consistent-hash hashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,9 +82,12 @@ const WEIGHT_MAX: i64 = 10_000;
 /// # Errors
 /// 406 for what is no integer from 1 to [`WEIGHT_MAX`].
 pub(crate) fn weight(key: &str) -> Result<u32, ProtocolError> {
-    let number: i64 = key
-        .parse()
-        .map_err(|_| precondition(format!("The binding key must be an integer: <<\"{key}\">>")))?;
+    let number: i64 = key.parse().map_err(|_| {
+        precondition(format!(
+            "The binding key must be an integer: {}",
+            binary(key.as_bytes())
+        ))
+    })?;
     if number < 1 {
         return Err(precondition(
             "The binding key must be greater than 0".to_owned(),
@@ -251,6 +255,10 @@ mod test {
             (
                 "a",
                 "406 PRECONDITION_FAILED - The binding key must be an integer: <<\"a\">>",
+            ),
+            (
+                "",
+                "406 PRECONDITION_FAILED - The binding key must be an integer: <<>>",
             ),
         ] {
             assert_eq!(weight(key).unwrap_err().to_string(), text);

@@ -5,7 +5,7 @@
 use super::arguments::{integer_of, invalid, max_age, range, unacceptable, visibility};
 use super::precondition;
 use super::record::{QueueKind, QueueRecord};
-use super::table::{Value, integer, lookup, show, text, view};
+use super::table::{Value, binary, integer, lookup, show, text, view};
 use crate::amqp::value::type_name;
 use crate::amqp::{AMQPValue, FieldTable, ProtocolError};
 use crate::base::Millis;
@@ -120,7 +120,7 @@ impl ConsumerArguments {
 fn start(value: &AMQPValue) -> Result<StreamStart, String> {
     let bad = || {
         let shown = match view(value) {
-            Value::Text(bytes) => format!("<<\"{}\">>", String::from_utf8_lossy(bytes)),
+            Value::Text(bytes) => binary(bytes),
             _ => show(value),
         };
         format!(

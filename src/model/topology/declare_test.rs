@@ -56,6 +56,7 @@ fn an_x_match_that_is_none_is_refused_in_rabbitmqs_words() {
             long("some"),
             format!("field value <<\"some\">>; {expected}"),
         ),
+        (long(""), format!("field value <<>>; {expected}")),
         (
             AMQPValue::ShortUInt(1),
             "field type unsignedshort (value 1); expected longstr".to_owned(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::pattern::Pattern;
 use super::record::QueueKind;
-use super::table::{Value, integer, text, view};
+use super::table::{Value, binary, integer, text, view};
 use crate::amqp::{AMQPValue, FieldTable};
 
 /// Whose policy it is.
@@ -373,7 +373,7 @@ pub(super) fn erlang(value: &AMQPValue) -> String {
         other => match view(other) {
             Value::Int(number) => number.to_string(),
             Value::Float(number) => format!("{number:?}"),
-            Value::Text(bytes) => format!("<<\"{}\">>", String::from_utf8_lossy(bytes)),
+            Value::Text(bytes) => binary(bytes),
             Value::Bool(flag) => flag.to_string(),
             Value::Time(time) => time.to_string(),
             Value::Void | Value::Opaque | Value::Other(_) => "null".to_owned(),

@@ -169,6 +169,7 @@ fn where_a_consumer_begins_and_what_it_wants_is_read_from_its_arguments() {
     let refused =
         "invalid arg 'x-stream-offset' for queue 'q' in vhost '/': {invalid_stream_offset_arg,";
     for (value, shown) in [
+        (long(""), "{longstr,<<>>}}"),
         (long("foo"), "{longstr,<<\"foo\">>}}"),
         (long("3"), "{longstr,<<\"3\">>}}"),
         (long("0s"), "{longstr,<<\"0s\">>}}"),

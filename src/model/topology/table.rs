@@ -213,9 +213,10 @@ pub(crate) fn term(value: &AMQPValue) -> String {
     }
 }
 
-fn binary(bytes: &[u8]) -> String {
+/// Octets as RabbitMQ prints them: an Erlang binary.
+pub(crate) fn binary(bytes: &[u8]) -> String {
     let printable = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b'"' && *byte != b'\\';
-    if bytes.iter().all(printable) {
+    if !bytes.is_empty() && bytes.iter().all(printable) {
         return format!("<<\"{}\">>", String::from_utf8_lossy(bytes));
     }
     let numbers: Vec<String> = bytes.iter().map(u8::to_string).collect();
