@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use crate::base::limits;
 use crate::broker::listener::SocketOptions;
 use crate::broker::tls::{NameFrom, TlsOptions};
-use crate::http::VhostDefaults;
+use crate::http::{Front, MetricsOptions, VhostDefaults};
 
 pub use file::{ConfigError, Place, Problems};
 pub use source::{Assigned, Loaded, Note, Sources, load};
@@ -114,14 +114,16 @@ pub struct Config {
     pub prometheus: [Option<SocketAddr>; 2],
     /// The TLS of the second.
     pub prometheus_tls: TlsOptions,
-    /// `/metrics` has a line per object, as `/metrics/per-object`. Default no.
-    pub prometheus_per_object: bool,
+    /// Where they are, for whom, how long. Default `/metrics`, for everybody, without a line per object.
+    pub prometheus_options: MetricsOptions,
     /// Management API, plain and under TLS. Default `[::]:15672` and none.
     pub management: [Option<SocketAddr>; 2],
     /// The TLS of the second.
     pub management_tls: TlsOptions,
     /// Largest body of a request to it, bytes, 1 to 1 GiB. Default 10000000.
     pub management_body_max: u64,
+    /// How it looks from outside. Default as it is.
+    pub front: Front,
     /// Definitions imported at the start. Default none.
     pub definitions: Option<PathBuf>,
     /// First user, made when the store is empty. Default `guest`.
@@ -178,6 +180,8 @@ pub struct Config {
     pub node_name: String,
     /// The cluster's name. Default: the node's name.
     pub cluster_name: String,
+    /// What the cluster and this node are called by: names and values. Default nothing.
+    pub tags: [Vec<(String, String)>; 2],
     /// Its peers. Default none.
     pub cluster: cluster::Cluster,
     /// Least severe line logged. Default info.
@@ -221,10 +225,11 @@ impl Default for Config {
             socket: SocketOptions::default(),
             prometheus: [Some(SocketAddr::new(ANY, PROMETHEUS_PORT)), None],
             prometheus_tls: TlsOptions::default(),
-            prometheus_per_object: false,
+            prometheus_options: MetricsOptions::default(),
             management: [Some(SocketAddr::new(ANY, MANAGEMENT_PORT)), None],
             management_tls: TlsOptions::default(),
             management_body_max: 10_000_000,
+            front: Front::default(),
             definitions: None,
             default_user: "guest".to_owned(),
             default_pass: "guest".to_owned(),
@@ -255,6 +260,7 @@ impl Default for Config {
             default_queue_type: "classic".to_owned(),
             node_name: "rabbit@localhost".to_owned(),
             cluster_name: "rabbit@localhost".to_owned(),
+            tags: [Vec::new(), Vec::new()],
             cluster: cluster::Cluster::default(),
             log_level: LogLevel::Info,
             log_categories: Vec::new(),

@@ -121,7 +121,7 @@ pub async fn serve(options: &Options, loaded: Loaded) -> ExitCode {
         Ok(ears) => ears,
         Err(error) => return fail(&error),
     };
-    let settings = Settings::from(&loaded.config);
+    let settings = Settings::from(&loaded);
     let folder = match Folder::take(&settings.data_dir, LOCK_PATIENCE) {
         Ok(folder) => folder,
         Err(error) => {
@@ -397,7 +397,7 @@ impl Process<'_> {
         }
         self.settings = Settings {
             data_dir: self.folder.path().to_owned(),
-            ..Settings::from(&new.config)
+            ..Settings::from(&new)
         };
         running.reload(&self.settings);
         for (key, live) in self.loaded.assigned.changes(&new.assigned) {

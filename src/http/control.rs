@@ -287,6 +287,12 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest<Body>) -> Response<Bod
             let node = given["node"].as_str().unwrap_or_default().to_owned();
             told(api::tell_cluster(&api, Ask::Forget { node }).await)
         }
+        Some(api) if path == "/control/certificates" => {
+            answered(StatusCode::OK, &api::certificates_of(&api))
+        }
+        Some(api) if path == "/control/message_sizes" => {
+            answered(StatusCode::OK, &api::message_sizes(&api))
+        }
         Some(api) => match path.strip_prefix("/control/maintenance/") {
             Some(word) => {
                 // Read to its end: a connection that closes on unread bytes is a broken pipe to its writer.

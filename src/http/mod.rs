@@ -7,6 +7,6 @@ pub mod control;
 mod metrics;
 mod web;
 
-pub use api::{ApiOptions, DefaultLimits, DefaultPolicy, DefaultUser, VhostDefaults};
-pub use metrics::{MetricsState, Names, serve};
+pub use api::{ApiOptions, DefaultLimits, DefaultPolicy, DefaultUser, Front, VhostDefaults};
+pub use metrics::{MetricsOptions, MetricsState, Names, serve};
 pub use web::{Peer, WebListener};

@@ -1,7 +1,7 @@
 //! Keys that are this broker's own, its name, and definitions read at the start.
 
-use super::super::value;
-use super::{Key, ignored, refused, set, text};
+use super::super::value::{self, Expected};
+use super::{Key, Remark, ignored, refused, set, text};
 
 const UNCHANGED: &str = "importing what is there changes nothing; it is done at every start";
 
@@ -48,6 +48,20 @@ pub(super) static KEYS: &[Key] = &[
         "the node's name",
         "name of the cluster",
         |d, _, v| text(&mut d.config.cluster_name, v),
+    ),
+    set(
+        "cluster_tags.$name",
+        "text",
+        "",
+        "what the cluster is called by in the API and by commands",
+        |d, name, v| tag(&mut d.config.tags[0], name, v),
+    ),
+    set(
+        "node_tags.$name",
+        "text",
+        "",
+        "the same of this node",
+        |d, name, v| tag(&mut d.config.tags[1], name, v),
     ),
     set(
         "leveret.data_dir",
@@ -100,3 +114,9 @@ pub(super) static KEYS: &[Key] = &[
         },
     ),
 ];
+
+fn tag(tags: &mut Vec<(String, String)>, name: &str, value: &str) -> Result<Remark, Expected> {
+    tags.retain(|(other, _)| other != name);
+    tags.push((name.to_owned(), value.to_owned()));
+    Ok(None)
+}

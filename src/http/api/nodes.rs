@@ -221,7 +221,7 @@ fn constants(api: &Api) -> Value {
         "rates_mode": "basic",
         "net_ticktime": 60,
         "db_dir": api.limits.data_dir.display().to_string(),
-        "config_files": [],
+        "config_files": api.options.config_files,
         "log_files": ["<stdout>"],
         "enabled_plugins": ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus"],
         "applications": [{"name": "rabbit", "description": "RabbitMQ", "version": names.version}],
