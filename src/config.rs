@@ -78,6 +78,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// A file that log lines go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// Where.
+    pub path: PathBuf,
+    /// Bytes after which another is begun. Default none.
+    pub size_max: Option<u64>,
+    /// How many of those that were full are kept. Default 5.
+    pub kept: u32,
+}
+
 /// What there may be of channels, queues and exchanges, and how queues are compared and counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
@@ -190,6 +201,10 @@ pub struct Config {
     pub log_categories: Vec<(String, LogLevel)>,
     /// How log lines are written. Default plain.
     pub log_format: LogFormat,
+    /// Whether they go to standard output. Default yes.
+    pub log_console: bool,
+    /// And the file they go to. Default none.
+    pub log_file: Option<LogFile>,
     /// Product name told to clients. `None` = the broker's own choice.
     pub product: Option<String>,
     /// Version told to clients. `None` = the broker's own choice.
@@ -265,6 +280,8 @@ impl Default for Config {
             log_level: LogLevel::Info,
             log_categories: Vec::new(),
             log_format: LogFormat::Plain,
+            log_console: true,
+            log_file: None,
             product: None,
             version: None,
             segment_bytes: 64 << 20,

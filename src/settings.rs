@@ -61,6 +61,7 @@ impl From<&Config> for Settings {
                 vhost_defaults: config.vhost_defaults.clone(),
                 front: config.front.clone(),
                 config_files: Vec::new(),
+                log_files: Vec::new(),
                 target_size: config.cluster.target_size,
             },
             metrics_options: config.prometheus_options.clone(),
@@ -101,6 +102,7 @@ impl From<&Loaded> for Settings {
     fn from(loaded: &Loaded) -> Self {
         let mut settings = Self::from(&loaded.config);
         settings.api.config_files.clone_from(&loaded.files);
+        settings.api.log_files = log_files(&loaded.config);
         settings
     }
 }
@@ -146,12 +148,21 @@ pub fn about(loaded: &Loaded) -> About {
         node: config.node_name.clone(),
         data_dir: config.data_dir.clone(),
         config_files: loaded.files.clone(),
+        log_files: log_files(config),
         version: names.version,
         product: names.product,
         memory_high_watermark: watermark.clone(),
         environment,
         variables: Value::Object(shown.collect()),
     }
+}
+
+/// Where the log goes, as RabbitMQ's commands say it.
+fn log_files(config: &Config) -> Vec<String> {
+    let console = config.log_console.then(|| "<stdout>".to_owned());
+    let file = config.log_file.as_ref();
+    let file = file.map(|file| file.path.display().to_string());
+    console.into_iter().chain(file).collect()
 }
 
 fn access(config: &Config, session: SessionConfig) -> Access {

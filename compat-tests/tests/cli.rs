@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use compat_tests::{Broker, binary, eventually, skipped_on_foreign};
+use compat_tests::{Broker, Certificates, binary, eventually, free_port, skipped_on_foreign};
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
 };
@@ -40,12 +40,16 @@ struct Ran {
 
 impl Tools {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(settings: &[(&str, &str)]) -> Self {
         let links = tempfile::tempdir().unwrap();
         for name in NAMES {
             symlink(binary(), links.path().join(name)).unwrap();
         }
         Self {
-            broker: Broker::start(),
+            broker: Broker::start_with(settings),
             links,
         }
     }
@@ -700,4 +704,116 @@ fn a_node_is_stopped_started_reset_and_drained() {
     assert!(out.ends_with("successfully shut down\n"), "{out}");
     assert!(tools.broker.wait_end().success());
     tools.fails("rabbitmqctl stop", 69, "Target node is not running");
+}
+
+#[test]
+fn the_log_goes_to_its_file_too_is_rotated_and_is_read_by_commands() {
+    if skipped_on_foreign("the command line") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("logs");
+    let tools = Tools::start_with(&[
+        ("log.dir", dir.to_str().unwrap()),
+        ("log.file", "rabbit.log"),
+        ("log.file.rotation.count", "2"),
+    ]);
+    let file = dir.join("rabbit.log");
+    let read = |path: &std::path::Path| fs::read_to_string(path).unwrap();
+    assert!(read(&file).contains("Server startup complete"));
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+    let place = file.to_str().unwrap();
+    tools.says(
+        "rabbitmq-diagnostics -q log_location",
+        &format!("<stdout>\n{place}\n"),
+    );
+    let status = tools.ok("rabbitmqctl status --formatter json");
+    assert!(status.contains(place), "{status}");
+    let tail = tools.ok("rabbitmq-diagnostics -q log_tail -N 1");
+    assert_eq!(tail.lines().count(), 1, "{tail}");
+    assert!(
+        tools
+            .ok("rabbitmq-diagnostics log_tail")
+            .contains("Server startup complete")
+    );
+    tools.fails("rabbitmq-diagnostics log_tail --number x", 64, "--number");
+
+    // Its file is another after a rotation, and what logrotate moved away is left alone.
+    tools.ok("rabbitmqctl rotate_logs");
+    assert_eq!(read(&file), "");
+    assert!(read(&dir.join("rabbit.log.0")).contains("Server startup complete"));
+    let away = dir.join("moved-by-somebody");
+    fs::rename(&file, &away).unwrap();
+    tools.broker.signal("HUP");
+    eventually(Duration::from_secs(20), || file.exists().then_some(()));
+    eventually(Duration::from_secs(20), || {
+        read(&file)
+            .contains("the configuration was read again")
+            .then_some(())
+    });
+
+    // A stream begins with what comes after it is asked for, and ends by itself. Nobody knows when it has begun, so what
+    // it is to show is said until it is over.
+    let mut stream = Command::new(tools.links.path().join("rabbitmq-diagnostics"))
+        .args(["-q", "log_tail_stream", "-d", "2"])
+        .env("RABBITMQ_MNESIA_DIR", tools.data_dir())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while stream.try_wait().unwrap().is_none() {
+        tools.ok("rabbitmqctl set_disk_free_limit 50MB");
+    }
+    let shown = stream.wait_with_output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("disk free limit set to"), "{shown}");
+    assert!(!shown.contains("Server startup complete"), "{shown}");
+}
+
+#[test]
+fn certificates_and_sizes_of_messages_are_shown() {
+    if skipped_on_foreign("the command line") {
+        return;
+    }
+    let tools = Tools::start();
+    let none = tools.ok("rabbitmq-diagnostics -q certificates");
+    assert!(none.contains("has no TLS-enabled listeners"), "{none}");
+    let sizes = tools.ok("rabbitmq-diagnostics -q message_size_stats");
+    let header = "Message Size\tCount\tPercentage\n0B to 100B\t0\t0.0%\n100B to 1KB\t0\t0.0%\n";
+    assert!(
+        sizes.starts_with(header) && sizes.ends_with("above 100MB\t0\t0.0%\n"),
+        "{sizes}"
+    );
+    for line in [
+        "rabbitmq-diagnostics report",
+        "rabbitmq-diagnostics metadata_store_status",
+        "rabbitmqctl check_if_any_deprecated_features_are_used",
+    ] {
+        tools.ok(line);
+    }
+    drop(tools);
+
+    let certificates = Certificates::new();
+    let port = free_port();
+    let mut settings = certificates.settings("ssl_options");
+    settings.push(("listeners.ssl.default".to_owned(), port.to_string()));
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(a, b)| (&**a, &**b)).collect();
+    let tools = Tools::start_with(&settings);
+    let shown = tools.ok("rabbitmq-diagnostics -q certificates");
+    let file = certificates.path("server.pem").display().to_string();
+    for words in [
+        &format!("port: {port}, protocol: amqp/ssl\n certfile: {file}\n  subject: "),
+        "serial number: ",
+        "validity: ",
+    ] {
+        assert!(shown.contains(words), "{words} in {shown}");
+    }
+    tools.ok("rabbitmq-diagnostics check_certificate_expiration --within 2 --unit weeks");
+    tools.fails(
+        "rabbitmq-diagnostics -q check_certificate_expiration --within 5000 --unit years",
+        69,
+        "Certificates expiring",
+    );
 }

@@ -68,14 +68,6 @@ pub static COMMANDS: &[Spec] = &[
     ),
     spec(
         DIAG,
-        "log_location",
-        "",
-        "all",
-        "Shows where the node logs",
-        log_location,
-    ),
-    spec(
-        DIAG,
         "cipher_suites",
         "",
         "format= all",
@@ -423,13 +415,6 @@ fn os_env(call: &Call) -> Result<Output, Failure> {
         .map(|(name, value)| json!({"name": name, "value": value}))
         .collect();
     Ok(Output::Rows(Rows::of(&["name", "value"], &rows)))
-}
-
-fn log_location(call: &Call) -> Result<Output, Failure> {
-    call.banner(format!("Log file location(s) on node {} ...", call.node()));
-    call.check_node()?;
-    call.about()?;
-    Ok(Output::Text("<stdout>".to_owned()))
 }
 
 fn cipher_suites(call: &Call) -> Result<Output, Failure> {

@@ -22,6 +22,7 @@ mod inspect;
 mod lifecycle;
 mod limits;
 mod listing;
+mod observe;
 mod parameters;
 mod plugins;
 mod queues;

@@ -2,8 +2,8 @@
 
 use super::spec::{Spec, Tool};
 use super::{
-    accounts, checks, definitions, inspect, lifecycle, limits, listing, parameters, plugins,
-    queues, status, vhosts,
+    accounts, checks, definitions, inspect, lifecycle, limits, listing, observe, parameters,
+    plugins, queues, status, vhosts,
 };
 
 /// Every command of every tool.
@@ -19,6 +19,7 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
         definitions::COMMANDS,
         status::COMMANDS,
         inspect::COMMANDS,
+        observe::COMMANDS,
         checks::COMMANDS,
         plugins::COMMANDS,
     ];

@@ -84,6 +84,8 @@ pub struct ApiOptions {
     pub front: Front,
     /// The files the node's configuration came from.
     pub config_files: Vec<PathBuf>,
+    /// Where its log goes.
+    pub log_files: Vec<String>,
     /// Nodes that make the cluster complete, as configured; 0 and 1 are one.
     pub target_size: usize,
 }

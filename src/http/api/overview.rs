@@ -254,6 +254,18 @@ pub fn exchange_types() -> Value {
             "topic",
             "AMQP topic exchange, as per the AMQP specification",
         ),
+        ("x-consistent-hash", "Consistent Hashing Exchange"),
+        ("x-delayed-message", "Delayed Message Exchange."),
+        (
+            "x-local-random",
+            "Picks one random local binding (queue) to route via (to).",
+        ),
+        ("x-modulus-hash", "Modulus Hashing Exchange"),
+        (
+            "x-random",
+            "Picks one random binding (queue) to route via (to).",
+        ),
+        ("x-recent-history", "Recent History Exchange."),
     ];
     kinds
         .iter()
