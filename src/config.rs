@@ -15,6 +15,7 @@ pub mod environment;
 pub mod file;
 pub mod keys;
 pub mod lookup;
+pub mod secret;
 pub mod source;
 pub mod value;
 

@@ -817,3 +817,178 @@ fn certificates_and_sizes_of_messages_are_shown() {
         "Certificates expiring",
     );
 }
+
+/// Commands that scripts run: the line, and words of its answer.
+const SCRIPTED: &[(&str, &str)] = &[
+    (
+        "rabbitmqctl add_user ph kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR --pre-hashed-password",
+        "Done.",
+    ),
+    ("rabbitmqctl authenticate_user ph test12", "Success"),
+    ("rabbitmqctl -q add_vhost w", ""),
+    (
+        "rabbitmqctl update_vhost_metadata w --description d --tags a,b --default-queue-type quorum",
+        "Updating",
+    ),
+    (
+        "rabbitmqctl -s list_vhosts name description tags default_queue_type cluster_state",
+        "w\td\t[a, b]\tquorum\t[{rabbit@",
+    ),
+    ("rabbitmqctl set_permissions -p w ph .* .* .*", ""),
+    (
+        "rabbitmqctl set_topic_permissions -p w ph amq.topic a b",
+        "",
+    ),
+    (
+        "rabbitmqctl -q list_user_topic_permissions ph",
+        "vhost\texchange\twrite\tread\nw\tamq.topic\ta\tb\n",
+    ),
+    (
+        "rabbitmqctl set_parameter federation-upstream u1 {\"uri\":\"amqp://x\"}",
+        "",
+    ),
+    (
+        "rabbitmqctl -q list_parameters",
+        "component\tname\tvalue\nfederation-upstream\tu1\t{\"uri\":\"amqp://x\"}\n",
+    ),
+    ("rabbitmqctl clear_parameter federation-upstream u1", ""),
+    ("rabbitmqctl set_global_parameter g 1", ""),
+    ("rabbitmqctl clear_global_parameter g", ""),
+    ("rabbitmqctl version", "4."),
+    ("rabbitmq-diagnostics -q server_version", "4."),
+    (
+        "rabbitmq-diagnostics is_running",
+        "is fully booted and running",
+    ),
+    (
+        "rabbitmq-diagnostics is_booting",
+        "is fully booted (check with is_running)",
+    ),
+    (
+        "rabbitmq-diagnostics memory_breakdown --unit MB",
+        "other_proc: ",
+    ),
+    (
+        "rabbitmq-diagnostics environment",
+        "[{rabbit,\n     [{auth_mechanisms,",
+    ),
+    ("rabbitmq-diagnostics cluster_status", "Running Nodes"),
+    (
+        "rabbitmqctl list_feature_flags name state stability",
+        "stream_queue\tenabled\trequired\n",
+    ),
+    (
+        "rabbitmqctl list_deprecated_features",
+        "global_qos\tpermitted_by_default\n",
+    ),
+    ("rabbitmq-plugins list -E -m", "rabbitmq_management\n"),
+    ("rabbitmq-plugins list", "[E*] rabbitmq_prometheus "),
+    ("rabbitmq-plugins directories -s", "Enabled plugins file: "),
+    (
+        "rabbitmq-plugins set rabbitmq_management rabbitmq_prometheus",
+        "rabbitmq_prometheus\n",
+    ),
+    (
+        "rabbitmq-plugins disable rabbitmq_management --offline",
+        "rabbitmq_management\n",
+    ),
+    (
+        "rabbitmq-queues rebalance all",
+        "Re-balancing leaders of all queues",
+    ),
+    (
+        "rabbitmq-queues rebalance quorum --vhost-pattern x --queue-pattern y",
+        "quorum queues",
+    ),
+    (
+        "rabbitmq-upgrade post_upgrade",
+        "Executing post upgrade tasks",
+    ),
+    (
+        "rabbitmq-upgrade await_online_synchronized_mirror -t 3",
+        "3 seconds",
+    ),
+    (
+        "rabbitmq-upgrade await_online_quorum_plus_one -t 3",
+        "does not apply",
+    ),
+    (
+        "rabbitmq-queues check_if_node_is_mirror_sync_critical",
+        "does not apply",
+    ),
+    (
+        "rabbitmqctl close_all_user_connections nobody bye",
+        "Closing all connections of user nobody",
+    ),
+    ("rabbitmqctl trace_on", "Trace enabled for vhost /"),
+    ("rabbitmqctl trace_off", "Trace disabled for vhost /"),
+    ("rabbitmqctl force_gc", ""),
+    ("rabbitmqctl suspend_listeners", "Will suspend"),
+    ("rabbitmqctl resume_listeners", "Will resume"),
+    (
+        "rabbitmqctl list_unresponsive_queues",
+        "Listing unresponsive queues",
+    ),
+    (
+        "rabbitmqctl enable_vhost_deletion_protection w",
+        "Protecting virtual host 'w'",
+    ),
+    (
+        "rabbitmqctl disable_vhost_deletion_protection w",
+        "Removing deletion protection",
+    ),
+    ("rabbitmqctl delete_vhost w", "Deleting vhost"),
+    ("rabbitmqctl wait --pid 1 -t 9", "Waiting for pid 1"),
+    (
+        "rabbitmq-diagnostics -q cipher_suites",
+        "ECDHE-RSA-AES256-GCM-SHA384\n",
+    ),
+    (
+        "rabbitmq-diagnostics cipher_suites --format erlang",
+        "[{cipher,<<\"aes_256_gcm\">>},{key_exchange,<<\"ecdhe_rsa\">>},{mac,<<\"aead\">>}",
+    ),
+    ("rabbitmq-diagnostics -q tls_versions", "tlsv1.3\ntlsv1.2\n"),
+    (
+        "rabbitmq-diagnostics resolve_hostname localhost --address-family ipv4",
+        "127.0.0.1\n",
+    ),
+    ("rabbitmqctl list_ciphers", "[aes_128_cbc, aes_256_cbc]\n"),
+    ("rabbitmqctl list_hashes", "[sha256, sha512]\n"),
+    // As RabbitMQ 4.0.5's own tool wrote it.
+    (
+        "rabbitmqctl -q decode {encrypted,<<\"DGRTWzyKa17fwzBxHbFaVh/5gbUh+jcnv5Nt2OM968hyOkir+0+2368RU7OiyDwJ\">>} pw",
+        "<<\"hello\">>\n",
+    ),
+];
+
+#[test]
+fn what_scripts_run_succeeds_and_says_what_they_look_for() {
+    if skipped_on_foreign("the command line") {
+        return;
+    }
+    let tools = Tools::start();
+    for (line, words) in SCRIPTED {
+        let said = tools.ok(line);
+        assert!(said.contains(words), "{line}: {said}");
+    }
+    let sealed = tools.ok("rabbitmqctl -q encrypt_conf_value open~sesame pw --cipher aes_256_cbc");
+    let sealed = sealed.trim();
+    assert!(sealed.starts_with("encrypted:"), "{sealed}");
+    let open = format!("rabbitmqctl -q decrypt_conf_value {sealed} pw --cipher aes_256_cbc");
+    tools.says(&open, "open sesame\n");
+    tools.fails(
+        &format!("rabbitmqctl decrypt_conf_value {sealed} no"),
+        69,
+        "Failed to decrypt",
+    );
+    tools.fails(
+        "rabbitmqctl encode x pw --hash md5",
+        64,
+        "hash is not supported",
+    );
+    tools.fails(
+        "rabbitmq-diagnostics cipher_suites --format iana",
+        64,
+        "openssl, erlang or map",
+    );
+}

@@ -7,6 +7,7 @@ use super::keys::defaults::Rules;
 use super::keys::logs;
 use super::keys::network::{AMQP, MANAGEMENT, PROMETHEUS};
 use super::keys::users::name_from;
+use super::secret::Passphrase;
 use super::value::{self, Expected};
 use super::{
     ANY, Config, MANAGEMENT_PORT, MANAGEMENT_TLS_PORT, PROMETHEUS_PORT, PROMETHEUS_TLS_PORT,
@@ -32,6 +33,8 @@ pub struct Draft {
     pub(super) tags_named: bool,
     pub(super) rules: Rules,
     pub(super) log: logs::Written,
+    /// What encrypted values are decrypted with.
+    pub(super) passphrase: Passphrase,
     pub(super) cluster: cluster::Written,
     /// Where a listener that names only a port listens.
     pub node_ip: IpAddr,
@@ -114,6 +117,7 @@ impl Draft {
             tags_named: false,
             rules: Rules::default(),
             log: logs::Written::default(),
+            passphrase: Passphrase::new(""),
             cluster: cluster::Written::default(),
             node_ip: ANY,
             node_port: super::AMQP_PORT,

@@ -18,6 +18,7 @@ mod table;
 mod accounts;
 mod checks;
 mod definitions;
+mod encryption;
 mod inspect;
 mod lifecycle;
 mod limits;
@@ -27,6 +28,7 @@ mod parameters;
 mod plugins;
 mod queues;
 mod status;
+mod tls;
 mod vhosts;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a node says as it goes: its log, the certificates it serves, the sizes of messages it got.
+//! What a node says as it goes: its log, the sizes of messages it got.
 
 use std::io::Write;
 
@@ -41,14 +41,6 @@ pub static COMMANDS: &[Spec] = &[
         "",
         "Begins a new log file",
         rotate_logs,
-    ),
-    spec(
-        DIAG,
-        "certificates",
-        "",
-        "",
-        "Shows the certificates the node serves",
-        certificates,
     ),
     spec(
         DIAG,
@@ -116,47 +108,6 @@ fn rotate_logs(call: &Call) -> Result<Output, Failure> {
     call.check_node()?;
     call.wish("rotate_logs", "")?;
     Ok(Output::Nothing)
-}
-
-fn certificates(call: &Call) -> Result<Output, Failure> {
-    let node = call.node();
-    call.banner(format!("Certificates of node {node} ..."));
-    call.check_node()?;
-    let all = call.get("/control/certificates")?;
-    let rows = all.as_array().cloned().unwrap_or_default();
-    if rows.is_empty() {
-        let text = format!("Node {node} has no TLS-enabled listeners");
-        return Ok(Output::Both(text, json!({"result": "ok", "listeners": []})));
-    }
-    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-    let mut out = String::new();
-    for row in &rows {
-        out += &format!(
-            "Interface: {}, port: {}, protocol: {}\n",
-            text(row, "interface"),
-            row["port"],
-            text(row, "protocol")
-        );
-        for (file, held) in [("certfile", "certificates"), ("cacertfile", "authorities")] {
-            let Some(held) = row[held].as_array() else {
-                continue;
-            };
-            out += &format!(" {file}: {}\n", text(row, file));
-            for one in held {
-                out += &format!(
-                    "  subject: {}, issuer: {}, serial number: {}, validity: {}\n",
-                    text(one, "subject"),
-                    text(one, "issuer"),
-                    text(one, "serial"),
-                    text(one, "validity")
-                );
-            }
-        }
-    }
-    Ok(Output::Both(
-        out,
-        json!({"result": "ok", "listeners": rows}),
-    ))
 }
 
 #[allow(clippy::cast_precision_loss)]

@@ -60,10 +60,6 @@ pub(super) static KEYS: &[Key] = &[
     ignored("amqp1_0.*", NO_PROTOCOL),
     ignored("web_mqtt.*", NO_PROTOCOL),
     ignored("web_stomp.*", NO_PROTOCOL),
-    refused(
-        "config_entry_decoder.*",
-        "encrypted values are not read; `$(NAME)` takes a value from the environment",
-    ),
     REST[0],
     REST[1],
     REST[2],

@@ -64,6 +64,44 @@ pub(super) static KEYS: &[Key] = &[
         |d, name, v| tag(&mut d.config.tags[1], name, v),
     ),
     set(
+        "config_entry_decoder.passphrase",
+        "text",
+        "",
+        "what values that begin with `encrypted:` are decrypted with; best taken from the environment, by `$(NAME)`",
+        |d, _, v| text(&mut d.passphrase.text, v),
+    ),
+    set(
+        "config_entry_decoder.iterations",
+        "count",
+        "1",
+        "rounds of PBKDF2 that make its key",
+        |d, _, v| {
+            d.passphrase.iterations = value::number_u32(v, 1)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "config_entry_decoder.hash",
+        "sha256, sha512",
+        "sha256",
+        "their hash",
+        |d, _, v| {
+            d.passphrase.sha512 = value::one_of(v, &["sha256", "sha512"])? == "sha512";
+            Ok(None)
+        },
+    ),
+    set(
+        "config_entry_decoder.cipher",
+        "aes_128_cbc, aes_256_cbc",
+        "aes_128_cbc",
+        "the cipher",
+        |d, _, v| {
+            d.passphrase.long = value::one_of(v, &["aes_128_cbc", "aes_256_cbc"])? == "aes_256_cbc";
+            Ok(None)
+        },
+    ),
+    refused("config_entry_decoder.*", "there is no such choice here"),
+    set(
         "leveret.data_dir",
         "folder",
         "./data",
