@@ -15,6 +15,7 @@ pub mod environment;
 pub mod file;
 pub mod keys;
 pub mod lookup;
+pub mod secret;
 pub mod source;
 pub mod value;
 
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 use crate::base::limits;
 use crate::broker::listener::SocketOptions;
 use crate::broker::tls::{NameFrom, TlsOptions};
-use crate::http::VhostDefaults;
+use crate::http::{Front, MetricsOptions, VhostDefaults};
 use crate::session::Stamps;
 
 pub use file::{ConfigError, Place, Problems};
@@ -79,6 +80,17 @@ pub enum LogFormat {
     Json,
 }
 
+/// A file that log lines go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    /// Where.
+    pub path: PathBuf,
+    /// Bytes after which another is begun. Default none.
+    pub size_max: Option<u64>,
+    /// How many of those that were full are kept. Default 5.
+    pub kept: u32,
+}
+
 /// What there may be of channels, queues and exchanges, and how queues are compared and counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
@@ -115,14 +127,16 @@ pub struct Config {
     pub prometheus: [Option<SocketAddr>; 2],
     /// The TLS of the second.
     pub prometheus_tls: TlsOptions,
-    /// `/metrics` has a line per object, as `/metrics/per-object`. Default no.
-    pub prometheus_per_object: bool,
+    /// Where they are, for whom, how long. Default `/metrics`, for everybody, without a line per object.
+    pub prometheus_options: MetricsOptions,
     /// Management API, plain and under TLS. Default `[::]:15672` and none.
     pub management: [Option<SocketAddr>; 2],
     /// The TLS of the second.
     pub management_tls: TlsOptions,
     /// Largest body of a request to it, bytes, 1 to 1 GiB. Default 10000000.
     pub management_body_max: u64,
+    /// How it looks from outside. Default as it is.
+    pub front: Front,
     /// Definitions imported at the start. Default none.
     pub definitions: Option<PathBuf>,
     /// First user, made when the store is empty. Default `guest`.
@@ -181,6 +195,8 @@ pub struct Config {
     pub node_name: String,
     /// The cluster's name. Default: the node's name.
     pub cluster_name: String,
+    /// What the cluster and this node are called by: names and values. Default nothing.
+    pub tags: [Vec<(String, String)>; 2],
     /// Its peers. Default none.
     pub cluster: cluster::Cluster,
     /// Least severe line logged. Default info.
@@ -189,6 +205,10 @@ pub struct Config {
     pub log_categories: Vec<(String, LogLevel)>,
     /// How log lines are written. Default plain.
     pub log_format: LogFormat,
+    /// Whether they go to standard output. Default yes.
+    pub log_console: bool,
+    /// And the file they go to. Default none.
+    pub log_file: Option<LogFile>,
     /// Product name told to clients. `None` = the broker's own choice.
     pub product: Option<String>,
     /// Version told to clients. `None` = the broker's own choice.
@@ -224,10 +244,11 @@ impl Default for Config {
             socket: SocketOptions::default(),
             prometheus: [Some(SocketAddr::new(ANY, PROMETHEUS_PORT)), None],
             prometheus_tls: TlsOptions::default(),
-            prometheus_per_object: false,
+            prometheus_options: MetricsOptions::default(),
             management: [Some(SocketAddr::new(ANY, MANAGEMENT_PORT)), None],
             management_tls: TlsOptions::default(),
             management_body_max: 10_000_000,
+            front: Front::default(),
             definitions: None,
             default_user: "guest".to_owned(),
             default_pass: "guest".to_owned(),
@@ -259,10 +280,13 @@ impl Default for Config {
             default_queue_type: "classic".to_owned(),
             node_name: "rabbit@localhost".to_owned(),
             cluster_name: "rabbit@localhost".to_owned(),
+            tags: [Vec::new(), Vec::new()],
             cluster: cluster::Cluster::default(),
             log_level: LogLevel::Info,
             log_categories: Vec::new(),
             log_format: LogFormat::Plain,
+            log_console: true,
+            log_file: None,
             product: None,
             version: None,
             segment_bytes: 64 << 20,

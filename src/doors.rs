@@ -189,10 +189,16 @@ fn listening(socket: TcpListener, tls: Tls, limit: std::time::Duration) -> WebLi
 
 /// Where the node listens, as the management API shows it.
 #[must_use]
-pub fn places(settings: &Settings) -> Vec<Listener> {
+pub fn places(settings: &Settings, tls: &TlsServers) -> Vec<Listener> {
     let place = |protocol, address: &SocketAddr| Listener {
         protocol,
         address: *address,
+        tls: match protocol {
+            "amqp/ssl" => tls.amqp.clone(),
+            "https" => tls.management.clone(),
+            "https/prometheus" => tls.metrics.clone(),
+            _ => None,
+        },
     };
     let mut all: Vec<Listener> = Vec::new();
     all.extend(settings.listeners.iter().map(|at| place("amqp", at)));

@@ -5,9 +5,11 @@ mod process;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use leveret::config::{Config, Loaded, document};
+use leveret::http::Tail;
 use leveret::{operator, probe, telemetry};
 
 use cli::{Cli, Command, ConfigCommand, Options, ctl};
@@ -111,14 +113,15 @@ fn fail(error: &dyn std::fmt::Display) -> ExitCode {
 }
 
 fn start(options: &Options, loaded: Loaded) -> ExitCode {
-    if let Err(error) = telemetry::start(&loaded.config) {
+    let tail = Arc::new(Tail::default());
+    if let Err(error) = telemetry::start(&loaded.config, Arc::clone(&tail)) {
         return fail(&error);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(process::serve(options, loaded)),
+        Ok(runtime) => runtime.block_on(process::serve(options, loaded, tail)),
         Err(error) => fail(&error),
     }
 }

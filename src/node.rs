@@ -21,7 +21,7 @@ use crate::config;
 use crate::doors::{Doors, TlsFiles, TlsServers, bind, places};
 use crate::http::api::{self, Api};
 use crate::http::control::{Control, SOCKET};
-use crate::http::{ApiOptions, MetricsState, Names};
+use crate::http::{ApiOptions, MetricsOptions, MetricsState, Names};
 use crate::identity::{Folder, Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
 use crate::model::batch::BufferPool;
@@ -55,8 +55,8 @@ pub struct Settings {
     pub tls: TlsFiles,
     /// What the management API is told.
     pub api: ApiOptions,
-    /// `/metrics` has a line per object.
-    pub metrics_per_object: bool,
+    /// Where metrics are, for whom, how long.
+    pub metrics_options: MetricsOptions,
     /// Definitions to import before clients may come.
     pub definitions: Option<PathBuf>,
     /// First user: name, password, tags; and vhost.
@@ -209,7 +209,7 @@ impl Running {
             Arc::clone(&node),
             settings.names.clone(),
             limits.clone(),
-            places(&settings),
+            places(&settings, &tls),
             settings.api.clone(),
             Arc::clone(&shovels),
         );
@@ -224,7 +224,7 @@ impl Running {
             settings.names,
             limits.clone(),
             shovels,
-            settings.metrics_per_object,
+            settings.metrics_options,
         );
         let served = Arc::clone(&api);
         doors.serve(&node, &settings.entry, api, metrics, &front);

@@ -9,6 +9,7 @@
 //! | `reset` | lets the others take it out, then forgets its data |
 //! | `join` | joins another node's cluster at the next start |
 //! | `log_level` | logs from another level on |
+//! | `rotate_logs` | begins a new log file |
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use leveret::cluster::{Leaving, Standing};
 use leveret::config::{Loaded, value};
+use leveret::http::Tail;
 use leveret::http::control::{Control, Phase, Verb, Wish};
 use leveret::identity::Folder;
 use leveret::node::{self, Running, Settings};
@@ -109,19 +111,19 @@ struct Process<'a> {
 }
 
 /// Runs the node until its end.
-pub async fn serve(options: &Options, loaded: Loaded) -> ExitCode {
+pub async fn serve(options: &Options, loaded: Loaded, tail: Arc<Tail>) -> ExitCode {
     for file in &loaded.files {
         tracing::info!(file = %file.display(), "configuration read");
     }
     for note in &loaded.notes {
         tracing::info!(key = %note.key, at = %note.place, "{}", note.why);
     }
-    let (control, wishes) = Control::new(leveret::about(&loaded));
+    let (control, wishes) = Control::new(leveret::about(&loaded), tail);
     let ears = match Ears::new(wishes) {
         Ok(ears) => ears,
         Err(error) => return fail(&error),
     };
-    let settings = Settings::from(&loaded.config);
+    let settings = Settings::from(&loaded);
     let folder = match Folder::take(&settings.data_dir, LOCK_PATIENCE) {
         Ok(folder) => folder,
         Err(error) => {
@@ -275,6 +277,7 @@ impl Process<'_> {
     fn other(&mut self, wish: Wish, why: &str) {
         let result = match &wish.verb {
             Verb::LogLevel(level) => self.log_level(level),
+            Verb::RotateLogs => telemetry::rotate(false).map_err(|error| error.to_string()),
             _ => Err(why.to_owned()),
         };
         tell(wish, result);
@@ -344,7 +347,7 @@ impl Process<'_> {
                     return None;
                 }
                 Verb::StopApp => tell(wish, Ok(())),
-                Verb::LogLevel(_) => self.other(wish, ""),
+                Verb::LogLevel(_) | Verb::RotateLogs => self.other(wish, ""),
                 Verb::MemoryHighWatermark(_) | Verb::DiskFreeLimit(_) => {
                     self.other(wish, "the node does not serve");
                 }
@@ -382,6 +385,9 @@ impl Process<'_> {
 
     /// Reads the configuration again and takes over what can change.
     fn reload(&mut self, running: &Running) {
+        if let Err(error) = telemetry::rotate(true) {
+            tracing::error!(%error, "the log file cannot be opened anew");
+        }
         let new = match self.options.load() {
             Ok(new) => new,
             Err(problems) => {
@@ -397,7 +403,7 @@ impl Process<'_> {
         }
         self.settings = Settings {
             data_dir: self.folder.path().to_owned(),
-            ..Settings::from(&new.config)
+            ..Settings::from(&new)
         };
         running.reload(&self.settings);
         for (key, live) in self.loaded.assigned.changes(&new.assigned) {

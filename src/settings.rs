@@ -35,6 +35,8 @@ impl From<&Config> for Settings {
             version: own("version"),
             product: own("product"),
             default_queue_type: config.default_queue_type.clone(),
+            cluster_tags: config.tags[0].clone(),
+            node_tags: config.tags[1].clone(),
         };
         Self {
             data_dir: config.data_dir.clone(),
@@ -57,8 +59,12 @@ impl From<&Config> for Settings {
             api: ApiOptions {
                 body_bytes_max: usize::try_from(config.management_body_max).unwrap_or(usize::MAX),
                 vhost_defaults: config.vhost_defaults.clone(),
+                front: config.front.clone(),
+                config_files: Vec::new(),
+                log_files: Vec::new(),
+                target_size: config.cluster.target_size,
             },
-            metrics_per_object: config.prometheus_per_object,
+            metrics_options: config.prometheus_options.clone(),
             definitions: config.definitions.clone(),
             default_user: config.default_user.clone(),
             default_pass: config.default_pass.clone(),
@@ -89,6 +95,15 @@ impl From<&Config> for Settings {
             cluster: config.cluster.clone(),
             names,
         }
+    }
+}
+
+impl From<&Loaded> for Settings {
+    fn from(loaded: &Loaded) -> Self {
+        let mut settings = Self::from(&loaded.config);
+        settings.api.config_files.clone_from(&loaded.files);
+        settings.api.log_files = log_files(&loaded.config);
+        settings
     }
 }
 
@@ -133,12 +148,21 @@ pub fn about(loaded: &Loaded) -> About {
         node: config.node_name.clone(),
         data_dir: config.data_dir.clone(),
         config_files: loaded.files.clone(),
+        log_files: log_files(config),
         version: names.version,
         product: names.product,
         memory_high_watermark: watermark.clone(),
         environment,
         variables: Value::Object(shown.collect()),
     }
+}
+
+/// Where the log goes, as RabbitMQ's commands say it.
+fn log_files(config: &Config) -> Vec<String> {
+    let console = config.log_console.then(|| "<stdout>".to_owned());
+    let file = config.log_file.as_ref();
+    let file = file.map(|file| file.path.display().to_string());
+    console.into_iter().chain(file).collect()
 }
 
 fn access(config: &Config, session: SessionConfig) -> Access {

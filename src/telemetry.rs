@@ -1,10 +1,14 @@
-//! Log lines on standard output, in RabbitMQ's form or as JSON.
+//! Log lines, in RabbitMQ's form or as JSON; where they go is in [`outlets`].
 //!
 //! `2026-11-22 08:43:07.123456+00:00 [info] <0.0.0> message key=value`. Times are UTC with microseconds. A message of several
 //! lines repeats the prefix on each, so every line can be read alone. Not here: metrics.
 
+mod outlets;
+
 use std::fmt::{self, Write as _};
-use std::sync::OnceLock;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -16,6 +20,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::civil;
 use crate::config::{Config, LogFormat, LogLevel};
+use crate::http::Tail;
+use outlets::Outlets;
 
 /// Why lines cannot be logged.
 #[derive(Debug, thiserror::Error)]
@@ -29,16 +35,34 @@ pub enum TelemetryError {
     /// A category that is not a name.
     #[error("log level for `{0}`: not a category")]
     Category(String),
+    /// The file that lines are to go to.
+    #[error("log file {path}: {error}", path = path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
 }
 
-/// Begins to log as the configuration says. Once in a process.
+/// Where lines go, as long as the process runs.
+static OUTLETS: OnceLock<Outlets> = OnceLock::new();
+
+/// Begins to log as the configuration says, and into this tail. Once in a process.
 ///
 /// # Errors
 /// See [`TelemetryError`].
-pub fn start(config: &Config) -> Result<(), TelemetryError> {
+pub fn start(config: &Config, tail: Arc<Tail>) -> Result<(), TelemetryError> {
+    let filter = filter(config)?;
+    let outlets = Outlets::open(config.log_console, config.log_file.clone(), tail);
+    let outlets = outlets.map_err(|error| file_error(config, error))?;
+    OUTLETS
+        .set(outlets)
+        .map_err(|_| TelemetryError::AlreadySet)?;
+    let outlets = OUTLETS.get().ok_or(TelemetryError::NotStarted)?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(config)?)
-        .with_writer(std::io::stdout);
+        .with_env_filter(filter)
+        .with_writer(outlets);
     let (set, change): (_, Change) = match config.log_format {
         LogFormat::Plain => {
             let builder = builder.event_format(Lines).with_filter_reloading();
@@ -59,6 +83,26 @@ pub fn start(config: &Config) -> Result<(), TelemetryError> {
     };
     set.map_err(|_| TelemetryError::AlreadySet)?;
     CHANGE.set(change).map_err(|_| TelemetryError::AlreadySet)
+}
+
+fn file_error(config: &Config, error: io::Error) -> TelemetryError {
+    let path = config.log_file.as_ref().map(|file| file.path.clone());
+    TelemetryError::File {
+        path: path.unwrap_or_default(),
+        error,
+    }
+}
+
+/// Begins a new log file, keeping the old one as configured; with `moved` only if somebody moved the old one away.
+///
+/// # Errors
+/// What the system says; then the old file goes on.
+pub fn rotate(moved: bool) -> io::Result<()> {
+    match OUTLETS.get() {
+        Some(outlets) if moved => outlets.reopen(),
+        Some(outlets) => outlets.rotate(),
+        None => Ok(()),
+    }
 }
 
 type Change = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use compat_tests::{Broker, binary, eventually, skipped_on_foreign};
+use compat_tests::{Broker, Certificates, binary, eventually, free_port, skipped_on_foreign};
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
 };
@@ -40,12 +40,16 @@ struct Ran {
 
 impl Tools {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(settings: &[(&str, &str)]) -> Self {
         let links = tempfile::tempdir().unwrap();
         for name in NAMES {
             symlink(binary(), links.path().join(name)).unwrap();
         }
         Self {
-            broker: Broker::start(),
+            broker: Broker::start_with(settings),
             links,
         }
     }
@@ -700,4 +704,291 @@ fn a_node_is_stopped_started_reset_and_drained() {
     assert!(out.ends_with("successfully shut down\n"), "{out}");
     assert!(tools.broker.wait_end().success());
     tools.fails("rabbitmqctl stop", 69, "Target node is not running");
+}
+
+#[test]
+fn the_log_goes_to_its_file_too_is_rotated_and_is_read_by_commands() {
+    if skipped_on_foreign("the command line") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("logs");
+    let tools = Tools::start_with(&[
+        ("log.dir", dir.to_str().unwrap()),
+        ("log.file", "rabbit.log"),
+        ("log.file.rotation.count", "2"),
+    ]);
+    let file = dir.join("rabbit.log");
+    let read = |path: &std::path::Path| fs::read_to_string(path).unwrap();
+    assert!(read(&file).contains("Server startup complete"));
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+    let place = file.to_str().unwrap();
+    tools.says(
+        "rabbitmq-diagnostics -q log_location",
+        &format!("<stdout>\n{place}\n"),
+    );
+    let status = tools.ok("rabbitmqctl status --formatter json");
+    assert!(status.contains(place), "{status}");
+    let tail = tools.ok("rabbitmq-diagnostics -q log_tail -N 1");
+    assert_eq!(tail.lines().count(), 1, "{tail}");
+    assert!(
+        tools
+            .ok("rabbitmq-diagnostics log_tail")
+            .contains("Server startup complete")
+    );
+    tools.fails("rabbitmq-diagnostics log_tail --number x", 64, "--number");
+
+    // Its file is another after a rotation, and what logrotate moved away is left alone.
+    tools.ok("rabbitmqctl rotate_logs");
+    assert_eq!(read(&file), "");
+    assert!(read(&dir.join("rabbit.log.0")).contains("Server startup complete"));
+    let away = dir.join("moved-by-somebody");
+    fs::rename(&file, &away).unwrap();
+    tools.broker.signal("HUP");
+    eventually(Duration::from_secs(20), || file.exists().then_some(()));
+    eventually(Duration::from_secs(20), || {
+        read(&file)
+            .contains("the configuration was read again")
+            .then_some(())
+    });
+
+    // A stream begins with what comes after it is asked for, and ends by itself. Nobody knows when it has begun, so what
+    // it is to show is said until it is over.
+    let mut stream = Command::new(tools.links.path().join("rabbitmq-diagnostics"))
+        .args(["-q", "log_tail_stream", "-d", "2"])
+        .env("RABBITMQ_MNESIA_DIR", tools.data_dir())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while stream.try_wait().unwrap().is_none() {
+        tools.ok("rabbitmqctl set_disk_free_limit 50MB");
+    }
+    let shown = stream.wait_with_output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("disk free limit set to"), "{shown}");
+    assert!(!shown.contains("Server startup complete"), "{shown}");
+}
+
+#[test]
+fn certificates_and_sizes_of_messages_are_shown() {
+    if skipped_on_foreign("the command line") {
+        return;
+    }
+    let tools = Tools::start();
+    let none = tools.ok("rabbitmq-diagnostics -q certificates");
+    assert!(none.contains("has no TLS-enabled listeners"), "{none}");
+    let sizes = tools.ok("rabbitmq-diagnostics -q message_size_stats");
+    let header = "Message Size\tCount\tPercentage\n0B to 100B\t0\t0.0%\n100B to 1KB\t0\t0.0%\n";
+    assert!(
+        sizes.starts_with(header) && sizes.ends_with("above 100MB\t0\t0.0%\n"),
+        "{sizes}"
+    );
+    for line in [
+        "rabbitmq-diagnostics report",
+        "rabbitmq-diagnostics metadata_store_status",
+        "rabbitmqctl check_if_any_deprecated_features_are_used",
+    ] {
+        tools.ok(line);
+    }
+    drop(tools);
+
+    let certificates = Certificates::new();
+    let port = free_port();
+    let mut settings = certificates.settings("ssl_options");
+    settings.push(("listeners.ssl.default".to_owned(), port.to_string()));
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(a, b)| (&**a, &**b)).collect();
+    let tools = Tools::start_with(&settings);
+    let shown = tools.ok("rabbitmq-diagnostics -q certificates");
+    let file = certificates.path("server.pem").display().to_string();
+    for words in [
+        &format!("port: {port}, protocol: amqp/ssl\n certfile: {file}\n  subject: "),
+        "serial number: ",
+        "validity: ",
+    ] {
+        assert!(shown.contains(words), "{words} in {shown}");
+    }
+    tools.ok("rabbitmq-diagnostics check_certificate_expiration --within 2 --unit weeks");
+    tools.fails(
+        "rabbitmq-diagnostics -q check_certificate_expiration --within 5000 --unit years",
+        69,
+        "Certificates expiring",
+    );
+}
+
+/// Commands that scripts run: the line, and words of its answer.
+const SCRIPTED: &[(&str, &str)] = &[
+    (
+        "rabbitmqctl add_user ph kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR --pre-hashed-password",
+        "Done.",
+    ),
+    ("rabbitmqctl authenticate_user ph test12", "Success"),
+    ("rabbitmqctl -q add_vhost w", ""),
+    (
+        "rabbitmqctl update_vhost_metadata w --description d --tags a,b --default-queue-type quorum",
+        "Updating",
+    ),
+    (
+        "rabbitmqctl -s list_vhosts name description tags default_queue_type cluster_state",
+        "w\td\t[a, b]\tquorum\t[{rabbit@",
+    ),
+    ("rabbitmqctl set_permissions -p w ph .* .* .*", ""),
+    (
+        "rabbitmqctl set_topic_permissions -p w ph amq.topic a b",
+        "",
+    ),
+    (
+        "rabbitmqctl -q list_user_topic_permissions ph",
+        "vhost\texchange\twrite\tread\nw\tamq.topic\ta\tb\n",
+    ),
+    (
+        "rabbitmqctl set_parameter federation-upstream u1 {\"uri\":\"amqp://x\"}",
+        "",
+    ),
+    (
+        "rabbitmqctl -q list_parameters",
+        "component\tname\tvalue\nfederation-upstream\tu1\t{\"uri\":\"amqp://x\"}\n",
+    ),
+    ("rabbitmqctl clear_parameter federation-upstream u1", ""),
+    ("rabbitmqctl set_global_parameter g 1", ""),
+    ("rabbitmqctl clear_global_parameter g", ""),
+    ("rabbitmqctl version", "4."),
+    ("rabbitmq-diagnostics -q server_version", "4."),
+    (
+        "rabbitmq-diagnostics is_running",
+        "is fully booted and running",
+    ),
+    (
+        "rabbitmq-diagnostics is_booting",
+        "is fully booted (check with is_running)",
+    ),
+    (
+        "rabbitmq-diagnostics memory_breakdown --unit MB",
+        "other_proc: ",
+    ),
+    (
+        "rabbitmq-diagnostics environment",
+        "[{rabbit,\n     [{auth_mechanisms,",
+    ),
+    ("rabbitmq-diagnostics cluster_status", "Running Nodes"),
+    (
+        "rabbitmqctl list_feature_flags name state stability",
+        "stream_queue\tenabled\trequired\n",
+    ),
+    (
+        "rabbitmqctl list_deprecated_features",
+        "global_qos\tpermitted_by_default\n",
+    ),
+    ("rabbitmq-plugins list -E -m", "rabbitmq_management\n"),
+    ("rabbitmq-plugins list", "[E*] rabbitmq_prometheus "),
+    ("rabbitmq-plugins directories -s", "Enabled plugins file: "),
+    (
+        "rabbitmq-plugins set rabbitmq_management rabbitmq_prometheus",
+        "rabbitmq_prometheus\n",
+    ),
+    (
+        "rabbitmq-plugins disable rabbitmq_management --offline",
+        "rabbitmq_management\n",
+    ),
+    (
+        "rabbitmq-queues rebalance all",
+        "Re-balancing leaders of all queues",
+    ),
+    (
+        "rabbitmq-queues rebalance quorum --vhost-pattern x --queue-pattern y",
+        "quorum queues",
+    ),
+    (
+        "rabbitmq-upgrade post_upgrade",
+        "Executing post upgrade tasks",
+    ),
+    (
+        "rabbitmq-upgrade await_online_synchronized_mirror -t 3",
+        "3 seconds",
+    ),
+    (
+        "rabbitmq-upgrade await_online_quorum_plus_one -t 3",
+        "does not apply",
+    ),
+    (
+        "rabbitmq-queues check_if_node_is_mirror_sync_critical",
+        "does not apply",
+    ),
+    (
+        "rabbitmqctl close_all_user_connections nobody bye",
+        "Closing all connections of user nobody",
+    ),
+    ("rabbitmqctl trace_on", "Trace enabled for vhost /"),
+    ("rabbitmqctl trace_off", "Trace disabled for vhost /"),
+    ("rabbitmqctl force_gc", ""),
+    ("rabbitmqctl suspend_listeners", "Will suspend"),
+    ("rabbitmqctl resume_listeners", "Will resume"),
+    (
+        "rabbitmqctl list_unresponsive_queues",
+        "Listing unresponsive queues",
+    ),
+    (
+        "rabbitmqctl enable_vhost_deletion_protection w",
+        "Protecting virtual host 'w'",
+    ),
+    (
+        "rabbitmqctl disable_vhost_deletion_protection w",
+        "Removing deletion protection",
+    ),
+    ("rabbitmqctl delete_vhost w", "Deleting vhost"),
+    ("rabbitmqctl wait --pid 1 -t 9", "Waiting for pid 1"),
+    (
+        "rabbitmq-diagnostics -q cipher_suites",
+        "ECDHE-RSA-AES256-GCM-SHA384\n",
+    ),
+    (
+        "rabbitmq-diagnostics cipher_suites --format erlang",
+        "[{cipher,<<\"aes_256_gcm\">>},{key_exchange,<<\"ecdhe_rsa\">>},{mac,<<\"aead\">>}",
+    ),
+    ("rabbitmq-diagnostics -q tls_versions", "tlsv1.3\ntlsv1.2\n"),
+    (
+        "rabbitmq-diagnostics resolve_hostname localhost --address-family ipv4",
+        "127.0.0.1\n",
+    ),
+    ("rabbitmqctl list_ciphers", "[aes_128_cbc, aes_256_cbc]\n"),
+    ("rabbitmqctl list_hashes", "[sha256, sha512]\n"),
+    // As RabbitMQ 4.0.5's own tool wrote it.
+    (
+        "rabbitmqctl -q decode {encrypted,<<\"DGRTWzyKa17fwzBxHbFaVh/5gbUh+jcnv5Nt2OM968hyOkir+0+2368RU7OiyDwJ\">>} pw",
+        "<<\"hello\">>\n",
+    ),
+];
+
+#[test]
+fn what_scripts_run_succeeds_and_says_what_they_look_for() {
+    if skipped_on_foreign("the command line") {
+        return;
+    }
+    let tools = Tools::start();
+    for (line, words) in SCRIPTED {
+        let said = tools.ok(line);
+        assert!(said.contains(words), "{line}: {said}");
+    }
+    let sealed = tools.ok("rabbitmqctl -q encrypt_conf_value open~sesame pw --cipher aes_256_cbc");
+    let sealed = sealed.trim();
+    assert!(sealed.starts_with("encrypted:"), "{sealed}");
+    let open = format!("rabbitmqctl -q decrypt_conf_value {sealed} pw --cipher aes_256_cbc");
+    tools.says(&open, "open sesame\n");
+    tools.fails(
+        &format!("rabbitmqctl decrypt_conf_value {sealed} no"),
+        69,
+        "Failed to decrypt",
+    );
+    tools.fails(
+        "rabbitmqctl encode x pw --hash md5",
+        64,
+        "hash is not supported",
+    );
+    tools.fails(
+        "rabbitmq-diagnostics cipher_suites --format iana",
+        64,
+        "openssl, erlang or map",
+    );
 }

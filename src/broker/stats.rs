@@ -300,6 +300,28 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// How many messages came in by size: up to so many bytes (`None`: any), and more than the class before.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub fn message_sizes(&self) -> Vec<(Option<u64>, u64)> {
+        let families = self.message_size.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let mut classes = Vec::new();
+        for histogram in metrics.map(|metric| metric.get_histogram()) {
+            let mut below = 0;
+            for bucket in histogram.get_bucket() {
+                let bound = bucket.upper_bound();
+                let count = bucket.cumulative_count();
+                classes.push((bound.is_finite().then_some(bound as u64), count - below));
+                below = count;
+            }
+            if classes.last().is_none_or(|(bound, _)| bound.is_some()) {
+                classes.push((None, histogram.get_sample_count().saturating_sub(below)));
+            }
+        }
+        classes
+    }
+
     pub(super) fn got(&self, kind: QueueType, no_ack: bool, redelivered: bool) {
         self.delivered.add(kind, 1);
         if no_ack {

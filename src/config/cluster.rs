@@ -32,6 +32,8 @@ pub struct Cluster {
     pub replace_after_s: u64,
     /// Broker sets for each node; the controller makes what lacks and removes none. Default 1.
     pub sets_per_node: usize,
+    /// Nodes that make the cluster complete, for the check that says so. Default 1.
+    pub target_size: usize,
 }
 
 impl Default for Cluster {
@@ -46,6 +48,7 @@ impl Default for Cluster {
             tls: [None, None, None],
             replace_after_s: 600,
             sets_per_node: 1,
+            target_size: 1,
         }
     }
 }
@@ -87,6 +90,17 @@ pub(super) static KEYS: &[Key] = &[
         "a name that stands for all nodes' addresses",
         |d, _, v| {
             d.cluster.dns = Some(v.to_owned());
+            Ok(None)
+        },
+    ),
+    set(
+        "cluster_formation.target_cluster_size_hint",
+        "count",
+        "1",
+        "nodes that must run until `reached-target-cluster-size` is true",
+        |d, _, v| {
+            let size = value::number(v, 0, 1_023)?;
+            d.cluster.config.target_size = usize::try_from(size).unwrap_or(1);
             Ok(None)
         },
     ),

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::keys::defaults::Rules;
+use super::keys::logs;
 use super::keys::network::{AMQP, MANAGEMENT, PROMETHEUS};
 use super::keys::users::name_from;
+use super::secret::Passphrase;
 use super::value::{self, Expected};
 use super::{
     ANY, Config, MANAGEMENT_PORT, MANAGEMENT_TLS_PORT, PROMETHEUS_PORT, PROMETHEUS_TLS_PORT,
@@ -30,6 +32,9 @@ pub struct Draft {
     pub(super) name_from: (String, AlternativeName, usize),
     pub(super) tags_named: bool,
     pub(super) rules: Rules,
+    pub(super) log: logs::Written,
+    /// What encrypted values are decrypted with.
+    pub(super) passphrase: Passphrase,
     pub(super) cluster: cluster::Written,
     /// Where a listener that names only a port listens.
     pub node_ip: IpAddr,
@@ -111,6 +116,8 @@ impl Draft {
             name_from: (String::new(), AlternativeName::default(), 0),
             tags_named: false,
             rules: Rules::default(),
+            log: logs::Written::default(),
+            passphrase: Passphrase::new(""),
             cluster: cluster::Written::default(),
             node_ip: ANY,
             node_port: super::AMQP_PORT,
@@ -157,6 +164,9 @@ impl Draft {
         let (from, kind, index) = self.name_from;
         self.config.name_from = name_from(&from, kind, index);
         self.config.vhost_defaults = self.rules.finish();
+        self.config.log_file = self.log.finish();
+        // Lines go somewhere.
+        self.config.log_console |= self.config.log_file.is_none();
         self.config.anonymous = self.anonymous.0.zip(self.anonymous.1);
         if !self.mechanisms.is_empty() {
             self.config.auth_mechanisms = self.mechanisms.into_values().flatten().collect();

@@ -75,9 +75,10 @@ pub static VARIABLES: &[(&str, &str)] = &[
         "RABBITMQ_LOG",
         "levels and form: `debug`, `connection=debug`, `+json`, `-json`",
     ),
+    ("RABBITMQ_LOG_BASE", "as `log.dir`"),
     (
         "RABBITMQ_LOGS",
-        "`-`; any other place is not written to, and that is logged",
+        "`-`: standard output only; else the file, as `log.file`",
     ),
     (
         "NOTIFY_SOCKET, WATCHDOG_USEC",
@@ -107,7 +108,6 @@ const REMOVED: [&str; 15] = [
 const ENV_FILE: &str = "/etc/rabbitmq/rabbitmq-env.conf";
 const PLUGINS_FILE: &str = "/etc/rabbitmq/enabled_plugins";
 const ADVANCED_FILE: &str = "/etc/rabbitmq/advanced.config";
-const NOT_WRITTEN: &str = "log lines go to standard output only";
 const ADVANCED: &str =
     "Erlang terms are not read; what it sets must be set by keys of rabbitmq.conf";
 
@@ -216,8 +216,13 @@ pub(super) fn apply(
     if let Some(words) = env("RABBITMQ_LOG") {
         logs(draft, &words, &mut wrong);
     }
-    if env("RABBITMQ_LOGS").is_some_and(|place| !place.is_empty() && place != "-") {
-        notes.push(note("RABBITMQ_LOGS", NOT_WRITTEN));
+    if let Some(folder) = env("RABBITMQ_LOG_BASE") {
+        draft.log.folder = folder.into();
+    }
+    match env("RABBITMQ_LOGS").as_deref() {
+        None | Some("") => {}
+        Some("-") => draft.log.name = None,
+        Some(place) => draft.log.name = Some(place.into()),
     }
     let advanced = env("RABBITMQ_ADVANCED_CONFIG_FILE");
     if Path::new(advanced.as_deref().unwrap_or(ADVANCED_FILE)).exists() {

@@ -147,11 +147,6 @@ fn assignment(
         return Err(format!("`{key}` is not a key; expected `key = value`"));
     }
     let value = bare(rest.trim())?;
-    if value.starts_with("encrypted:") {
-        return Err(format!(
-            "the value of `{key}` is encrypted; encrypted values are not supported"
-        ));
-    }
     Ok(Some((key.to_owned(), value)))
 }
 
@@ -231,7 +226,6 @@ mod tests {
             ("just words", Err("key = value")),
             ("two words = 1", Err("not a key")),
             ("= 1", Err("not a key")),
-            ("a = encrypted:abc", Err("encrypted")),
         ];
         for (line, want) in cases {
             let got = assignment(line, &env);

@@ -11,6 +11,7 @@ use super::environment::{self, Env};
 use super::file::{Assignment, ConfigError, Place, Problems, assignments};
 use super::keys::Effect;
 use super::lookup::{find, nearest};
+use super::value::Expected;
 use super::{Config, LogLevel};
 
 const FILE: &str = "/etc/rabbitmq/rabbitmq.conf";
@@ -91,6 +92,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
     let mut assigned = Assigned::default();
     let mut draft = Draft::new(env("RABBITMQ_NODENAME").unwrap_or_else(|| node_name(env)));
     let files = files(sources, env, &mut problems);
+    let mut said = Vec::new();
     for path in &files {
         match fs::read_to_string(path) {
             Ok(text) => {
@@ -98,7 +100,7 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
                 for one in &found {
                     assigned.0.insert(one.key.clone(), one.value.clone());
                 }
-                assign(&mut draft, found, &mut notes, &mut problems);
+                said.extend(found);
             }
             Err(error) => problems.push(ConfigError::Read {
                 path: path.clone(),
@@ -106,6 +108,12 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, Problems> {
             }),
         }
     }
+    // What values are decrypted with may stand behind them.
+    let (decoder, said) = said
+        .into_iter()
+        .partition(|one: &Assignment| one.key.starts_with("config_entry_decoder."));
+    assign(&mut draft, decoder, &mut notes, &mut problems);
+    assign(&mut draft, said, &mut notes, &mut problems);
     environment::apply(&mut draft, env, &mut notes, &mut problems);
     if !problems.is_empty() {
         return Err(Problems(problems));
@@ -220,6 +228,17 @@ fn assign(
             });
             continue;
         };
+        let value = match decrypted(draft, value) {
+            Ok(value) => value,
+            Err(expected) => {
+                problems.push(ConfigError::BadValue {
+                    place,
+                    key,
+                    expected,
+                });
+                continue;
+            }
+        };
         match row.effect {
             Effect::Set(f) => match f(draft, name, &value) {
                 Ok(None) => {}
@@ -234,6 +253,21 @@ fn assign(
             Effect::Refused(why) => problems.push(ConfigError::Refused { place, key, why }),
         }
     }
+}
+
+/// A value as it is meant; an encrypted one is `encrypted:` and base64.
+fn decrypted(draft: &Draft, value: String) -> Result<String, Expected> {
+    let Some(text) = value.strip_prefix("encrypted:") else {
+        return Ok(value);
+    };
+    if draft.passphrase.text.is_empty() {
+        let expected =
+            "a plain value, or `config_entry_decoder.passphrase` beside an encrypted one";
+        return Err(expected.to_owned());
+    }
+    let term = draft.passphrase.decrypt(text);
+    let plain = term.and_then(|term| term.plain());
+    plain.ok_or_else(|| "what `config_entry_decoder.passphrase` decrypts".to_owned())
 }
 
 #[cfg(test)]

@@ -505,3 +505,99 @@ fn what_changed_between_two_readings_is_known_by_key_and_whether_it_is_live() {
     assert_eq!(changes, want);
     assert!(!format!("{:?}", before.assigned).contains('1'));
 }
+
+#[test]
+fn encrypted_values_are_read_with_their_passphrase_wherever_it_stands() {
+    // Made by `rabbitmqctl encrypt_conf_value hello pw` of RabbitMQ 4.0.5.
+    let line =
+        "default_pass = encrypted:z3m3O+tBIl5/52vwBoCFKPhueaaFM3P1N9WC3fwiDpKjbYH4UgCMXAwctMYfz2+C";
+    let case = Case::new().env("PHRASE", "pw");
+    let loaded = case.load(&format!(
+        "{line}\nconfig_entry_decoder.passphrase = $(PHRASE)"
+    ));
+    assert_eq!(loaded.unwrap().config.default_pass, "hello");
+    for (more, words) in [
+        ("", "`config_entry_decoder.passphrase` beside"),
+        ("config_entry_decoder.passphrase = no", "decrypts"),
+        (
+            "config_entry_decoder.passphrase = pw\nconfig_entry_decoder.iterations = 2",
+            "decrypts",
+        ),
+    ] {
+        let problems = case
+            .load(&format!("{line}\n{more}"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            problems.contains("`default_pass`") && problems.contains(words),
+            "{problems}"
+        );
+    }
+}
+
+#[test]
+fn the_log_file_is_named_by_its_keys_or_the_environment() {
+    let path = |case: &Case, text: &str| {
+        let config = case.load(text).unwrap().config;
+        let path = config.log_file.map(|file| file.path.display().to_string());
+        (path, config.log_console)
+    };
+    let some = |path: &str| Some(path.to_owned());
+    let plain = Case::new();
+    assert_eq!(
+        path(&plain, "log.console = false"),
+        (None, true),
+        "lines go somewhere"
+    );
+    assert_eq!(
+        path(&plain, "log.file = r.log"),
+        (some("/var/log/rabbitmq/r.log"), true)
+    );
+    let quiet = "log.dir = /d\nlog.file = r.log\nlog.console = false";
+    assert_eq!(path(&plain, quiet), (some("/d/r.log"), false));
+    assert_eq!(
+        path(&plain, "log.file = /e/r.log\nlog.dir = /d"),
+        (some("/e/r.log"), true)
+    );
+    assert_eq!(
+        path(&plain, "log.file = r.log\nlog.file = false"),
+        (None, true)
+    );
+    let console = Case::new().env("RABBITMQ_LOGS", "-");
+    assert_eq!(path(&console, quiet), (None, true));
+    let named = Case::new()
+        .env("RABBITMQ_LOGS", "n.log")
+        .env("RABBITMQ_LOG_BASE", "/base");
+    assert_eq!(path(&named, ""), (some("/base/n.log"), true));
+    let loaded =
+        plain.load("log.file = r.log\nlog.file.rotation.size = 10MB\nlog.file.rotation.count = 2");
+    let file = loaded.unwrap().config.log_file.unwrap();
+    assert_eq!((file.size_max, file.kept), (Some(10_000_000), 2));
+}
+
+#[test]
+fn paths_and_headers_of_http_are_checked() {
+    let load = |text: &str| Case::new().load(text);
+    let config = load("management.path_prefix = /a/\nprometheus.path = /m/")
+        .unwrap()
+        .config;
+    assert_eq!(
+        (&*config.front.prefix, &*config.prometheus_options.path),
+        ("/a", "/m")
+    );
+    for (text, words) in [
+        ("management.path_prefix = a", "begins with `/`"),
+        ("management.path_prefix = /{x}", "begins with `/`"),
+        ("prometheus.path = //", ""),
+        ("management.headers.nope = x", "frame_options"),
+        ("management.cors.allow_origins = *", "none"),
+    ] {
+        match load(text) {
+            Ok(loaded) => assert_eq!(
+                (text, &*loaded.config.prometheus_options.path),
+                ("prometheus.path = //", "")
+            ),
+            Err(problems) => assert!(problems.to_string().contains(words), "{text}: {problems}"),
+        }
+    }
+}

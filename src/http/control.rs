@@ -8,6 +8,7 @@
 //! Limits: bodies as the API's; [`ANSWER_LIMIT`] for a wish.
 //! Not here: what commands are called and how their results look.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Method, Request as HttpRequest, Response, StatusCode, header};
+use futures_util::{Stream, stream};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::api::{self, Api};
+use super::tail::{LINES_MAX, Tail};
 use crate::cluster::peer::control::Ask;
 use crate::rt::Supervisor;
 
@@ -51,6 +55,8 @@ pub enum Verb {
     Join(String),
     /// Log from this level on.
     LogLevel(String),
+    /// Begin a new log file.
+    RotateLogs,
     /// Block publishers from this much memory on, `relative 0.4` or `absolute 1GB`; until the next start.
     MemoryHighWatermark(String),
     /// Block publishers when less than this much disk is free, in the same form.
@@ -75,6 +81,8 @@ pub struct About {
     pub data_dir: PathBuf,
     /// The files its configuration came from.
     pub config_files: Vec<PathBuf>,
+    /// Where its log goes.
+    pub log_files: Vec<String>,
     /// RabbitMQ's version it stands for.
     pub version: String,
     /// What it is.
@@ -117,6 +125,7 @@ struct Shared {
     wishes: mpsc::Sender<Wish>,
     supervisor: Supervisor,
     bound: Mutex<Option<PathBuf>>,
+    tail: Arc<Tail>,
 }
 
 /// See the module's head.
@@ -126,7 +135,7 @@ pub struct Control(Arc<Shared>);
 impl Control {
     /// The control of a node, and the wishes that come over it.
     #[must_use]
-    pub fn new(about: About) -> (Self, mpsc::Receiver<Wish>) {
+    pub fn new(about: About, tail: Arc<Tail>) -> (Self, mpsc::Receiver<Wish>) {
         let (wishes, received) = mpsc::channel(WISHES_MAX);
         let shared = Shared {
             about: Mutex::new(about),
@@ -134,6 +143,7 @@ impl Control {
             wishes,
             supervisor: Supervisor::default(),
             bound: Mutex::new(None),
+            tail,
         };
         (Self(Arc::new(shared)), received)
     }
@@ -260,6 +270,10 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest<Body>) -> Response<Bod
     if path == "/control/node" {
         return answered(StatusCode::OK, &shared.shown());
     }
+    if path == "/control/log" {
+        let query = request.uri().query().unwrap_or_default();
+        return shared.log(query);
+    }
     if let Some(verb) = path.strip_prefix("/control/wish/") {
         let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await;
         let body = body.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -287,6 +301,12 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest<Body>) -> Response<Bod
             let node = given["node"].as_str().unwrap_or_default().to_owned();
             told(api::tell_cluster(&api, Ask::Forget { node }).await)
         }
+        Some(api) if path == "/control/certificates" => {
+            answered(StatusCode::OK, &api::certificates_of(&api))
+        }
+        Some(api) if path == "/control/message_sizes" => {
+            answered(StatusCode::OK, &api::message_sizes(&api))
+        }
         Some(api) => match path.strip_prefix("/control/maintenance/") {
             Some(word) => {
                 // Read to its end: a connection that closes on unread bytes is a broken pipe to its writer.
@@ -300,6 +320,17 @@ async fn answer(shared: Arc<Shared>, request: HttpRequest<Body>) -> Response<Bod
             phase.name(),
             "the node does not serve",
         ),
+    }
+}
+
+/// The next line; what was missed is said.
+async fn heard(lines: &mut broadcast::Receiver<Arc<str>>) -> Option<String> {
+    match lines.recv().await {
+        Ok(line) => Some(line.to_string()),
+        Err(broadcast::error::RecvError::Lagged(missed)) => {
+            Some(format!("({missed} lines were missed)\n"))
+        }
+        Err(broadcast::error::RecvError::Closed) => None,
     }
 }
 
@@ -319,12 +350,50 @@ impl Shared {
             "pid": std::process::id(),
             "data_dir": about.data_dir,
             "config_files": about.config_files,
+            "log_files": about.log_files,
             "version": about.version,
             "product": about.product,
             "memory_high_watermark": about.memory_high_watermark,
             "environment": about.environment,
             "variables": about.variables,
             "product_version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    /// The last lines (`lines=N`), or those to come, for `seconds=N` or until whoever reads goes away.
+    fn log(&self, query: &str) -> Response<Body> {
+        let number = |name: &str| {
+            let mut pairs = api::pairs(query);
+            let found = pairs.find(|(key, _)| key == name);
+            found.and_then(|(_, value)| value.parse::<u64>().ok())
+        };
+        let body = match number("lines") {
+            Some(count) => Body::from(self.tail.last(usize::try_from(count).unwrap_or(LINES_MAX))),
+            None => Body::from_stream(self.coming(number("seconds"))),
+        };
+        let builder = Response::builder().header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+        builder.body(body).unwrap_or_default()
+    }
+
+    fn coming(
+        &self,
+        seconds: Option<u64>,
+    ) -> impl Stream<Item = Result<String, Infallible>> + use<> {
+        let until = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let state = (self.tail.watch(), self.supervisor.clone());
+        stream::unfold(state, move |(mut lines, supervisor)| async move {
+            let over = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let line = tokio::select! {
+                line = heard(&mut lines) => line?,
+                () = over => return None,
+                () = supervisor.stopping() => return None,
+            };
+            Some((Ok(line), (lines, supervisor)))
         })
     }
 
@@ -336,6 +405,7 @@ impl Shared {
             "reset" => Verb::Reset,
             "join" => Verb::Join(body),
             "log_level" => Verb::LogLevel(body),
+            "rotate_logs" => Verb::RotateLogs,
             "memory_high_watermark" => Verb::MemoryHighWatermark(body),
             "disk_free_limit" => Verb::DiskFreeLimit(body),
             _ => return failed(StatusCode::NOT_FOUND, "not_found", "no such verb"),

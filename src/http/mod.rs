@@ -5,8 +5,10 @@
 pub mod api;
 pub mod control;
 mod metrics;
+mod tail;
 mod web;
 
-pub use api::{ApiOptions, DefaultLimits, DefaultPolicy, DefaultUser, VhostDefaults};
-pub use metrics::{MetricsState, Names, serve};
+pub use api::{ApiOptions, DefaultLimits, DefaultPolicy, DefaultUser, Front, VhostDefaults};
+pub use metrics::{MetricsOptions, MetricsState, Names, serve};
+pub use tail::Tail;
 pub use web::{Peer, WebListener};

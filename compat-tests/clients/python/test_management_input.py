@@ -178,3 +178,31 @@ def test_answers_are_packed_for_who_takes_them_and_plain_for_others(channel):
     finally:
         for one in names:
             channel.queue_delete(one)
+
+
+def test_some_bodies_must_say_that_they_are_json(name):
+    policy = json.dumps({"pattern": "^none$", "definition": {"max-length": 1}}).encode()
+    limit = b'{"value": 1}'
+    for path, raw in ((f"operator-policies/%2F/{name}", policy), ("vhost-limits/%2F/max-queues", limit),
+                      ("user-limits/guest/max-channels", limit), ("definitions", b"{}")):
+        method = "POST" if path == "definitions" else "PUT"
+        wrong = call(method, path, raw=raw, headers={"Content-Type": "text/plain"})
+        assert (wrong.status, wrong.json["error"]) == (415, "unsupported_media_type"), path
+    # For the rest the type does not matter.
+    assert call("PUT", f"policies/%2F/{name}", raw=policy, headers={"Content-Type": "text/plain"}).status == 201
+    done("DELETE", f"policies/%2F/{name}", 204)
+
+
+def test_checks_and_counts_are_of_what_they_name():
+    node = get("overview")["node"]
+    rows = {row["protocol"]: row["auth_attempts_succeeded"] for row in get(f"auth/attempts/{node}")}
+    assert rows["http"] > 0 and "amqp091" in rows
+    assert call("GET", "auth/attempts/rabbit@nowhere").status == 404
+    without = "health/checks/quorum-queues-without-elected-leaders"
+    for path, status in (("all-vhosts", 200), ("all-vhosts/pattern/%5Ea", 200), ("vhost/%2F", 200), ("vhost/%2F/pattern/%5Ea", 200),
+                         ("vhost/nowhere", 404), ("all-vhosts/pattern/(", 400)):
+        assert call("GET", f"{without}/{path}").status == status, path
+    kinds = [row["name"] for row in get("overview")["exchange_types"]]
+    assert kinds == sorted(kinds) and {"direct", "x-consistent-hash", "x-delayed-message"} <= set(kinds)
+    plugins = get("nodes")[0]["enabled_plugins"]
+    assert plugins == ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus"]

@@ -21,7 +21,7 @@ use rustls::server::ServerConfig;
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
 pub use client::{TlsClientOptions, build as build_client};
-pub use name::{AlternativeName, NameFrom, PeerCertificate};
+pub use name::{AlternativeName, CertificateFacts, NameFrom, PeerCertificate};
 
 /// What a listener's TLS is made of.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -148,6 +148,30 @@ fn versions(options: &TlsOptions) -> Vec<&'static SupportedProtocolVersion> {
     chosen.map(|(_, served)| *served).collect()
 }
 
+/// Certificates of a listener, each with the moment it ends: seconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificates {
+    /// The file of the listener's own, and what is in it: subject, issuer, end.
+    pub own: (PathBuf, Vec<CertificateFacts>),
+    /// The same of its authorities; none if none are named.
+    pub authorities: Option<(PathBuf, Vec<CertificateFacts>)>,
+}
+
+impl Certificates {
+    fn read(options: &TlsOptions) -> Result<Self, TlsError> {
+        let facts = |path: &PathBuf| -> Result<_, TlsError> {
+            let found = files::certificates(path)?;
+            let found = found.iter().filter_map(CertificateFacts::of);
+            Ok((path.clone(), found.collect()))
+        };
+        let own = options.certificate.as_ref();
+        Ok(Self {
+            own: own.map(facts).transpose()?.unwrap_or_default(),
+            authorities: options.authorities.as_ref().map(facts).transpose()?,
+        })
+    }
+}
+
 /// Reads all files and checks that they fit together.
 ///
 /// # Errors
@@ -181,7 +205,10 @@ pub fn build(options: &TlsOptions) -> Result<ServerConfig, TlsError> {
 
 /// The TLS of listeners, as the files said when they were last read with success.
 #[derive(Debug)]
-pub struct TlsServer(ArcSwap<ServerConfig>);
+pub struct TlsServer {
+    served: ArcSwap<ServerConfig>,
+    certificates: ArcSwap<Certificates>,
+}
 
 impl TlsServer {
     /// Reads the files.
@@ -189,7 +216,10 @@ impl TlsServer {
     /// # Errors
     /// [`TlsError`].
     pub fn new(options: &TlsOptions) -> Result<Self, TlsError> {
-        Ok(Self(ArcSwap::from_pointee(build(options)?)))
+        Ok(Self {
+            served: ArcSwap::from_pointee(build(options)?),
+            certificates: ArcSwap::from_pointee(Certificates::read(options)?),
+        })
     }
 
     /// Reads the files again, for connections from here on.
@@ -197,14 +227,22 @@ impl TlsServer {
     /// # Errors
     /// [`TlsError`]; then what was served goes on.
     pub fn reload(&self, options: &TlsOptions) -> Result<(), TlsError> {
-        self.0.store(Arc::new(build(options)?));
+        let (served, certificates) = (build(options)?, Certificates::read(options)?);
+        self.served.store(Arc::new(served));
+        self.certificates.store(Arc::new(certificates));
         Ok(())
     }
 
     /// What a connection begins with.
     #[must_use]
     pub fn current(&self) -> Arc<ServerConfig> {
-        self.0.load_full()
+        self.served.load_full()
+    }
+
+    /// The certificates of what is served.
+    #[must_use]
+    pub fn certificates(&self) -> Arc<Certificates> {
+        self.certificates.load_full()
     }
 }
 

@@ -46,6 +46,8 @@ pub struct PeerCertificate {
     pub subject: String,
     /// Who issued it.
     pub issuer: String,
+    /// Its serial number, decimal.
+    pub serial: String,
     /// From when to when, `2026-01-01T00:00:00Z - 2027-01-01T00:00:00Z`.
     pub validity: String,
     /// The user it stands for; `None` if it has no such name.
@@ -61,12 +63,44 @@ impl PeerCertificate {
         Some(Self {
             subject: written(certificate.subject()),
             issuer: written(certificate.issuer()),
+            serial: certificate.serial.to_string(),
             validity: format!(
                 "{} - {}",
                 stamp(validity.not_before.timestamp()),
                 stamp(validity.not_after.timestamp())
             ),
             user: user(&certificate, from).filter(|name| !name.is_empty()),
+        })
+    }
+}
+
+/// What is told of a listener's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Its subject.
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// Its serial number, decimal.
+    pub serial: String,
+    /// From when to when, as in [`PeerCertificate`].
+    pub validity: String,
+    /// Its end: seconds since 1970.
+    pub ends_s: i64,
+}
+
+impl CertificateFacts {
+    /// Of a certificate in DER; `None` if it cannot be read.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let shown = PeerCertificate::new(certificate, NameFrom::default())?;
+        let (_, certificate) = parse_x509_certificate(certificate).ok()?;
+        Some(Self {
+            subject: shown.subject,
+            issuer: shown.issuer,
+            serial: shown.serial,
+            validity: shown.validity,
+            ends_s: certificate.validity().not_after.timestamp(),
         })
     }
 }

@@ -143,7 +143,8 @@ impl Call {
         asked.map_err(|silence| self.silence(&silence))
     }
 
-    fn silence(&self, silence: &Silence) -> Failure {
+    /// What a silence means to whoever called.
+    pub fn silence(&self, silence: &Silence) -> Failure {
         let node = self.node();
         if let Silence::Late = silence {
             let text = format!(

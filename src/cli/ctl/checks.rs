@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::call::Call;
 use super::inspect::{alarms_of, listeners, own_name, shown_alarm};
 use super::output::{Failure, Output, exit};
-use super::spec::{BOTH, CTL, DIAG, QUEUES, Spec, UPGRADE, spec};
+use super::spec::{BOTH, DIAG, QUEUES, Spec, UPGRADE, spec};
 
 pub static COMMANDS: &[Spec] = &[
     spec(
@@ -100,7 +100,7 @@ pub static COMMANDS: &[Spec] = &[
         check_certificate_expiration,
     ),
     spec(
-        DIAG,
+        BOTH,
         "check_if_any_deprecated_features_are_used",
         "",
         "",
@@ -148,7 +148,7 @@ pub static COMMANDS: &[Spec] = &[
         node_health_check,
     ),
     spec(
-        CTL,
+        BOTH,
         "metadata_store_status",
         "",
         "",

@@ -1,6 +1,6 @@
 //! Talk with a node over its control socket: HTTP/1.0, one request a connection, so nothing needs a runtime.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -122,6 +122,41 @@ impl Client {
         let mut request = head.into_bytes();
         request.extend_from_slice(body);
         talk(stream, &request)
+    }
+}
+
+impl Client {
+    /// Copies the body of an answer to `out` as it comes, however long that takes.
+    ///
+    /// # Errors
+    /// [`Silence`]; that `out` takes no more is none.
+    pub fn copy(&self, path: &str, out: &mut dyn Write) -> Result<(), Silence> {
+        let mut stream = control::connect(&self.socket).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => Silence::Forbidden,
+            _ => Silence::Nobody(error),
+        })?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream
+            .write_all(request.as_bytes())
+            .map_err(Silence::Nobody)?;
+        let mut answer = BufReader::new(stream);
+        let mut line = String::new();
+        let head = answer.read_line(&mut line).map_err(Silence::Nobody)?;
+        if head == 0 || line.split(' ').nth(1) != Some("200") {
+            return Err(Silence::Strange);
+        }
+        while line.trim_end() != "" {
+            line.clear();
+            answer.read_line(&mut line).map_err(Silence::Nobody)?;
+        }
+        loop {
+            let some = answer.fill_buf().map_err(Silence::Nobody)?;
+            let length = some.len();
+            if length == 0 || out.write_all(some).and_then(|()| out.flush()).is_err() {
+                return Ok(());
+            }
+            answer.consume(length);
+        }
     }
 }
 

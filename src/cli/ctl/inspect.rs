@@ -68,46 +68,6 @@ pub static COMMANDS: &[Spec] = &[
     ),
     spec(
         DIAG,
-        "log_location",
-        "",
-        "all",
-        "Shows where the node logs",
-        log_location,
-    ),
-    spec(
-        DIAG,
-        "cipher_suites",
-        "",
-        "format= all",
-        "Lists cipher suites of TLS",
-        cipher_suites,
-    ),
-    spec(
-        DIAG,
-        "tls_versions",
-        "",
-        "",
-        "Lists versions of TLS",
-        tls_versions,
-    ),
-    spec(
-        CTL,
-        "list_ciphers",
-        "",
-        "",
-        "Lists ciphers for configuration values; there are none",
-        list_none,
-    ),
-    spec(
-        CTL,
-        "list_hashes",
-        "",
-        "",
-        "Lists hashes for configuration values; there are none",
-        list_none,
-    ),
-    spec(
-        DIAG,
         "discover_peers",
         "",
         "",
@@ -425,51 +385,6 @@ fn os_env(call: &Call) -> Result<Output, Failure> {
     Ok(Output::Rows(Rows::of(&["name", "value"], &rows)))
 }
 
-fn log_location(call: &Call) -> Result<Output, Failure> {
-    call.banner(format!("Log file location(s) on node {} ...", call.node()));
-    call.check_node()?;
-    call.about()?;
-    Ok(Output::Text("<stdout>".to_owned()))
-}
-
-fn cipher_suites(call: &Call) -> Result<Output, Failure> {
-    call.banner(format!(
-        "Listing available cipher suites in the OpenSSL format on node {} ...",
-        call.node()
-    ));
-    let suites = [
-        "TLS_AES_256_GCM_SHA384",
-        "TLS_AES_128_GCM_SHA256",
-        "TLS_CHACHA20_POLY1305_SHA256",
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-        "ECDHE-RSA-AES256-GCM-SHA384",
-        "ECDHE-RSA-AES128-GCM-SHA256",
-        "ECDHE-RSA-CHACHA20-POLY1305",
-    ];
-    Ok(Output::Both(
-        suites.join("\n"),
-        json!({"result": "ok", "cipher_suites": suites}),
-    ))
-}
-
-fn tls_versions(call: &Call) -> Result<Output, Failure> {
-    call.banner(format!(
-        "Listing all TLS versions supported by the runtime on node {} ...",
-        call.node()
-    ));
-    let versions = ["tlsv1.3", "tlsv1.2"];
-    Ok(Output::Both(
-        versions.join("\n"),
-        json!({"result": "ok", "versions": versions}),
-    ))
-}
-
-fn list_none(_: &Call) -> Result<Output, Failure> {
-    Ok(Output::Both("[]".to_owned(), json!([])))
-}
-
 fn discover_peers(call: &Call) -> Result<Output, Failure> {
     call.banner(format!("Discovering peers of node {} ...", call.node()));
     let nodes = call.list("/api/nodes?columns=name")?;
@@ -483,9 +398,14 @@ fn discover_peers(call: &Call) -> Result<Output, Failure> {
 fn resolve_hostname(call: &Call) -> Result<Output, Failure> {
     use std::net::ToSocketAddrs;
     let name = call.arg("hostname");
+    let family = call.maybe("address-family").unwrap_or("any");
+    if !matches!(family, "any" | "ipv4" | "ipv6") {
+        return Err(Failure::usage("--address-family is ipv4 or ipv6"));
+    }
     let failed =
         |error: std::io::Error| Failure::error(exit::UNAVAILABLE, format!("{name}: {error}"));
     let found = (name, 0).to_socket_addrs().map_err(failed)?;
+    let found = found.filter(|at| family == "any" || at.is_ipv4() == (family == "ipv4"));
     let mut found: Vec<String> = found.map(|at| at.ip().to_string()).collect();
     found.dedup();
     Ok(Output::Text(found.join("\n")))

@@ -111,14 +111,6 @@ pub static COMMANDS: &[Spec] = &[
     ),
     spec(
         CTL,
-        "rotate_logs",
-        "",
-        "",
-        "Accepted; logs go to standard output",
-        accepted,
-    ),
-    spec(
-        CTL,
         "force_gc",
         "",
         "",

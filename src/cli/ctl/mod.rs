@@ -18,15 +18,18 @@ mod table;
 mod accounts;
 mod checks;
 mod definitions;
+mod encryption;
 mod inspect;
 mod lifecycle;
 mod limits;
 mod listing;
+mod observe;
 mod parameters;
 mod plugins;
 mod queues;
 mod shovels;
 mod status;
+mod tls;
 mod vhosts;
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ pub static COMMANDS: &[Spec] = &[
         peek,
     ),
     spec(
-        STREAMS,
+        STREAMS | DIAG | QUEUES,
         "stream_status",
         "stream",
         "tracking",
@@ -241,8 +241,12 @@ fn quorum_status(call: &Call) -> Result<Output, Failure> {
         call.vhost(),
         call.maybe("queue").unwrap_or_else(|| call.arg("stream")),
     );
+    let kind = match call.name {
+        "stream_status" => "stream",
+        _ => "quorum queue",
+    };
     call.banner(format!(
-        "Status of quorum queue {queue} on node {} ...",
+        "Status of {kind} {queue} on node {} ...",
         call.node()
     ));
     check_vhost(call, vhost)?;

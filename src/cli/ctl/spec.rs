@@ -151,6 +151,8 @@ fn option(word: &'static str) -> Arg {
         "enabled" => arg.short('E'),
         "implicitly-enabled" => arg.short('e'),
         "verbose" => arg.short('v'),
+        "number" => arg.short('N'),
+        "duration" => arg.short('d'),
         _ => arg,
     };
     // RabbitMQ's tools take `--apply-to` and `--apply_to` alike.

@@ -10,7 +10,7 @@ use super::inspect::{
     Listener, alarms_of, decimals, in_unit, listeners, memory, own_name, shown_alarm,
 };
 use super::output::{Failure, Output};
-use super::spec::{BOTH, CTL, Spec, spec};
+use super::spec::{BOTH, Spec, spec};
 
 pub static COMMANDS: &[Spec] = &[
     spec(
@@ -30,7 +30,7 @@ pub static COMMANDS: &[Spec] = &[
         cluster_status,
     ),
     spec(
-        CTL,
+        BOTH,
         "report",
         "",
         "",
@@ -132,13 +132,13 @@ fn facts(call: &Call) -> Result<(Value, Vec<Listener>), Failure> {
             "sockets_used": node["sockets_used"],
         },
         "alarms": alarms,
-        "tags": [],
+        "tags": overview["node_tags"],
         "listeners": places,
         "memory": memory,
         "data_directory": about["data_dir"],
         "raft_data_directory": about["data_dir"],
         "config_files": about["config_files"],
-        "log_files": ["<stdout>"],
+        "log_files": about["log_files"],
         "active_plugins": node["enabled_plugins"],
         "enabled_plugin_file": "/etc/rabbitmq/enabled_plugins",
         "totals": {
@@ -319,7 +319,7 @@ fn cluster_facts(call: &Call, nodes: &[Value], places: &[Listener]) -> Result<Va
     let listening: Value = places.iter().map(|place| place.json(&own)).collect();
     Ok(json!({
         "cluster_name": overview["cluster_name"],
-        "cluster_tags": [],
+        "cluster_tags": overview["cluster_tags"],
         "disk_nodes": nodes.iter().map(name).collect::<Vec<_>>(),
         "ram_nodes": [],
         "running_nodes": running,

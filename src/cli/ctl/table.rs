@@ -2,8 +2,8 @@
 
 use super::spec::{Spec, Tool};
 use super::{
-    accounts, checks, definitions, inspect, lifecycle, limits, listing, parameters, plugins,
-    queues, shovels, status, vhosts,
+    accounts, checks, definitions, encryption, inspect, lifecycle, limits, listing, observe,
+    parameters, plugins, queues, shovels, status, tls, vhosts,
 };
 
 /// Every command of every tool.
@@ -20,7 +20,10 @@ pub fn all() -> impl Iterator<Item = &'static Spec> {
         definitions::COMMANDS,
         status::COMMANDS,
         inspect::COMMANDS,
+        observe::COMMANDS,
+        tls::COMMANDS,
         checks::COMMANDS,
+        encryption::COMMANDS,
         plugins::COMMANDS,
     ];
     tables.into_iter().flatten()

@@ -7,7 +7,6 @@ use super::{Key, ignored, refused};
 const ERLANG: &str = "it tunes Erlang or RabbitMQ's own storage; there is nothing to tune here";
 const NO_PROTOCOL: &str = "only AMQP 0-9-1 is served";
 const PLACED: &str = "the broker places queues itself";
-const LATER: &str = "not served yet";
 
 pub(super) static KEYS: &[Key] = &[
     ignored("vm_memory_high_watermark_paging_ratio", ERLANG),
@@ -46,8 +45,6 @@ pub(super) static KEYS: &[Key] = &[
     ignored("collect_statistics", ERLANG),
     ignored("collect_statistics_interval", ERLANG),
     ignored("cluster_keepalive_interval", ERLANG),
-    ignored("cluster_tags.*", LATER),
-    ignored("node_tags.*", LATER),
     ignored(
         "cluster_partition_handling",
         "a minority never serves, as with quorum queues",
@@ -63,10 +60,6 @@ pub(super) static KEYS: &[Key] = &[
     ignored("amqp1_0.*", NO_PROTOCOL),
     ignored("web_mqtt.*", NO_PROTOCOL),
     ignored("web_stomp.*", NO_PROTOCOL),
-    refused(
-        "config_entry_decoder.*",
-        "encrypted values are not read; `$(NAME)` takes a value from the environment",
-    ),
     REST[0],
     REST[1],
     REST[2],

@@ -8,7 +8,7 @@ mod accepted;
 pub(super) mod defaults;
 mod http;
 mod limits;
-mod logs;
+pub(super) mod logs;
 pub(super) mod network;
 mod objects;
 mod own;

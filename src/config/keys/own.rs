@@ -1,7 +1,7 @@
 //! Keys that are this broker's own, its name, and definitions read at the start.
 
-use super::super::value;
-use super::{Key, ignored, refused, set, text};
+use super::super::value::{self, Expected};
+use super::{Key, Remark, ignored, refused, set, text};
 
 const UNCHANGED: &str = "importing what is there changes nothing; it is done at every start";
 
@@ -49,6 +49,58 @@ pub(super) static KEYS: &[Key] = &[
         "name of the cluster",
         |d, _, v| text(&mut d.config.cluster_name, v),
     ),
+    set(
+        "cluster_tags.$name",
+        "text",
+        "",
+        "what the cluster is called by in the API and by commands",
+        |d, name, v| tag(&mut d.config.tags[0], name, v),
+    ),
+    set(
+        "node_tags.$name",
+        "text",
+        "",
+        "the same of this node",
+        |d, name, v| tag(&mut d.config.tags[1], name, v),
+    ),
+    set(
+        "config_entry_decoder.passphrase",
+        "text",
+        "",
+        "what values that begin with `encrypted:` are decrypted with; best taken from the environment, by `$(NAME)`",
+        |d, _, v| text(&mut d.passphrase.text, v),
+    ),
+    set(
+        "config_entry_decoder.iterations",
+        "count",
+        "1",
+        "rounds of PBKDF2 that make its key",
+        |d, _, v| {
+            d.passphrase.iterations = value::number_u32(v, 1)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "config_entry_decoder.hash",
+        "sha256, sha512",
+        "sha256",
+        "their hash",
+        |d, _, v| {
+            d.passphrase.sha512 = value::one_of(v, &["sha256", "sha512"])? == "sha512";
+            Ok(None)
+        },
+    ),
+    set(
+        "config_entry_decoder.cipher",
+        "aes_128_cbc, aes_256_cbc",
+        "aes_128_cbc",
+        "the cipher",
+        |d, _, v| {
+            d.passphrase.long = value::one_of(v, &["aes_128_cbc", "aes_256_cbc"])? == "aes_256_cbc";
+            Ok(None)
+        },
+    ),
+    refused("config_entry_decoder.*", "there is no such choice here"),
     set(
         "leveret.data_dir",
         "folder",
@@ -100,3 +152,9 @@ pub(super) static KEYS: &[Key] = &[
         },
     ),
 ];
+
+fn tag(tags: &mut Vec<(String, String)>, name: &str, value: &str) -> Result<Remark, Expected> {
+    tags.retain(|(other, _)| other != name);
+    tags.push((name.to_owned(), value.to_owned()));
+    Ok(None)
+}

@@ -5,12 +5,11 @@
 
 use std::net::IpAddr;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::error::ApiError;
-use super::request::Request;
 use crate::base::{Clock, SystemClock};
 use crate::broker::{Failures, Node};
 
@@ -66,10 +65,14 @@ impl Who {
 ///
 /// # Errors
 /// 401 if it says nothing, 400 if it cannot be read.
-fn credentials(request: &Request) -> Result<(String, String), ApiError> {
+fn credentials(headers: &HeaderMap) -> Result<(String, String), ApiError> {
     let mut error = ApiError::new(StatusCode::UNAUTHORIZED, "not_authorized", "Not_Authorized");
-    let header = request.header("authorization").unwrap_or_default();
-    let (scheme, rest) = header.split_once(' ').unwrap_or_default();
+    let header = headers.get(header::AUTHORIZATION);
+    let header = header.and_then(|value| value.to_str().ok());
+    let (scheme, rest) = header
+        .unwrap_or_default()
+        .split_once(' ')
+        .unwrap_or_default();
     if !scheme.eq_ignore_ascii_case("basic") {
         error.challenge = !scheme.eq_ignore_ascii_case("bearer");
         return Err(error);
@@ -89,10 +92,10 @@ fn credentials(request: &Request) -> Result<(String, String), ApiError> {
 pub fn who(
     node: &Node,
     brake: &Failures,
-    request: &Request,
+    headers: &HeaderMap,
     peer: IpAddr,
 ) -> Result<Who, ApiError> {
-    let (user, password) = credentials(request)?;
+    let (user, password) = credentials(headers)?;
     login(node, brake, (user, &password), peer)
 }
 

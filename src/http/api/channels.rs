@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use hashbrown::HashMap;
 use serde_json::{Value, json};
 
+use super::error::ApiError;
 use super::history::Ranges;
 use super::peers::{self, Filter, Key};
 use super::samples::{MESSAGES, Object, messages};
@@ -226,6 +227,10 @@ async fn of_all_nodes(context: &Context, filter: &Filter, queue: Option<QueueId>
 
 /// Every consumer the user may see.
 pub async fn listed_consumers(context: &Context, vhost: Option<&str>) -> Answer {
+    if context.request.is_set("disable_stats") {
+        let reason = "Stats in management UI are disabled on this node";
+        return Err(ApiError::bad_request(reason));
+    }
     let filter = peers::visible(context, context.wanted_vhost(vhost));
     context.all(of_all_nodes(context, &filter, None).await)
 }

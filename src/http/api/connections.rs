@@ -200,6 +200,10 @@ fn row(api: &Api, client: &Client, ranges: Ranges) -> Value {
         ("peer_cert_subject", peer.map(|peer| peer.subject.as_str())),
         ("peer_cert_issuer", peer.map(|peer| peer.issuer.as_str())),
         (
+            "peer_cert_serial_number",
+            peer.map(|peer| peer.serial.as_str()),
+        ),
+        (
             "peer_cert_validity",
             peer.map(|peer| peer.validity.as_str()),
         ),

@@ -4,8 +4,9 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::{Answer, Api, Context, Reply, peers};
+use super::{Answer, Api, Context, Reply, certificates, list, peers};
 use crate::base::{NodeId, SetId};
+use crate::model::topology::QueueRecord;
 
 pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
@@ -18,7 +19,7 @@ pub async fn answer(context: &Context) -> Answer {
     }
 }
 
-fn ok(more: Value) -> Answer {
+pub fn ok(more: Value) -> Answer {
     let mut row = json!({"status": "ok"});
     extend(&mut row, more);
     Ok(Reply::Json(row))
@@ -31,7 +32,7 @@ fn extend(row: &mut Value, more: Value) {
 }
 
 /// 503; the body is not an error's but the check's own.
-fn failed(reason: &str, more: Value) -> Answer {
+pub fn failed(reason: &str, more: Value) -> Answer {
     let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "failed", reason);
     let mut row = Map::new();
     row.insert("status".to_owned(), json!("failed"));
@@ -62,21 +63,15 @@ async fn checked(context: &Context, check: &[&str]) -> Answer {
         | ["node-is-mirror-sync-critical"]
         | ["metadata-store", "initialized"]
         | ["metadata-store", "initialized", "with-data"] => ok(json!({})),
-        ["certificate-expiration", within, unit] => {
-            if within.parse::<u32>().is_err() {
-                return Err(ApiError::bad_request(format!(
-                    "Invalid expiration value: {within}"
-                )));
-            }
-            match *unit {
-                "days" | "weeks" | "months" | "years" => ok(json!({})),
-                unit => Err(ApiError::bad_request(format!(
-                    "Time unit not recognised: {unit}"
-                ))),
-            }
-        }
+        ["certificate-expiration", within, unit] => certificates::check(context, within, unit),
         ["node-is-quorum-critical"] => quorum_critical(context).await,
-        ["quorum-queues-without-elected-leaders", ..] => leaderless(context),
+        ["quorum-queues-without-elected-leaders", scope @ ..] => match scope {
+            ["all-vhosts"] => leaderless(context, None, ""),
+            ["all-vhosts", "pattern", pattern] => leaderless(context, None, pattern),
+            ["vhost", vhost] => leaderless(context, Some(vhost), ""),
+            ["vhost", vhost, "pattern", pattern] => leaderless(context, Some(vhost), pattern),
+            _ => Err(ApiError::not_found()),
+        },
         ["is-in-service"] => match is_away(context) {
             false => ok(json!({})),
             true => failed("this rabbit node is not in service", json!({})),
@@ -95,17 +90,26 @@ async fn checked(context: &Context, check: &[&str]) -> Answer {
             }
             below_limit(context)
         }
-        ["reached-target-cluster-size"] => {
-            let topology = &context.node().cluster.topology;
-            match topology.read(|topology| topology.nodes().count()) {
-                0 => failed(
-                    "The cluster is not formed yet",
-                    json!({"online": 0, "target": 1}),
-                ),
-                _ => ok(json!({})),
-            }
-        }
+        ["reached-target-cluster-size"] => reached_target(context).await,
         _ => Err(ApiError::not_found()),
+    }
+}
+
+/// A node that serves is online by itself; the others are only asked if they are to be counted.
+async fn reached_target(context: &Context) -> Answer {
+    let target = context.api.options.target_size.max(1);
+    let mut online = 1;
+    if target > 1 {
+        online += peers::others(context, &json!({"what": "sets"}), None)
+            .await
+            .len();
+    }
+    match online >= target {
+        true => ok(json!({})),
+        false => failed(
+            "The cluster has fewer online nodes than its target size",
+            json!({"online": online, "target": target}),
+        ),
     }
 }
 
@@ -239,12 +243,17 @@ async fn quorum_critical(context: &Context) -> Answer {
         true => ok(json!({})),
         false => failed(
             "There are quorum queues that would lose their quorum if the target node is shut down",
-            json!({"queues": queues_in(context, &critical)}),
+            json!({"queues": queues_in(context, &critical, |_| true)}),
         ),
     }
 }
 
-fn leaderless(context: &Context) -> Answer {
+/// Of the queues in a vhost, or in all, whose names a pattern is found in.
+fn leaderless(context: &Context, vhost: Option<&str>, pattern: &str) -> Answer {
+    if vhost.is_some_and(|vhost| !context.has_vhost(vhost)) {
+        return Err(ApiError::not_found());
+    }
+    let pattern = list::pattern(pattern, "")?;
     let cluster = &context.node().cluster;
     let without = cluster.sets().filter(|(_, handle)| {
         handle
@@ -252,22 +261,35 @@ fn leaderless(context: &Context) -> Answer {
             .is_some_and(|group| group.metrics().leader.is_none())
     });
     let sets: Vec<SetId> = without.map(|(set, _)| set).collect();
-    match sets.is_empty() {
+    let wanted = |queue: &QueueRecord| {
+        vhost.is_none_or(|vhost| *queue.vhost == *vhost)
+            && pattern.is_match(&queue.name).unwrap_or(false)
+    };
+    let queues = match sets.is_empty() {
+        true => Vec::new(),
+        false => queues_in(context, &sets, wanted),
+    };
+    match queues.is_empty() {
         true => ok(json!({})),
         false => failed(
             "There are quorum queues without an elected leader",
-            json!({"queues": queues_in(context, &sets)}),
+            json!({"queues": queues}),
         ),
     }
 }
 
-/// At most a hundred of the queues in these sets.
-fn queues_in(context: &Context, sets: &[SetId]) -> Vec<Value> {
+/// At most a hundred of the queues in these sets that are wanted.
+fn queues_in(
+    context: &Context,
+    sets: &[SetId],
+    wanted: impl Fn(&QueueRecord) -> bool,
+) -> Vec<Value> {
     let topology = &context.node().cluster.topology;
     topology.read(|topology| {
         let queues = topology.queues();
         let queues = queues.filter(|queue| sets.iter().any(|set| queue.lives_in(*set)));
         queues
+            .filter(|queue| wanted(queue))
             .take(100)
             .map(|queue| {
                 json!({

@@ -33,17 +33,9 @@ const AT_ONCE: usize = 64;
 pub async fn answer(context: &Context, vhost: Option<&str>) -> Answer {
     let document = match context.request.header("content-type") {
         Some(kind) if kind.starts_with("multipart/form-data") => uploaded(context, kind)?,
-        Some(kind) if kind.starts_with("application/json") || kind.starts_with("*/*") => {
+        _ => {
+            context.request.says_json()?;
             context.request.object()?
-        }
-        None => context.request.object()?,
-        Some(_) => {
-            let status = axum::http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-            return Err(ApiError::new(
-                status,
-                "unsupported_media_type",
-                "application/json is expected",
-            ));
         }
     };
     apply(context, &document, vhost).await?;

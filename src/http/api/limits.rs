@@ -58,6 +58,7 @@ fn value(context: &Context) -> Result<Option<i64>, ApiError> {
     if context.is("DELETE") {
         return Ok(None);
     }
+    context.request.says_json()?;
     let body = context.request.object()?;
     body.need(&["value"])?;
     body.integer("value")

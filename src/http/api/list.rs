@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 
 use axum::http::StatusCode;
-use fancy_regex::RegexBuilder;
+use fancy_regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
@@ -61,16 +61,24 @@ fn filter(request: &Request) -> Result<Option<Filter>, ApiError> {
             name.to_lowercase().contains(&wanted)
         })));
     }
-    if name.len() > PATTERN_MAX {
-        return Err(ApiError::bad_request("regular expression is too long"));
-    }
-    let regex = RegexBuilder::new(&format!("(?i){name}"))
-        .backtrack_limit(STEPS_MAX)
-        .build()
-        .map_err(|error| ApiError::bad_request(format!("invalid regular expression: {error}")))?;
+    let regex = pattern(name, "(?i)")?;
     Ok(Some(Box::new(move |name| {
         regex.is_match(name).unwrap_or(false)
     })))
+}
+
+/// A pattern of a request, with its flags; one that takes too many steps matches nothing.
+///
+/// # Errors
+/// 400 for one that is too long or none.
+pub fn pattern(source: &str, flags: &str) -> Result<Regex, ApiError> {
+    if source.len() > PATTERN_MAX {
+        return Err(ApiError::bad_request("regular expression is too long"));
+    }
+    RegexBuilder::new(&format!("{flags}{source}"))
+        .backtrack_limit(STEPS_MAX)
+        .build()
+        .map_err(|error| ApiError::bad_request(format!("invalid regular expression: {error}")))
 }
 
 /// A field by dotted name.

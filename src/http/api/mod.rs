@@ -8,6 +8,7 @@
 
 mod auth;
 mod bindings;
+mod certificates;
 mod channels;
 mod connections;
 mod defaults;
@@ -16,6 +17,7 @@ mod encoding;
 mod error;
 mod exchanges;
 mod figures;
+mod front;
 mod health;
 mod history;
 mod import;
@@ -39,6 +41,7 @@ mod vhosts;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,7 +49,9 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
+use axum::http::{
+    HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header,
+};
 use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -55,6 +60,8 @@ use self::auth::Who;
 pub use self::defaults::{DefaultLimits, DefaultPolicy, DefaultUser, VhostDefaults};
 use self::encoding::Encoding;
 use self::error::ApiError;
+use self::front::Asked;
+pub use self::front::Front;
 use self::history::Ranges;
 pub use self::import::{at_start as import, files as definition_files};
 use self::request::Request;
@@ -62,6 +69,7 @@ pub(super) use self::request::pairs;
 use self::samples::Samples;
 use super::Names;
 use super::web::{Peer, WebListener};
+use crate::broker::tls::TlsServer;
 use crate::broker::{Direct, Failures, Node, alarm};
 use crate::cluster::peer::control::{Ask, Told};
 use crate::model::topology::TopologyCommand;
@@ -74,6 +82,14 @@ pub struct ApiOptions {
     pub body_bytes_max: usize,
     /// What new vhosts are given.
     pub vhost_defaults: VhostDefaults,
+    /// How it looks from outside.
+    pub front: Front,
+    /// The files the node's configuration came from.
+    pub config_files: Vec<PathBuf>,
+    /// Where its log goes.
+    pub log_files: Vec<String>,
+    /// Nodes that make the cluster complete, as configured; 0 and 1 are one.
+    pub target_size: usize,
 }
 
 /// Where the node listens, for overview and health checks.
@@ -83,6 +99,8 @@ pub struct Listener {
     pub protocol: &'static str,
     /// The address.
     pub address: SocketAddr,
+    /// Its TLS, if it has any.
+    pub tls: Option<Arc<TlsServer>>,
 }
 
 /// What the API answers from.
@@ -210,6 +228,39 @@ pub async fn furnish(api: &Api, vhost: &str) -> Result<(), String> {
     given.map_err(|error| error.reason.as_str().unwrap_or_default().to_owned())
 }
 
+/// Whether somebody may read the metrics; if not, the answer. The realm of its challenge is Prometheus's.
+pub(super) fn watches(
+    node: &Node,
+    brake: &Failures,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> Result<(), Box<Response<Body>>> {
+    let who = auth::who(node, brake, headers, peer).and_then(|who| match who.is_monitor() {
+        true => Ok(()),
+        false => Err(ApiError::not_authorised("Not monitor user")),
+    });
+    who.map_err(|error| {
+        let mut response = refused(&error);
+        if let Some(realm) = response.headers_mut().get_mut(header::WWW_AUTHENTICATE) {
+            *realm = HeaderValue::from_static("Basic realm=\"RabbitMQ Prometheus\"");
+        }
+        Box::new(response)
+    })
+}
+
+/// Certificates of the node's listeners.
+pub(super) fn certificates_of(api: &Api) -> Value {
+    certificates::all(api).into()
+}
+
+/// How many messages of which size came in at this node: `{"up_to": bytes or null, "count"}`, the smallest first.
+pub(super) fn message_sizes(api: &Api) -> Value {
+    let sizes = api.node.stats.message_sizes();
+    let rows = sizes.into_iter();
+    rows.map(|(up_to, count)| serde_json::json!({"up_to": up_to, "count": count}))
+        .collect()
+}
+
 /// Tells the cluster something on behalf of whoever runs the node.
 pub(super) async fn tell_cluster(api: &Api, ask: Ask) -> Result<(), String> {
     match api.node.cluster.told(ask).await {
@@ -244,8 +295,12 @@ async fn answer(
 ) -> Response<Body> {
     let head = request.method() == Method::HEAD;
     let encoding = Encoding::of(request.headers());
+    let asked = Asked::of(request.method(), request.headers());
     let mut silent = BTreeSet::new();
-    let answer = match taken(request, api.options.body_bytes_max).await {
+    // An operator asks over the control socket, which has no front.
+    let front = api.options.front.clone();
+    let front = peer.map(|_| front);
+    let answer = match taken(request, front.as_ref(), api.options.body_bytes_max).await {
         Ok(request) => perform(api, peer, request, &mut silent).await,
         Err(error) => Err(error),
     };
@@ -255,6 +310,9 @@ async fn answer(
     };
     if response.body().size_hint().exact() == Some(0) {
         response.headers_mut().remove(header::CONTENT_TYPE);
+    }
+    if let Some(front) = &front {
+        front.dress(&asked, &mut response);
     }
     let names = silent.into_iter().collect::<Vec<_>>().join(", ");
     if !names.is_empty()
@@ -271,12 +329,25 @@ async fn answer(
 }
 
 /// Takes a request apart and reads its body.
-async fn taken(request: HttpRequest<Body>, body_max: usize) -> Result<Request, ApiError> {
+async fn taken(
+    request: HttpRequest<Body>,
+    front: Option<&Front>,
+    body_max: usize,
+) -> Result<Request, ApiError> {
     let (parts, body) = request.into_parts();
-    let path = parts.uri.path();
+    let mut path = parts.uri.path();
     let bad = || ApiError::bad_request("malformed path");
+    let mut query = request::parameters(parts.uri.query().unwrap_or_default());
+    if let Some(front) = front {
+        path = front.inner(path)?;
+        for (is, name) in [
+            (front.without_stats, "disable_stats"),
+            (front.queue_totals, "enable_queue_totals"),
+        ] {
+            query.extend(is.then(|| (name.to_owned(), "true".to_owned())));
+        }
+    }
     let path = request::segments(path).ok_or_else(bad)?;
-    let query = request::parameters(parts.uri.query().unwrap_or_default());
     let body = axum::body::to_bytes(body, body_max).await;
     let body = body.map_err(|_| ApiError::bad_request("Exceeded HTTP request body size limit"))?;
     let method = match parts.method {
@@ -309,11 +380,10 @@ async fn perform(
     if request.method == Method::OPTIONS {
         return Ok(Reply::Allowed(route.allow()));
     }
-    if !route
-        .methods
-        .split(' ')
-        .any(|method| method == request.method.as_str())
-    {
+    let front = &api.options.front;
+    let fixed = front.operator_policies_fixed && path[0] == "operator-policies" && peer.is_some();
+    let mut methods = if fixed { "GET" } else { route.methods }.split(' ');
+    if !methods.any(|method| method == request.method.as_str()) {
         let mut error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "");
         error.allow = Some(route.allow());
         return Err(error);
@@ -322,7 +392,11 @@ async fn perform(
     let who = match peer {
         None => Who::operator(),
         Some(_) if open => Who::default(),
-        Some(peer) => auth::who(&api.node, &api.brake, &request, peer.ip())?,
+        Some(_) if front.without_basic => {
+            let status = StatusCode::UNAUTHORIZED;
+            return Err(ApiError::new(status, "not_authorized", "Not_Authorized"));
+        }
+        Some(peer) => auth::who(&api.node, &api.brake, &request.headers, peer.ip())?,
     };
     let ranges = Ranges::of(&request)?;
     let context = Context {
@@ -360,6 +434,9 @@ impl Context {
 
     /// Somebody who names themselves in the request's body.
     fn login(&self, user: &str, password: &str) -> Result<Who, ApiError> {
+        if self.api.options.front.without_basic {
+            return Err(ApiError::not_authorised("Not_Authorized"));
+        }
         let known = (user.to_owned(), password);
         auth::login(self.node(), &self.api.brake, known, self.peer)
     }

@@ -210,6 +210,17 @@ fn measured(api: &Api) -> Value {
     })
 }
 
+/// What is served under RabbitMQ's names of plugins.
+fn plugins(api: &Api) -> Vec<&'static str> {
+    let serves = |end: &str| api.listeners.iter().any(|one| one.protocol.ends_with(end));
+    let mut names = Vec::new();
+    if serves("http") || serves("https") {
+        names.extend(["rabbitmq_management", "rabbitmq_management_agent"]);
+    }
+    names.extend(serves("prometheus").then_some("rabbitmq_prometheus"));
+    names
+}
+
 fn constants(api: &Api) -> Value {
     let names = &api.names;
     let mechanisms = api.node.access.load().session_tls.mechanisms.clone();
@@ -221,9 +232,9 @@ fn constants(api: &Api) -> Value {
         "rates_mode": "basic",
         "net_ticktime": 60,
         "db_dir": api.limits.data_dir.display().to_string(),
-        "config_files": [],
-        "log_files": ["<stdout>"],
-        "enabled_plugins": ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus"],
+        "config_files": api.options.config_files,
+        "log_files": api.options.log_files,
+        "enabled_plugins": plugins(api),
         "applications": [{"name": "rabbit", "description": "RabbitMQ", "version": names.version}],
         "exchange_types": overview::exchange_types(),
         "auth_mechanisms": mechanisms,

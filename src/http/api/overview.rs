@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use prometheus::IntCounter;
 use serde_json::{Value, json};
 
+use super::auth::Who;
 use super::error::ApiError;
 use super::history::{self, Ranges};
 use super::{Answer, Api, Context, Listener, Reply, peers};
@@ -51,11 +52,7 @@ pub async fn answer(context: &Context) -> Answer {
     let path = context.path();
     match (path.as_slice(), context.request.method.as_str()) {
         (["overview"], _) => overview(context).await,
-        (["whoami"], _) => context.one(json!({
-            "name": context.who.name,
-            "tags": context.who.tags,
-            "is_internal_user": true,
-        })),
+        (["whoami"], _) => context.one(shown(context, &context.who)),
         (["auth"], _) => Ok(Reply::Json(json!({"oauth_enabled": false}))),
         (["version"], _) => Ok(Reply::Json(json!(context.api.names.version))),
         (["cluster-name"], "GET") => context.one(json!({"name": cluster_name(context)})),
@@ -69,26 +66,7 @@ pub async fn answer(context: &Context) -> Answer {
             }
         }
         (["rebalance", "queues"], _) => Ok(Reply::Done),
-        (["auth", "attempts", _], "DELETE") => {
-            for counter in attempts(context).iter().flat_map(|(_, counters)| counters) {
-                counter.reset();
-            }
-            Ok(Reply::Done)
-        }
-        (["auth", "attempts", _, "source"], "DELETE") => Ok(Reply::Done),
-        // Sources are not told apart.
-        (["auth", "attempts", _, "source"], _) => context.all(Vec::new()),
-        (["auth", "attempts", _], _) => {
-            let rows = attempts(context).map(|(protocol, [all, succeeded, failed])| {
-                json!({
-                    "protocol": protocol,
-                    "auth_attempts": all.get(),
-                    "auth_attempts_failed": failed.get(),
-                    "auth_attempts_succeeded": succeeded.get(),
-                })
-            });
-            context.all(rows.to_vec())
-        }
+        (["auth", "attempts", node, rest @ ..], _) => attempts_of(context, node, rest).await,
         (["login"], "POST") => login(context),
         (["login"], _) => Ok(Reply::Done),
         (["reset", ..], _) => {
@@ -119,8 +97,53 @@ async fn rename(context: &Context) -> Answer {
     Ok(Reply::Done)
 }
 
-fn attempts(context: &Context) -> [(&'static str, [&IntCounter; 3]); 2] {
-    let stats = &context.node().stats;
+/// Logins at a node of the cluster, by protocol; where they came from is not told apart.
+async fn attempts_of(context: &Context, node: &str, rest: &[&str]) -> Answer {
+    let names = super::queues::node_names(&context.api);
+    let known = names.into_iter().find(|(_, name)| *name == *node);
+    let (id, _) = known.ok_or_else(ApiError::not_found)?;
+    let reset = context.is("DELETE");
+    let mut rows = Vec::new();
+    if rest.is_empty() {
+        let question = json!({"what": "attempts", "reset": reset});
+        let told = match id == context.node().cluster.node() {
+            true => Some(own_attempts(&context.api, reset)),
+            false => {
+                let told = peers::others(context, &question, Some(&[id])).await;
+                told.into_iter().next().map(|(_, _, answer)| answer)
+            }
+        };
+        let told = told.and_then(|told| told.as_array().cloned());
+        rows = told.ok_or_else(|| ApiError::unavailable("the node does not answer"))?;
+    }
+    match reset {
+        true => Ok(Reply::Done),
+        false => context.all(rows),
+    }
+}
+
+/// Logins at this node; counted from 0 again if that is wanted.
+pub fn own_attempts(api: &Api, reset: bool) -> Value {
+    let counters = attempts(api).into_iter();
+    let rows = counters.map(|(protocol, [all, succeeded, failed])| {
+        let row = json!({
+            "protocol": protocol,
+            "auth_attempts": all.get(),
+            "auth_attempts_failed": failed.get(),
+            "auth_attempts_succeeded": succeeded.get(),
+        });
+        if reset {
+            for counter in [all, succeeded, failed] {
+                counter.reset();
+            }
+        }
+        row
+    });
+    rows.collect()
+}
+
+fn attempts(api: &Api) -> [(&'static str, [&IntCounter; 3]); 2] {
+    let stats = &api.node.stats;
     [
         (
             "amqp091",
@@ -150,8 +173,16 @@ fn login(context: &Context) -> Answer {
     let value = STANDARD.encode(format!("{user}:{password}"));
     Ok(Reply::Json(json!({
         "token": {"type": "basic", "value": value},
-        "user": {"name": who.name, "tags": who.tags, "is_internal_user": true},
+        "user": shown(context, &who),
     })))
+}
+
+fn shown(context: &Context, who: &Who) -> Value {
+    let mut row = json!({"name": who.name, "tags": who.tags, "is_internal_user": true});
+    if let Some(minutes) = context.api.options.front.session_minutes {
+        row["login_session_timeout"] = json!(minutes);
+    }
+    row
 }
 
 fn features() -> Vec<Value> {
@@ -194,6 +225,12 @@ pub fn cluster_name(context: &Context) -> String {
     set.unwrap_or_else(|| context.api.names.cluster.clone())
 }
 
+fn tags(tags: &[(String, String)]) -> Value {
+    tags.iter()
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect()
+}
+
 /// Exchange types, as overview and nodes show them.
 pub fn exchange_types() -> Value {
     let kinds = [
@@ -213,6 +250,18 @@ pub fn exchange_types() -> Value {
             "topic",
             "AMQP topic exchange, as per the AMQP specification",
         ),
+        ("x-consistent-hash", "Consistent Hashing Exchange"),
+        ("x-delayed-message", "Delayed Message Exchange."),
+        (
+            "x-local-random",
+            "Picks one random local binding (queue) to route via (to).",
+        ),
+        ("x-modulus-hash", "Modulus Hashing Exchange"),
+        (
+            "x-random",
+            "Picks one random binding (queue) to route via (to).",
+        ),
+        ("x-recent-history", "Recent History Exchange."),
     ];
     kinds
         .iter()
@@ -298,8 +347,8 @@ async fn overview(context: &Context) -> Answer {
         "erlang_full_version": "none: Leveret is written in Rust",
         "crypto_lib_version": "",
         "cluster_name": cluster_name(context),
-        "cluster_tags": {},
-        "node_tags": {},
+        "cluster_tags": tags(&names.cluster_tags),
+        "node_tags": tags(&names.node_tags),
         "rates_mode": "basic",
         "sample_retention_policies": {
             "global": [600, 3_600, 28_800, 86_400],
@@ -309,7 +358,7 @@ async fn overview(context: &Context) -> Answer {
         "exchange_types": exchange_types(),
         "disable_stats": bare,
         "enable_queue_totals": context.request.is_set("enable_queue_totals"),
-        "is_op_policy_updating_enabled": true,
+        "is_op_policy_updating_enabled": !context.api.options.front.operator_policies_fixed,
         "require_definition_json_extension": false,
         "default_queue_type": names.default_queue_type,
         "release_series_support_status": "supported",

@@ -134,6 +134,7 @@ async fn told(api: &Arc<Api>, question: &Value) -> Value {
         ("vhosts", _) => vhosts::own(api, question["vhost"].as_str(), ranges),
         ("exchanges", Some(rows)) => exchanges::own(api, rows, ranges),
         ("queues", Some(rows)) => figures::own(api, rows, ranges),
+        ("attempts", _) => overview::own_attempts(api, question["reset"] == true),
         ("alarms", _) => health::own_alarms(api).into(),
         ("sets", _) => health::own_sets(api).into(),
         ("shovels", _) => shovels::own(api),

@@ -126,6 +126,9 @@ async fn write(context: &Context, scope: PolicyScope, vhost: &str, name: &str) -
         context.change(TopologyCommand::Settings(delete)).await?;
         return Ok(Reply::Done);
     }
+    if scope == PolicyScope::Operator {
+        context.request.says_json()?;
+    }
     let body = context.request.object()?;
     let policy = policy(&vhost, &name, &body)?;
     let set = SettingsCommand::PutPolicy { scope, policy };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, Method, StatusCode};
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
@@ -109,6 +109,22 @@ impl Request {
                 "invalid payload: the request body JSON-decoded to a string. Is the input doubly-JSON-encoded?",
             )),
             Ok(_) | Err(_) => Err(ApiError::bad_request("not_json")),
+        }
+    }
+
+    /// Whether the body is JSON as far as its type says; none says nothing.
+    ///
+    /// # Errors
+    /// 415.
+    pub fn says_json(&self) -> Result<(), ApiError> {
+        let kind = self.header("content-type").unwrap_or("*/*");
+        match kind.starts_with("application/json") || kind.starts_with("*/*") {
+            true => Ok(()),
+            false => Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "application/json is expected",
+            )),
         }
     }
 

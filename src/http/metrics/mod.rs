@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{RawQuery, State};
+use axum::extract::{ConnectInfo, RawQuery, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use fancy_regex::Regex;
@@ -27,8 +28,8 @@ use tokio::sync::Semaphore;
 
 use self::objects::Described;
 use self::text::Text;
-use super::web::WebListener;
-use crate::broker::{Node, alarm};
+use super::web::{Peer, WebListener};
+use crate::broker::{Failures, Node, alarm};
 use crate::shovel::Shovels;
 
 pub(super) use self::node::{max_fds, open_fds, tasks};
@@ -47,8 +48,29 @@ pub struct MetricsState {
     shovels: Arc<Shovels>,
     started: Instant,
     scrapes: Semaphore,
-    /// `/metrics` is as `/metrics/per-object`.
-    per_object: bool,
+    options: MetricsOptions,
+    brake: Failures,
+}
+
+/// Where metrics are, for whom, and how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsOptions {
+    /// The path of the sums; the other endpoints are below it. Begins with `/` and does not end with it.
+    pub path: String,
+    /// Only users with the tag `monitoring` or `administrator` may read them, by HTTP Basic.
+    pub authenticated: bool,
+    /// The sums are as `per-object`.
+    pub per_object: bool,
+}
+
+impl Default for MetricsOptions {
+    fn default() -> Self {
+        Self {
+            path: "/metrics".to_owned(),
+            authenticated: false,
+            per_object: false,
+        }
+    }
 }
 
 /// What the node says of itself.
@@ -66,6 +88,10 @@ pub struct Names {
     pub product: String,
     /// Type of queues declared without one, in vhosts made without one.
     pub default_queue_type: String,
+    /// What the operator calls the cluster by: names and values.
+    pub cluster_tags: Vec<(String, String)>,
+    /// And this node.
+    pub node_tags: Vec<(String, String)>,
 }
 
 impl MetricsState {
@@ -76,7 +102,7 @@ impl MetricsState {
         names: Names,
         limits: alarm::Limits,
         shovels: Arc<Shovels>,
-        per_object: bool,
+        options: MetricsOptions,
     ) -> Arc<Self> {
         Arc::new(Self {
             node,
@@ -85,7 +111,8 @@ impl MetricsState {
             shovels,
             started: Instant::now(),
             scrapes: Semaphore::new(SCRAPES_MAX),
-            per_object,
+            options,
+            brake: Failures::default(),
         })
     }
 }
@@ -93,7 +120,7 @@ impl MetricsState {
 /// Serves until the node stops.
 pub async fn serve(state: Arc<MetricsState>, listener: WebListener) {
     let supervisor = state.node.supervisor.clone();
-    let app = router(state);
+    let app = router(state).into_make_service_with_connect_info::<Peer>();
     let stopping = async move { supervisor.stopping().await };
     if let Err(error) = axum::serve(listener, app)
         .with_graceful_shutdown(stopping)
@@ -103,15 +130,34 @@ pub async fn serve(state: Arc<MetricsState>, listener: WebListener) {
     }
 }
 
-/// What is served, for whoever serves it.
-pub fn router(state: Arc<MetricsState>) -> Router {
-    Router::new()
-        .route("/metrics", get(aggregated))
-        .route("/metrics/per-object", get(per_object))
-        .route("/metrics/detailed", get(detailed))
-        .route("/metrics/memory-breakdown", get(memory))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "Unknown Registry") })
-        .with_state(state)
+fn router(state: Arc<MetricsState>) -> Router {
+    let path = &state.options.path;
+    let root = if path.is_empty() { "/" } else { path };
+    let router = Router::new()
+        .route(root, get(aggregated))
+        .route(&format!("{path}/per-object"), get(per_object))
+        .route(&format!("{path}/detailed"), get(detailed))
+        .route(&format!("{path}/memory-breakdown"), get(memory));
+    let router = match state.options.authenticated {
+        true => router.layer(middleware::from_fn_with_state(Arc::clone(&state), watched)),
+        false => router,
+    };
+    let router = router.fallback(|| async { (StatusCode::NOT_FOUND, "Unknown Registry") });
+    router.with_state(state)
+}
+
+/// Lets through who may watch.
+async fn watched(
+    State(state): State<Arc<MetricsState>>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let refused = super::api::watches(&state.node, &state.brake, request.headers(), peer.ip());
+    match refused {
+        Ok(()) => next.run(request).await,
+        Err(refused) => *refused,
+    }
 }
 
 fn answered(text: String) -> Response {
@@ -120,7 +166,7 @@ fn answered(text: String) -> Response {
 }
 
 async fn aggregated(State(state): State<Arc<MetricsState>>) -> Response {
-    if state.per_object {
+    if state.options.per_object {
         return per_object(State(state)).await;
     }
     let mut text = Text::new("rabbitmq_");

@@ -1,0 +1,246 @@
+//! What operators configure of the management API, the metrics and the log, and what they are told of certificates.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use common::web::{get, plain, send};
+use compat_tests::{Broker, Certificates, free_port, skipped_on_foreign};
+use serde_json::{Value, json};
+
+const GUEST: Option<&str> = Some("guest:guest");
+
+fn port(url: &str) -> u16 {
+    let address = url.split('/').nth(2).unwrap();
+    address.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// A connection to the management API.
+fn api(broker: &Broker) -> TcpStream {
+    plain(port(&broker.management_url()))
+}
+
+fn scrapes(broker: &Broker) -> TcpStream {
+    plain(port(&broker.metrics_url()))
+}
+
+fn asked(broker: &Broker, path: &str) -> Value {
+    let (status, body) = get(api(broker), &format!("/api/{path}"), GUEST);
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// The whole answer, headers in small letters.
+fn answered(mut stream: TcpStream, request: &str) -> String {
+    let request = request.replace('\n', "\r\n") + "\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.to_lowercase()
+}
+
+#[test]
+fn metrics_are_where_and_for_whom_they_are_configured() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let broker = Broker::start_with(&[
+        ("prometheus.authentication.enabled", "true"),
+        ("prometheus.path", "/watch/me/"),
+    ]);
+    let user = json!({"password": "p", "tags": "management"}).to_string();
+    assert_eq!(
+        send(api(&broker), "PUT", "/api/users/plain", GUEST, &user).0,
+        201
+    );
+    for path in ["", "/per-object", "/detailed", "/memory-breakdown"] {
+        let path = format!("/watch/me{path}");
+        assert_eq!(get(scrapes(&broker), &path, None).0, 401, "{path}");
+        assert_eq!(
+            get(scrapes(&broker), &path, Some("guest:no")).0,
+            401,
+            "{path}"
+        );
+        // Who may manage may not watch.
+        let (status, said) = get(scrapes(&broker), &path, Some("plain:p"));
+        assert!(
+            status == 401 && said.contains("Not monitor user"),
+            "{path}: {said}"
+        );
+        let (status, said) = get(scrapes(&broker), &path, GUEST);
+        assert!(
+            status == 200 && said.contains("rabbitmq_identity_info{"),
+            "{path}: {said}"
+        );
+    }
+    let challenge = answered(scrapes(&broker), "GET /watch/me HTTP/1.1\nHost: x");
+    assert!(
+        challenge.contains("www-authenticate: basic realm=\"rabbitmq prometheus\""),
+        "{challenge}"
+    );
+    assert_eq!(get(scrapes(&broker), "/metrics", GUEST).0, 404);
+}
+
+#[test]
+fn the_api_has_the_prefix_headers_and_restrictions_that_are_configured() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let broker = Broker::start_with(&[
+        ("management.path_prefix", "/broker/one"),
+        ("management.login_session_timeout", "30"),
+        ("management.cors.allow_origins.1", "https://ops.example"),
+        ("management.cors.max_age", "120"),
+        ("management.csp.policy", "default-src 'self'"),
+        ("management.hsts.policy", "max-age=31536000"),
+        ("management.headers.frame_options", "DENY"),
+        ("management.headers.content_type_options", "nosniff"),
+        ("management.disable_stats", "true"),
+        (
+            "management.restrictions.operator_policy_changes.disabled",
+            "true",
+        ),
+    ]);
+    assert_eq!(get(api(&broker), "/api/overview", GUEST).0, 404);
+    assert_eq!(get(api(&broker), "/broker/oneapi/overview", GUEST).0, 404);
+    let ask = |path: &str| {
+        let (status, body) = get(api(&broker), &format!("/broker/one/api/{path}"), GUEST);
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str::<Value>(&body).unwrap()
+    };
+    assert_eq!(ask("whoami")["login_session_timeout"], 30);
+    let overview = ask("overview");
+    assert!(
+        overview.get("message_stats").is_none() && overview["disable_stats"] == true,
+        "{overview}"
+    );
+    assert_eq!(overview["is_op_policy_updating_enabled"], false);
+    let (status, said) = get(api(&broker), "/broker/one/api/consumers", GUEST);
+    assert!(
+        status == 400 && said.contains("Stats in management UI are disabled"),
+        "{said}"
+    );
+    let policy = json!({"pattern": "x", "definition": {"max-length": 1}}).to_string();
+    for (kind, want) in [("operator-policies", 405), ("policies", 201)] {
+        let path = format!("/broker/one/api/{kind}/%2F/p");
+        assert_eq!(
+            send(api(&broker), "PUT", &path, GUEST, &policy).0,
+            want,
+            "{kind}"
+        );
+    }
+
+    let from = |origin: &str, method: &str| {
+        let request = format!(
+            "{method} /broker/one/api/whoami HTTP/1.1\nHost: x\nOrigin: {origin}\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\n\
+             Access-Control-Request-Headers: authorization"
+        );
+        answered(api(&broker), &request)
+    };
+    let friend = from("https://ops.example", "GET");
+    for line in [
+        "access-control-allow-origin: https://ops.example",
+        "access-control-allow-credentials: true",
+        "strict-transport-security: max-age=31536000",
+        "x-frame-options: deny",
+        "x-content-type-options: nosniff",
+        "content-security-policy: default-src 'self'",
+    ] {
+        assert!(friend.contains(line), "{line} in {friend}");
+    }
+    assert!(!friend.contains("script-src"), "{friend}");
+    let before = from("https://ops.example", "OPTIONS");
+    for line in [
+        "access-control-allow-methods: head, get, options",
+        "access-control-allow-headers: authorization",
+        "access-control-max-age: 120",
+    ] {
+        assert!(before.contains(line), "{line} in {before}");
+    }
+    assert!(!from("https://evil.example", "GET").contains("access-control"));
+}
+
+#[test]
+fn nobody_comes_in_by_a_password_where_that_is_turned_off() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let broker = Broker::start_with(&[("management.disable_basic_auth", "true")]);
+    assert_eq!(get(api(&broker), "/api/whoami", GUEST).0, 401);
+    let form = "username=guest&password=guest";
+    assert_eq!(send(api(&broker), "POST", "/api/login", None, form).0, 401);
+    assert_eq!(
+        get(api(&broker), "/api/health/checks/is-in-service", None).0,
+        200
+    );
+}
+
+#[test]
+fn tags_files_and_the_size_a_cluster_should_have_are_told() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let broker = Broker::start_with(&[
+        ("cluster_tags.region", "north"),
+        ("node_tags.rack", "7"),
+        ("cluster_formation.target_cluster_size_hint", "3"),
+    ]);
+    let overview = asked(&broker, "overview");
+    assert_eq!(overview["cluster_tags"], json!({"region": "north"}));
+    assert_eq!(overview["node_tags"], json!({"rack": "7"}));
+    let node = asked(&broker, "nodes")[0].clone();
+    let files = node["config_files"].to_string();
+    assert!(files.contains("test.conf"), "{files}");
+    // Asked without credentials by whoever waits for a start.
+    let (status, said) = get(
+        api(&broker),
+        "/api/health/checks/reached-target-cluster-size",
+        None,
+    );
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((status, &said["status"]), (503, &json!("failed")), "{said}");
+    assert_eq!(
+        (&said["online"], &said["target"]),
+        (&json!(1), &json!(3)),
+        "{said}"
+    );
+}
+
+#[test]
+fn certificates_that_end_soon_fail_the_check_with_their_listener_and_file() {
+    if skipped_on_foreign("TLS of a broker's own") {
+        return;
+    }
+    let certificates = Certificates::new();
+    let amqp = free_port();
+    let mut settings = certificates.settings("ssl_options");
+    settings.push(("listeners.ssl.default".to_owned(), amqp.to_string()));
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(a, b)| (&**a, &**b)).collect();
+    let broker = Broker::start_with(&settings);
+    let path = "/api/health/checks/certificate-expiration";
+    assert_eq!(get(api(&broker), &format!("{path}/1/days"), GUEST).0, 200);
+    // Longer than any certificate of the tests is good for.
+    let (status, said) = get(api(&broker), &format!("{path}/5000/years"), GUEST);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((status, &said["status"]), (503, &json!("failed")), "{said}");
+    let expired = said["expired"].as_array().unwrap();
+    let [one] = &expired[..] else {
+        panic!("{said}")
+    };
+    assert_eq!(
+        (&one["protocol"], &one["port"]),
+        (&json!("amqp/ssl"), &json!(amqp)),
+        "{said}"
+    );
+    let file = certificates.path("server.pem").display().to_string();
+    assert_eq!(one["certfile"], json!(file), "{said}");
+    for key in ["certfile_expires_on", "cacertfile_expires_on"] {
+        let ends = one[key].as_array().unwrap();
+        assert!(
+            ends.len() == 1 && ends[0].as_str().unwrap().len() == 19,
+            "{key}: {said}"
+        );
+    }
+}
