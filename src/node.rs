@@ -188,6 +188,7 @@ impl Running {
             Arc::clone(&cluster),
             NodeOptions {
                 name: settings.names.node.clone(),
+                cluster_name: settings.names.cluster.clone(),
                 objects: settings.objects,
                 queue_defaults: settings.queue_defaults,
             },

@@ -40,6 +40,8 @@ pub struct ObjectLimits {
 pub struct NodeOptions {
     /// Name of the node.
     pub name: String,
+    /// Name of the cluster as long as nobody has given it another.
+    pub cluster_name: String,
     /// What there may be of channels, queues and exchanges.
     pub objects: ObjectLimits,
     /// What the configuration says about queues.

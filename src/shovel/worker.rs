@@ -202,7 +202,7 @@ impl Worker {
         }
         let topology = &self.node.cluster.topology;
         let cluster = topology.read(|topology| topology.cluster_name());
-        let cluster = cluster.unwrap_or_else(|| self.node.options.name.clone());
+        let cluster = cluster.unwrap_or_else(|| self.node.options.cluster_name.clone());
         let mut rows = vec![
             ("shovelled-by", cluster),
             ("shovel-type", "dynamic".to_owned()),

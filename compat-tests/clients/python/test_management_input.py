@@ -151,7 +151,8 @@ def test_a_huge_body_is_refused_on_every_write_and_pages_out_of_range_on_every_l
 def test_upstreams_and_shovels_need_an_address(name):
     for component, value, reason in (("federation-upstream", {}, 'Key "uri" not found in ' + name),
                                      ("federation-upstream", {"uri": 1}, "uri should be list, actually was 1"),
-                                     ("shovel", {"src-uri": "amqp://"}, 'Key "dest-uri" not found in ' + name)):
+                                     ("shovel", {"src-uri": "amqp://", "src-queue": "q"},
+                                      'Key "dest-uri" not found in ' + name)):
         refused = call("PUT", f"parameters/{component}/%2F/{name}", body={"value": value})
         assert (refused.status, refused.json["reason"]) == (400, f"Validation failed\n\n{reason}\n")
 
