@@ -20,6 +20,7 @@ mod uri;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,9 +112,9 @@ impl Shovels {
             stays
         });
         for (key, value) in wanted {
-            if !table.contains_key(&key) {
-                let started = self.start(&key, value);
-                table.insert(key, started);
+            if let Entry::Vacant(place) = table.entry(key) {
+                let started = self.start(place.key(), value);
+                place.insert(started);
             }
         }
     }

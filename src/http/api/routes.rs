@@ -182,7 +182,7 @@ const TABLE: &[Route] = &[
     row("federation-links/state/down", "GET", Any, Any),
     row("shovels", "GET", Monitor, Monitor),
     row("shovels/{v}", "GET", Monitor, Monitor),
-    row("shovels/vhost/{v}/*", "GET DELETE", Monitor, Policy),
+    row("shovels/vhost/{v}/*", "GET DELETE", Policy, Policy),
     row("shovels/vhost/{v}/*/restart", "DELETE", Policy, Policy),
     row("stream/connections", "GET", Any, Any),
     row("stream/connections/{v}", "GET", Any, Any),
