@@ -372,7 +372,8 @@ mod tests {
         config
             .log_categories
             .push(("ra".to_owned(), LogLevel::Debug));
-        assert_eq!(filter(&config).unwrap().to_string(), "openraft=debug,info");
+        let directives = filter(&config).unwrap().to_string();
+        assert_eq!(directives, "openraft=debug,lapin=off,info");
         config
             .log_categories
             .push(("a,b=x".to_owned(), LogLevel::Debug));
