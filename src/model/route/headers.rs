@@ -66,8 +66,9 @@ struct HeaderBinding {
 impl HeaderBinding {
     fn matches(&self, headers: &[(&[u8], Value<'_>)]) -> bool {
         let holds = |(name, value): &(String, AMQPValue)| {
-            let first = headers.iter().find(|(other, _)| *other == name.as_bytes());
-            first.is_some_and(|(_, actual)| match view(value) {
+            // RabbitMQ: mc_amqpl.erl, routing_headers. Of several headers of one name the last one counts here.
+            let last = headers.iter().rfind(|(other, _)| *other == name.as_bytes());
+            last.is_some_and(|(_, actual)| match view(value) {
                 Value::Void => true,
                 wanted => wanted == *actual,
             })

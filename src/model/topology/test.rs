@@ -401,6 +401,8 @@ fn headers_match_by_class_and_mode() {
     let mut raw = vec![];
     raw.put_u16(1 << 13);
     raw.put_slice(b"\0\0\0\x13\x01nl\0\0\0\0\0\0\0\x05\x03x-aS\0\0\0\0");
+    // Twice one name: the last one counts.
+    raw.put_slice(b"\x01dI\0\0\0\x01\x01dI\0\0\0\x02");
     let len = raw.len() - 6;
     raw[5] = u8::try_from(len).unwrap();
     let raw = RawProperties(Bytes::from(raw));
@@ -420,6 +422,8 @@ fn headers_match_by_class_and_mode() {
         (args(&[("n", AMQPValue::Double(5.0))]), false),
         (args(&[("n", AMQPValue::Void)]), true),
         (args(&[("m", AMQPValue::Void)]), false),
+        (args(&[("d", AMQPValue::LongInt(1))]), false),
+        (args(&[("d", AMQPValue::LongInt(2))]), true),
     ];
     for (arguments, expected) in table {
         let mut topology = open();
