@@ -57,6 +57,7 @@ fn uploaded(context: &Context, kind: &str) -> Result<Body, ApiError> {
             continue;
         };
         if head.contains("name=\"file\"") {
+            let content = content.trim_start_matches('\u{feff}');
             let content = serde_json::from_str(content.trim_end());
             return match content {
                 Ok(Value::Object(object)) => Ok(Body(object)),
@@ -101,10 +102,7 @@ pub async fn at_start(api: &Arc<Api>, document: &[u8]) -> Result<(), String> {
             path: vec!["definitions".to_owned()],
             query: HashMap::new(),
             headers: HeaderMap::new(),
-            body: document
-                .strip_prefix(b"\xef\xbb\xbf")
-                .unwrap_or(document)
-                .to_vec(),
+            body: document.to_vec(),
         },
         who: Who::default(),
         peer: Ipv4Addr::LOCALHOST.into(),
@@ -279,6 +277,10 @@ impl Import<'_> {
         let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for row in rows(document, "queues")? {
             let name = text(&row, "name")?;
+            if name.starts_with("amq.") {
+                // It will be passed over.
+                continue;
+            }
             wanted.entry(self.vhost_of(&row)?).or_default().push(name);
         }
         let topology = &self.context.node().cluster.topology;
