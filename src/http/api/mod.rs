@@ -134,6 +134,8 @@ enum Reply {
     Created(Option<String>),
     /// 204.
     Done,
+    /// 303: look there.
+    See(String),
     /// 200 without a body, with `Allow`.
     Allowed(String),
     /// 200, to be saved under this name.
@@ -539,6 +541,11 @@ fn accepted(reply: Reply, encoding: Encoding) -> Response<Body> {
         ),
         Reply::Created(None) => written(StatusCode::CREATED, Vec::new(), &[]),
         Reply::Done => written(StatusCode::NO_CONTENT, Vec::new(), &[]),
+        Reply::See(place) => written(
+            StatusCode::SEE_OTHER,
+            Vec::new(),
+            &[(header::LOCATION, place)],
+        ),
         Reply::Allowed(methods) => written(StatusCode::OK, Vec::new(), &[(header::ALLOW, methods)]),
     }
 }
