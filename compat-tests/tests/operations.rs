@@ -244,3 +244,16 @@ fn certificates_that_end_soon_fail_the_check_with_their_listener_and_file() {
         );
     }
 }
+
+#[test]
+fn a_key_press_stops_no_broker() {
+    if skipped_on_foreign("signals") {
+        return;
+    }
+    let mut broker = Broker::start();
+    for name in ["TSTP", "WINCH"] {
+        broker.signal(name);
+        assert_eq!(asked(&broker, "whoami")["name"], "guest", "after {name}");
+    }
+    broker.stop();
+}
