@@ -5,9 +5,11 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use common::web::{get, plain, send};
-use compat_tests::{Broker, Certificates, free_port, skipped_on_foreign};
+use compat_tests::{Broker, Certificates, eventually, free_port, skipped_on_foreign};
+use lapin::{Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 const GUEST: Option<&str> = Some("guest:guest");
@@ -256,4 +258,75 @@ fn a_key_press_stops_no_broker() {
         assert_eq!(asked(&broker, "whoami")["name"], "guest", "after {name}");
     }
     broker.stop();
+}
+
+/// What people and their log collectors look for, as RabbitMQ writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connections_life_is_in_the_log_in_rabbitmqs_words() {
+    if skipped_on_foreign("the log") {
+        return;
+    }
+    let broker = Broker::start();
+    let named = ConnectionProperties::default().with_connection_name("hare-1".into());
+    let connection = Connection::connect(broker.url(), named).await.unwrap();
+    connection.close(200, "bye".into()).await.unwrap();
+    let wrong = broker.url().replace("guest:guest", "guest:secret-word");
+    assert!(
+        Connection::connect(&wrong, ConnectionProperties::default())
+            .await
+            .is_err()
+    );
+    let words = [
+        "has a client-provided name: hare-1",
+        "user 'guest' authenticated and granted access to vhost '/'",
+        "closing AMQP connection (",
+        "PLAIN login refused: user 'guest' - invalid credentials",
+    ];
+    let log = eventually(Duration::from_secs(20), || {
+        let log = broker.log();
+        words.iter().all(|words| log.contains(words)).then_some(log)
+    });
+    assert!(!log.contains("secret-word"), "{log}");
+    for line in log
+        .lines()
+        .filter(|line| line.contains("AMQP") || line.contains("login"))
+    {
+        let (stamp, rest) = line.split_at(32);
+        assert!(
+            stamp.starts_with("20") && stamp.ends_with("+00:00"),
+            "{line}"
+        );
+        assert!(rest.starts_with(" [") && rest.contains("] <0."), "{line}");
+    }
+}
+
+#[test]
+fn no_more_vhosts_are_made_than_are_configured() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let broker = Broker::start_with(&[("vhost_max", "2")]);
+    let put = |name: &str| {
+        send(
+            api(&broker),
+            "PUT",
+            &format!("/api/vhosts/{name}"),
+            GUEST,
+            "",
+        )
+        .0
+    };
+    assert_eq!((put("a"), put("a"), put("%2F")), (201, 204, 204));
+    let (status, said) = send(api(&broker), "PUT", "/api/vhosts/b", GUEST, "");
+    assert!(
+        status == 400 && said.contains("vhost limit of 2 is reached"),
+        "{said}"
+    );
+    let more = json!({"vhosts": [{"name": "a"}, {"name": "c"}]}).to_string();
+    let (status, said) = send(api(&broker), "POST", "/api/definitions", GUEST, &more);
+    assert!(
+        status == 400 && said.contains("vhost limit of 2 is reached"),
+        "{said}"
+    );
+    assert_eq!(asked(&broker, "vhosts").as_array().unwrap().len(), 2);
 }

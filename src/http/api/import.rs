@@ -368,6 +368,7 @@ impl Import<'_> {
             tracing: None,
             protected: None,
         };
+        vhosts::check_room(self.context, name)?;
         let existed = self.context.has_vhost(name);
         self.set(command).await?;
         if !existed {

@@ -78,6 +78,8 @@ use crate::model::topology::TopologyCommand;
 pub struct ApiOptions {
     /// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
     pub body_bytes_max: usize,
+    /// Vhosts that may be made of the cluster; those that are there stay. `None`: any number.
+    pub vhosts_max: Option<u32>,
     /// What new vhosts are given.
     pub vhost_defaults: VhostDefaults,
     /// How it looks from outside.
