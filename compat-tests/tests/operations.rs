@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use common::web::{get, plain, send};
+use compat_tests::cluster::{Shape, TestCluster};
 use compat_tests::{Broker, Certificates, eventually, free_port, skipped_on_foreign};
 use lapin::{Connection, ConnectionProperties};
 use serde_json::{Value, json};
@@ -329,4 +330,58 @@ fn no_more_vhosts_are_made_than_are_configured() {
         "{said}"
     );
     assert_eq!(asked(&broker, "vhosts").as_array().unwrap().len(), 2);
+}
+
+/// Three nodes: what is asked of one about another is the other's, and the cluster is complete while all of them run.
+#[test]
+fn any_node_tells_of_another_and_of_the_size_of_the_cluster() {
+    if skipped_on_foreign("a cluster of ours") {
+        return;
+    }
+    let mut cluster = TestCluster::new(&Shape {
+        settings: vec![("cluster_formation.target_cluster_size_hint", "3".to_owned())],
+        ..Shape::default()
+    });
+    cluster.start_all();
+    let hosts: Vec<String> = (0..3)
+        .map(|node| {
+            let url = cluster.url(node);
+            let authority = url.rsplit_once('@').unwrap().1;
+            authority.split(':').next().unwrap().to_owned()
+        })
+        .collect();
+    let web = |node: usize| {
+        let stream = TcpStream::connect((&*hosts[node], 15672)).unwrap();
+        stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        stream
+    };
+    let ask = |node: usize, path: &str| get(web(node), &format!("/api/{path}"), GUEST);
+    for _ in 0..3 {
+        assert_eq!(ask(2, "whoami").0, 200);
+    }
+    let names: Vec<String> = (0..3).map(|node| cluster.name(node).to_owned()).collect();
+    let attempts = |of: usize| {
+        let (status, said) = ask(0, &format!("auth/attempts/{}", names[of]));
+        assert_eq!(status, 200, "{said}");
+        let rows: Vec<Value> = serde_json::from_str(&said).unwrap();
+        let http = rows.iter().find(|row| row["protocol"] == "http").unwrap();
+        http["auth_attempts_succeeded"].as_u64().unwrap()
+    };
+    assert_eq!((attempts(1), attempts(2)), (0, 3));
+    let reset = format!("/api/auth/attempts/{}", names[2]);
+    assert_eq!(send(web(0), "DELETE", &reset, GUEST, "").0, 204);
+    assert_eq!(attempts(2), 0);
+    let size = || ask(0, "health/checks/reached-target-cluster-size");
+    assert_eq!(size().0, 200);
+    cluster.kill(1);
+    let said = eventually(Duration::from_secs(20), || {
+        let (status, said) = size();
+        (status == 503).then_some(said)
+    });
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&said["online"], &said["target"]),
+        (&json!(2), &json!(3)),
+        "{said}"
+    );
 }
