@@ -149,6 +149,8 @@ pub struct Config {
     pub default_permissions: [String; 3],
     /// First vhost. Default `/`.
     pub default_vhost: String,
+    /// Vhosts of the cluster. Default none.
+    pub vhosts_max: Option<u32>,
     /// What new vhosts are given. Default nothing.
     pub vhost_defaults: VhostDefaults,
     /// Users that may only log in over loopback. Default `guest`.
@@ -255,6 +257,7 @@ impl Default for Config {
             default_user_tags: vec!["administrator".to_owned()],
             default_permissions: [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
             default_vhost: "/".to_owned(),
+            vhosts_max: None,
             vhost_defaults: VhostDefaults::default(),
             loopback_users: vec!["guest".to_owned()],
             auth_mechanisms: ["PLAIN", "AMQPLAIN", "ANONYMOUS"]

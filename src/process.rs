@@ -3,6 +3,7 @@
 //! | told | does |
 //! | --- | --- |
 //! | SIGTERM, SIGINT, `stop` | ends |
+//! | SIGTSTP, SIGWINCH | nothing |
 //! | SIGHUP | reads the configuration again and takes over what can change |
 //! | `stop_app` | stops serving and waits to be told more; the control socket stays |
 //! | `start_app` | serves again, with what it was told meanwhile |
@@ -55,8 +56,15 @@ enum Told {
     Wish(Wish),
 }
 
+/// As with RabbitMQ neither a key press nor a window that changes its size stops a broker.
+const PASSED_OVER: [i32; 2] = [libc::SIGTSTP, libc::SIGWINCH];
+
 impl Ears {
     fn new(wishes: mpsc::Receiver<Wish>) -> std::io::Result<Self> {
+        for number in PASSED_OVER {
+            // Once asked for, a signal does nothing by itself as long as the process runs.
+            drop(signal(SignalKind::from_raw(number))?);
+        }
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -986,6 +986,17 @@ fn what_scripts_run_succeeds_and_says_what_they_look_for() {
         64,
         "hash is not supported",
     );
+    for line in [
+        "grow rabbit@b all",
+        "shrink rabbit@b",
+        "add_member q rabbit@b",
+        "delete_member q rabbit@b",
+        "transfer_leadership q rabbit@b",
+    ] {
+        let line = format!("rabbitmq-queues {line}");
+        tools.fails(&line, 70, "replicas of their broker set");
+    }
+    tools.fails("rabbitmqctl force_boot", 70, "never serves without");
     tools.fails(
         "rabbitmq-diagnostics cipher_suites --format iana",
         64,

@@ -5,9 +5,12 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use common::web::{get, plain, send};
-use compat_tests::{Broker, Certificates, free_port, skipped_on_foreign};
+use compat_tests::cluster::{Shape, TestCluster};
+use compat_tests::{Broker, Certificates, eventually, free_port, skipped_on_foreign};
+use lapin::{Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 const GUEST: Option<&str> = Some("guest:guest");
@@ -243,4 +246,142 @@ fn certificates_that_end_soon_fail_the_check_with_their_listener_and_file() {
             "{key}: {said}"
         );
     }
+}
+
+#[test]
+fn a_key_press_stops_no_broker() {
+    if skipped_on_foreign("signals") {
+        return;
+    }
+    let mut broker = Broker::start();
+    for name in ["TSTP", "WINCH"] {
+        broker.signal(name);
+        assert_eq!(asked(&broker, "whoami")["name"], "guest", "after {name}");
+    }
+    broker.stop();
+}
+
+/// What people and their log collectors look for, as RabbitMQ writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connections_life_is_in_the_log_in_rabbitmqs_words() {
+    if skipped_on_foreign("the log") {
+        return;
+    }
+    let broker = Broker::start();
+    let named = ConnectionProperties::default().with_connection_name("hare-1".into());
+    let connection = Connection::connect(broker.url(), named).await.unwrap();
+    connection.close(200, "bye".into()).await.unwrap();
+    let wrong = broker.url().replace("guest:guest", "guest:secret-word");
+    assert!(
+        Connection::connect(&wrong, ConnectionProperties::default())
+            .await
+            .is_err()
+    );
+    let words = [
+        "has a client-provided name: hare-1",
+        "user 'guest' authenticated and granted access to vhost '/'",
+        "closing AMQP connection (",
+        "PLAIN login refused: user 'guest' - invalid credentials",
+    ];
+    let log = eventually(Duration::from_secs(20), || {
+        let log = broker.log();
+        words.iter().all(|words| log.contains(words)).then_some(log)
+    });
+    assert!(!log.contains("secret-word"), "{log}");
+    for line in log
+        .lines()
+        .filter(|line| line.contains("AMQP") || line.contains("login"))
+    {
+        let (stamp, rest) = line.split_at(32);
+        assert!(
+            stamp.starts_with("20") && stamp.ends_with("+00:00"),
+            "{line}"
+        );
+        assert!(rest.starts_with(" [") && rest.contains("] <0."), "{line}");
+    }
+}
+
+#[test]
+fn no_more_vhosts_are_made_than_are_configured() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let broker = Broker::start_with(&[("vhost_max", "2")]);
+    let put = |name: &str| {
+        send(
+            api(&broker),
+            "PUT",
+            &format!("/api/vhosts/{name}"),
+            GUEST,
+            "",
+        )
+        .0
+    };
+    assert_eq!((put("a"), put("a"), put("%2F")), (201, 204, 204));
+    let (status, said) = send(api(&broker), "PUT", "/api/vhosts/b", GUEST, "");
+    assert!(
+        status == 400 && said.contains("vhost limit of 2 is reached"),
+        "{said}"
+    );
+    let more = json!({"vhosts": [{"name": "a"}, {"name": "c"}]}).to_string();
+    let (status, said) = send(api(&broker), "POST", "/api/definitions", GUEST, &more);
+    assert!(
+        status == 400 && said.contains("vhost limit of 2 is reached"),
+        "{said}"
+    );
+    assert_eq!(asked(&broker, "vhosts").as_array().unwrap().len(), 2);
+}
+
+/// Three nodes: what is asked of one about another is the other's, and the cluster is complete while all of them run.
+#[test]
+fn any_node_tells_of_another_and_of_the_size_of_the_cluster() {
+    if skipped_on_foreign("a cluster of ours") {
+        return;
+    }
+    let mut cluster = TestCluster::new(&Shape {
+        settings: vec![("cluster_formation.target_cluster_size_hint", "3".to_owned())],
+        ..Shape::default()
+    });
+    cluster.start_all();
+    let hosts: Vec<String> = (0..3)
+        .map(|node| {
+            let url = cluster.url(node);
+            let authority = url.rsplit_once('@').unwrap().1;
+            authority.split(':').next().unwrap().to_owned()
+        })
+        .collect();
+    let web = |node: usize| {
+        let stream = TcpStream::connect((&*hosts[node], 15672)).unwrap();
+        stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        stream
+    };
+    let ask = |node: usize, path: &str| get(web(node), &format!("/api/{path}"), GUEST);
+    for _ in 0..3 {
+        assert_eq!(ask(2, "whoami").0, 200);
+    }
+    let names: Vec<String> = (0..3).map(|node| cluster.name(node).to_owned()).collect();
+    let attempts = |of: usize| {
+        let (status, said) = ask(0, &format!("auth/attempts/{}", names[of]));
+        assert_eq!(status, 200, "{said}");
+        let rows: Vec<Value> = serde_json::from_str(&said).unwrap();
+        let http = rows.iter().find(|row| row["protocol"] == "http").unwrap();
+        http["auth_attempts_succeeded"].as_u64().unwrap()
+    };
+    assert_eq!((attempts(1), attempts(2)), (0, 3));
+    let reset = format!("/api/auth/attempts/{}", names[2]);
+    assert_eq!(send(web(0), "DELETE", &reset, GUEST, "").0, 204);
+    assert_eq!(attempts(2), 0);
+    let size = || ask(0, "health/checks/reached-target-cluster-size");
+    assert_eq!(size().0, 200);
+    cluster.kill(1);
+    let said = eventually(Duration::from_secs(20), || {
+        let (status, said) = size();
+        (status == 503).then_some(said)
+    });
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&said["online"], &said["target"]),
+        (&json!(2), &json!(3)),
+        "{said}"
+    );
 }

@@ -601,3 +601,66 @@ fn paths_and_headers_of_http_are_checked() {
         }
     }
 }
+
+#[test]
+fn every_key_of_rabbitmq_is_taken_passed_over_or_refused_with_a_reason() {
+    // Of each prefix of its schemas one: what is none of ours must not be called unknown.
+    let text = "
+        aws.prefer_imdsv2 = true
+        classic_queue.default_version = 2
+        cluster_formation.aws.region = x
+        cluster_partition_handling = pause_if_all_down
+        cluster_partition_handling.pause_if_all_down.nodes.1 = rabbit@a
+        collect_statistics_interval = 5000
+        default_worker_pool_size = 4
+        erlang.K = true
+        event_exchange.vhost = /
+        log.connection.file = connection.log
+        log.connection.rotation.count = 3
+        log.console.formatter.json.field_map = time:ts
+        log.exchange = true
+        log.file.formatter = json
+        log.syslog.ip = 10.0.0.1
+        management.rates_mode = basic
+        management.sample_retention_policies.global.minute = 5
+        management.http_log_dir = /var/log
+        message_store_shutdown_timeout = 600000
+        motd_file = /etc/motd
+        mqtt.vhost = /
+        product.name = Rabbit
+        prometheus.filter_aggregated_queue_metrics_pattern = ^amq
+        prometheus.tcp.idle_timeout = 120000
+        quorum_queue.initial_cluster_size = 3
+        raft.wal_max_size_bytes = 64000000
+        ranch_connection_max = infinity
+        runtime_parameters.limits.shovel = 4
+        socket_writer.gc_threshold = off
+        ssl_allow_poodle_attack = false
+        ssl_options = none
+        stomp.default_user = x
+        stream.initial_credits = 50000
+        tcp_listen_options = none
+        tracing.dir = /var/log
+        vhost_restart_strategy = continue
+        web_mqtt.tcp.port = 15675
+    ";
+    let loaded = Case::new().load(text).unwrap();
+    let keys = text.lines().filter(|line| !line.trim().is_empty()).count();
+    assert_eq!(
+        loaded.notes.len(),
+        keys,
+        "each is said once: {:?}",
+        loaded.notes
+    );
+    for line in [
+        "trust_store.directory = /x",
+        "message_interceptors.incoming.set_header_timestamp.overwrite = true",
+        "auth_backends.1.authn = http",
+        "definitions.https.url = https://x",
+        "mqtt.listeners.tcp.1 = 1883",
+        "stream.listeners.tcp.1 = 5552",
+    ] {
+        let problems = Case::new().load(line).unwrap_err().to_string();
+        assert!(problems.contains("cannot be honoured"), "{problems}");
+    }
+}

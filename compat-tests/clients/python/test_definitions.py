@@ -80,3 +80,68 @@ def test_a_vhosts_definitions_go_into_another_vhost(queue):
         assert refused.status == 400 and refused.json["error"] == "bad_request"
     finally:
         call("DELETE", "vhosts/copy")
+
+
+def test_what_migrations_lean_on_in_a_document(name):
+    """A mark of the encoding, words of older versions, what is passed over, what is refused, and what an export has."""
+    queue = lambda name, **more: {"name": name, "durable": True, "auto_delete": False, "arguments": {}, **more}
+    vhost = {"name": name, "limits": [], "metadata": {"description": "d", "tags": ["x"], "default_queue_type": "undefined"}}
+    people = [{"name": f"{name}-a", "password": "p", "tags": "a,b"}, {"name": f"{name}-b", "password": "p", "administrator": True}]
+    marked = b"\xef\xbb\xbf" + json.dumps({"vhosts": [vhost], "users": people, "unknown": [1]}).encode()
+    try:
+        for _ in range(2):
+            done("POST", "definitions", 204, raw=marked)
+        assert get(f"users/{name}-a")["tags"] == ["a", "b"] and get(f"users/{name}-b")["tags"] == ["administrator"]
+        shown = get(f"vhosts/{name}")
+        assert (shown["description"], shown["default_queue_type"]) == ("d", "classic")
+        without = call("POST", "definitions", body={"queues": [queue("q")]})
+        assert (without.status, without.json["reason"]) == (400, "[{key_missing,vhost}]")
+        limit = {"component": "vhost-limits", "vhost": name, "name": "limits", "value": {"max-queues": 1}}
+        done("POST", "definitions", 204, body={"parameters": [limit]})
+        # What the broker keeps for itself is passed over and counts for nothing; what is there stays as it is.
+        own = [queue("amq.mine", vhost=name), queue("q", vhost=name)]
+        exchanges = [{"name": one, "vhost": name, "type": "direct", "durable": True, "auto_delete": False, "internal": False,
+                      "arguments": {}} for one in ("", "amq.direct", "x")]
+        done("POST", "definitions", 204, body={"queues": own, "exchanges": exchanges})
+        other = queue("q", vhost=name) | {"auto_delete": True, "arguments": {"x-max-length": 1}}
+        done("POST", "definitions", 204, body={"queues": [other]})
+        assert [(row["name"], row["auto_delete"]) for row in get(f"queues/{name}")] == [("q", False)]
+        more = call("POST", "definitions", body={"queues": [queue("q2", vhost=name)], "exchanges": [exchanges[2] | {"name": "y"}]})
+        assert more.status == 400 and "queue limit in vhost" in more.json["reason"]
+        assert call("GET", f"exchanges/{name}/y").status == 404, "nothing of it was declared"
+        mirrored = {"vhost": name, "name": "ha", "pattern": ".*", "definition": {"ha-mode": "all"}}
+        done("POST", "definitions", 204, body={"policies": [mirrored]})
+
+        whole = get("definitions")
+        row = next(row for row in whole["vhosts"] if row["name"] == name)
+        assert row["limits"] == {"max-queues": 1} and row["metadata"]["tags"] == ["x"]
+        assert [row["type"] for row in whole["queues"] if row["vhost"] == name] == ["classic"]
+        assert whole["rabbitmq_definition_format"] == "cluster" and whole["original_cluster_name"]
+        single = get(f"definitions/{name}")
+        assert (single["rabbitmq_definition_format"], single["original_vhost_name"]) == ("single_virtual_host", name)
+        assert single["limits"] == {"max-queues": 1} and single["description"] == "d"
+        assert not {"users", "vhosts", "permissions", "global_parameters"} & set(single) and "vhost" not in single["queues"][0]
+        assert call("POST", "definitions", body=single).status == 400
+        assert call("GET", "definitions").body == call("GET", "definitions").body
+    finally:
+        call("DELETE", f"vhosts/{name}")
+        call("POST", "users/bulk-delete", body={"users": [row["name"] for row in people]})
+
+
+def test_one_vhosts_document_makes_another_like_it(name):
+    first, second = f"{name}-1", f"{name}-2"
+    try:
+        for vhost in (first, second):
+            done("PUT", f"vhosts/{vhost}", 201)
+        done("PUT", f"queues/{first}/q", 201, body={"durable": True, "arguments": {"x-max-length": 7}})
+        done("PUT", f"exchanges/{first}/x", 201, body={"type": "topic", "durable": True})
+        done("POST", f"bindings/{first}/e/x/q/q", 201, body={"routing_key": "a.#"})
+        done("PUT", f"policies/{first}/p", 201, body={"pattern": "^q", "definition": {"max-length": 3}})
+        document = get(f"definitions/{first}")
+        done("POST", f"definitions/{second}", 204, body=document)
+        again = get(f"definitions/{second}")
+        for key in ("queues", "exchanges", "bindings", "policies", "parameters"):
+            assert again[key] == document[key], key
+    finally:
+        for vhost in (first, second):
+            call("DELETE", f"vhosts/{vhost}")

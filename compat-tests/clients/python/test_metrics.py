@@ -72,6 +72,26 @@ def test_everything_the_dashboards_query_is_there():
     assert not missing, missing
 
 
+# What is neither on a dashboard nor of objects, but in alerts and older dashboards.
+MORE = """erlang_processes_used erlang_processes_limit erlang_scheduler_run_queue erlang_net_ticktime_seconds
+    erlang_gc_runs_total erlang_gc_reclaimed_bytes_total erlang_scheduler_context_switches_total io_read_ops_total
+    io_write_ops_total io_write_bytes_total io_sync_ops_total io_sync_time_seconds_total io_seek_ops_total
+    io_reopen_ops_total io_seek_time_seconds_total schema_db_ram_tx_total schema_db_disk_tx_total msg_store_read_total
+    msg_store_write_total queue_index_read_ops_total queue_index_write_ops_total unreachable_cluster_peers_count
+    auth_attempts_total auth_attempts_succeeded_total auth_attempts_failed_total raft_term raft_commit_index
+    raft_last_written_index raft_snapshot_index raft_last_applied raft_max_commit_latency_seconds
+    queue_messages_bytes queue_messages_ready_bytes queue_messages_unacked_bytes""".split()
+
+
+def test_what_alerts_and_older_dashboards_name_is_there():
+    samples = scrape()
+    names = {name for name, _ in samples}
+    missing = [name for name in MORE if f"rabbitmq_{name}" not in names]
+    assert not missing and ("process_start_time_seconds", "") in samples, missing
+    parts = [name for name, _ in scrape("/memory-breakdown") if name.startswith("rabbitmq_memory_")]
+    assert len(parts) == 26 and all(name.endswith("_bytes") for name in parts), parts
+
+
 def test_sizes_are_counted_in_rabbitmqs_classes():
     bounds = [re.search('le="([^"]+)"', labels).group(1) for labels in named(scrape(), "rabbitmq_message_size_bytes_bucket")]
     assert bounds == ["100", "1000", "10000", "100000", "1000000", "10000000", "50000000", "100000000", "+Inf"]

@@ -76,6 +76,14 @@ pub static COMMANDS: &[Spec] = &[
     ),
     spec(
         QUEUES,
+        "transfer_leadership",
+        "queue member",
+        "",
+        "Refused: replicas are placed by broker set",
+        placed,
+    ),
+    spec(
+        QUEUES,
         "shrink",
         "member",
         "errors-only",

@@ -86,6 +86,14 @@ fn texts(value: &Value) -> Vec<String> {
         .unwrap_or_default()
 }
 
+/// No tags are an empty list, as RabbitMQ's tools write it.
+fn tags(tags: &Value) -> Value {
+    match tags.as_object() {
+        Some(some) if !some.is_empty() => tags.clone(),
+        _ => json!([]),
+    }
+}
+
 /// Everything `status` knows, under the names RabbitMQ gives it.
 fn facts(call: &Call) -> Result<(Value, Vec<Listener>), Failure> {
     let own = own_name(call)?;
@@ -132,7 +140,7 @@ fn facts(call: &Call) -> Result<(Value, Vec<Listener>), Failure> {
             "sockets_used": node["sockets_used"],
         },
         "alarms": alarms,
-        "tags": overview["node_tags"],
+        "tags": tags(&overview["node_tags"]),
         "listeners": places,
         "memory": memory,
         "data_directory": about["data_dir"],
@@ -319,7 +327,7 @@ fn cluster_facts(call: &Call, nodes: &[Value], places: &[Listener]) -> Result<Va
     let listening: Value = places.iter().map(|place| place.json(&own)).collect();
     Ok(json!({
         "cluster_name": overview["cluster_name"],
-        "cluster_tags": overview["cluster_tags"],
+        "cluster_tags": tags(&overview["cluster_tags"]),
         "disk_nodes": nodes.iter().map(name).collect::<Vec<_>>(),
         "ram_nodes": [],
         "running_nodes": running,

@@ -6,6 +6,7 @@ use super::{Key, ignored, refused};
 
 const ERLANG: &str = "it tunes Erlang or RabbitMQ's own storage; there is nothing to tune here";
 const NO_PROTOCOL: &str = "only AMQP 0-9-1 is served";
+const NO_PLUGIN: &str = "it configures a plugin that is not served";
 const PLACED: &str = "the broker places queues itself";
 
 pub(super) static KEYS: &[Key] = &[
@@ -45,8 +46,41 @@ pub(super) static KEYS: &[Key] = &[
     ignored("collect_statistics", ERLANG),
     ignored("collect_statistics_interval", ERLANG),
     ignored("cluster_keepalive_interval", ERLANG),
+    ignored("default_worker_pool_size", ERLANG),
+    ignored("message_store_shutdown_timeout", ERLANG),
+    ignored("msg_store_shutdown_timeout", ERLANG),
+    ignored("socket_writer.gc_threshold", ERLANG),
+    ignored("ranch_connection_max", ERLANG),
+    ignored(
+        "vhost_restart_strategy",
+        "a vhost has no process that could end",
+    ),
+    ignored("motd_file", "the start shows no banner"),
+    ignored("product.*", "`leveret.product` is the key for it"),
+    ignored("ssl_allow_poodle_attack", "SSL 3 is not served"),
+    ignored("ssl_options", "a listener's TLS is what its keys say"),
+    ignored("tcp_listen_options", "its sockets are what their keys say"),
+    ignored("runtime_parameters.limits.*", "parameters are not counted"),
+    ignored(
+        "aws.*",
+        "peers are found by a list (classic_config) or by DNS only",
+    ),
+    ignored("event_exchange.*", NO_PLUGIN),
+    ignored("tracing.*", NO_PLUGIN),
+    refused(
+        "trust_store.*",
+        "clients' certificates are verified by `ssl_options.cacertfile` alone",
+    ),
+    refused(
+        "message_interceptors.*",
+        "messages are passed on as they came",
+    ),
     ignored(
         "cluster_partition_handling",
+        "a minority never serves, as with quorum queues",
+    ),
+    ignored(
+        "cluster_partition_handling.*",
         "a minority never serves, as with quorum queues",
     ),
     ignored(

@@ -6,7 +6,6 @@ use super::super::{Threshold, keys};
 use super::{Key, ignored, set};
 use keys::Remark;
 
-const LATER: &str = "not served yet";
 const NO_PROTOCOL: &str = "only AMQP 0-9-1 is served";
 
 pub(super) static KEYS: &[Key] = &[
@@ -188,7 +187,16 @@ pub(super) static KEYS: &[Key] = &[
             Ok(None)
         },
     ),
-    ignored("vhost_max", LATER),
+    set(
+        "vhost_max",
+        "count, or infinity",
+        "infinity",
+        "vhosts of the cluster",
+        |d, _, v| {
+            d.config.vhosts_max = value::limit(v)?;
+            Ok(None)
+        },
+    ),
     ignored("session_max_per_connection", NO_PROTOCOL),
     ignored("link_max_per_session", NO_PROTOCOL),
     ignored(

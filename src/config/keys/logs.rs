@@ -148,6 +148,8 @@ pub(super) static KEYS: &[Key] = &[
         },
     )
     .live(),
+    ignored("log.$category.file", ELSEWHERE),
+    ignored("log.$category.rotation.$what", ELSEWHERE),
 ];
 
 fn level(d: &mut Draft, _: &str, v: &str) -> Result<Remark, Expected> {

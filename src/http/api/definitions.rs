@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::super::Names;
 use super::error::ApiError;
-use super::{Answer, Context, Reply, import, json as values, permissions, policies, users, vhosts};
+use super::{
+    Answer, Context, Reply, import, json as values, limits, permissions, policies, users, vhosts,
+};
 use crate::model::topology::{PolicyScope, Topology};
 
 pub async fn answer(context: &Context) -> Answer {
@@ -61,6 +63,7 @@ fn whole(topology: &Topology, names: &Names) -> Map<String, Value> {
             "name": name,
             "description": settings.description,
             "tags": settings.tags,
+            "limits": limits::value_of(&settings),
             "metadata": vhosts::metadata(&settings),
         });
         if !settings.default_queue_type.is_empty() {
@@ -82,6 +85,10 @@ fn whole(topology: &Topology, names: &Names) -> Map<String, Value> {
 fn of_vhost(topology: &Topology, vhost: &str) -> Map<String, Value> {
     let mut document = objects(topology, Some(vhost));
     let settings = topology.vhost_settings(vhost).cloned().unwrap_or_default();
+    let explanation = format!("Definitions of virtual host '{vhost}'");
+    document.insert("explanation".to_owned(), json!(explanation));
+    document.insert("original_vhost_name".to_owned(), json!(vhost));
+    document.insert("limits".to_owned(), json!(limits::value_of(&settings)));
     document.insert("metadata".to_owned(), vhosts::metadata(&settings));
     document.insert("description".to_owned(), json!(settings.description));
     document.insert(
@@ -101,6 +108,7 @@ fn objects(topology: &Topology, vhost: Option<&str>) -> Map<String, Value> {
         json!({
             "name": queue.name,
             "vhost": &*queue.vhost,
+            "type": queue.kind.name(),
             "durable": queue.durable,
             "auto_delete": queue.auto_delete,
             "arguments": values::from_table(&queue.arguments),

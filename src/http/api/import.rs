@@ -31,40 +31,46 @@ use crate::model::topology::{
 const AT_ONCE: usize = 64;
 
 pub async fn answer(context: &Context, vhost: Option<&str>) -> Answer {
-    let document = match context.request.header("content-type") {
-        Some(kind) if kind.starts_with("multipart/form-data") => uploaded(context, kind)?,
-        _ => {
-            context.request.says_json()?;
-            context.request.object()?
-        }
+    let kind = context.request.header("content-type").unwrap_or_default();
+    if !kind.starts_with("multipart/form-data") {
+        context.request.says_json()?;
+        apply(context, &context.request.object()?, vhost).await?;
+        return Ok(Reply::Done);
+    }
+    let form = form(context, kind)?;
+    let file = form.get("file").copied();
+    let file = file.ok_or_else(|| ApiError::bad_request("malformed form"))?;
+    let document = match serde_json::from_str(file.trim_start_matches('\u{feff}')) {
+        Ok(Value::Object(object)) => Body(object),
+        _ => return Err(ApiError::bad_request("not_json")),
     };
     apply(context, &document, vhost).await?;
-    Ok(Reply::Done)
+    // A page that sent the form says where it wants to be then.
+    Ok(match form.get("redirect") {
+        Some(place) => Reply::See((*place).to_owned()),
+        None => Reply::Done,
+    })
 }
 
-/// The part named `file` of a form.
-fn uploaded(context: &Context, kind: &str) -> Result<Body, ApiError> {
+/// The parts of a form by their names.
+fn form<'a>(context: &'a Context, kind: &str) -> Result<HashMap<&'a str, &'a str>, ApiError> {
     let bad = || ApiError::bad_request("malformed form");
     let boundary = kind.split("boundary=").nth(1).ok_or_else(bad)?;
-    let boundary = boundary
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim_matches('"');
+    let boundary = boundary.split(';').next().unwrap_or_default();
+    let boundary = boundary.trim_matches('"');
     let text = std::str::from_utf8(&context.request.body).map_err(|_| bad())?;
+    let mut parts = HashMap::new();
     for part in text.split(&format!("--{boundary}")) {
         let Some((head, content)) = part.split_once("\r\n\r\n") else {
             continue;
         };
-        if head.contains("name=\"file\"") {
-            let content = serde_json::from_str(content.trim_end());
-            return match content {
-                Ok(Value::Object(object)) => Ok(Body(object)),
-                _ => Err(ApiError::bad_request("not_json")),
-            };
-        }
+        let name = head
+            .split(" name=\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
+        parts.extend(name.map(|name| (name, content.trim_end())));
     }
-    Err(bad())
+    Ok(parts)
 }
 
 /// The files to import for a path: itself, or what of a folder ends in `.json`, in order.
@@ -101,10 +107,7 @@ pub async fn at_start(api: &Arc<Api>, document: &[u8]) -> Result<(), String> {
             path: vec!["definitions".to_owned()],
             query: HashMap::new(),
             headers: HeaderMap::new(),
-            body: document
-                .strip_prefix(b"\xef\xbb\xbf")
-                .unwrap_or(document)
-                .to_vec(),
+            body: document.to_vec(),
         },
         who: Who::default(),
         peer: Ipv4Addr::LOCALHOST.into(),
@@ -279,6 +282,10 @@ impl Import<'_> {
         let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for row in rows(document, "queues")? {
             let name = text(&row, "name")?;
+            if name.starts_with("amq.") {
+                // It will be passed over.
+                continue;
+            }
             wanted.entry(self.vhost_of(&row)?).or_default().push(name);
         }
         let topology = &self.context.node().cluster.topology;
@@ -361,6 +368,7 @@ impl Import<'_> {
             tracing: None,
             protected: None,
         };
+        vhosts::check_room(self.context, name)?;
         let existed = self.context.has_vhost(name);
         self.set(command).await?;
         if !existed {

@@ -80,6 +80,8 @@ use crate::shovel::Shovels;
 pub struct ApiOptions {
     /// Largest body taken, bytes (RabbitMQ's `management.http.max_body_size`).
     pub body_bytes_max: usize,
+    /// Vhosts that may be made of the cluster; those that are there stay. `None`: any number.
+    pub vhosts_max: Option<u32>,
     /// What new vhosts are given.
     pub vhost_defaults: VhostDefaults,
     /// How it looks from outside.
@@ -137,6 +139,8 @@ enum Reply {
     Created(Option<String>),
     /// 204.
     Done,
+    /// 303: look there.
+    See(String),
     /// 200 without a body, with `Allow`.
     Allowed(String),
     /// 200, to be saved under this name.
@@ -544,6 +548,11 @@ fn accepted(reply: Reply, encoding: Encoding) -> Response<Body> {
         ),
         Reply::Created(None) => written(StatusCode::CREATED, Vec::new(), &[]),
         Reply::Done => written(StatusCode::NO_CONTENT, Vec::new(), &[]),
+        Reply::See(place) => written(
+            StatusCode::SEE_OTHER,
+            Vec::new(),
+            &[(header::LOCATION, place)],
+        ),
         Reply::Allowed(methods) => written(StatusCode::OK, Vec::new(), &[(header::ALLOW, methods)]),
     }
 }

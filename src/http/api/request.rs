@@ -9,6 +9,9 @@ use super::error::ApiError;
 use super::json;
 use crate::amqp::FieldTable;
 
+/// UTF-8's byte order mark.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// See the module's head.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -98,7 +101,9 @@ impl Request {
     /// # Errors
     /// 400 `not_json`, or for anything but an object.
     pub fn object(&self) -> Result<Body, ApiError> {
-        let trimmed = self.body.trim_ascii();
+        // Editors of some systems write a mark of their encoding first.
+        let body = self.body.strip_prefix(MARK).unwrap_or(&self.body);
+        let trimmed = body.trim_ascii();
         if trimmed.is_empty() || trimmed == b"undefined" {
             return Ok(Body(Map::new()));
         }

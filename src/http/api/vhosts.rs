@@ -178,6 +178,7 @@ async fn write(context: &Context, name: &str) -> Answer {
         .get(protected)
         .map(|_| body.flag(protected))
         .transpose()?;
+    check_room(context, name)?;
     let command = SettingsCommand::PutVhost {
         name: name.to_owned(),
         description: body.text("description")?,
@@ -198,6 +199,27 @@ async fn write(context: &Context, name: &str) -> Answer {
         give_rights(context, name).await?;
     }
     put(existed)
+}
+
+/// Whether a vhost may be made, if it is not there.
+///
+/// # Errors
+/// 400 if there are as many as may be.
+pub fn check_room(context: &Context, name: &str) -> Result<(), ApiError> {
+    let Some(max) = context.api.options.vhosts_max else {
+        return Ok(());
+    };
+    let topology = &context.node().cluster.topology;
+    let count = topology.read(|topology| match topology.has_vhost(name) {
+        true => 0,
+        false => topology.vhosts().count(),
+    });
+    match u32::try_from(count).is_ok_and(|count| count < max) || count == 0 {
+        true => Ok(()),
+        false => Err(ApiError::bad_request(format!(
+            "cannot create vhost '{name}': vhost limit of {max} is reached"
+        ))),
+    }
 }
 
 /// Whoever makes a vhost by HTTP has all rights there, as in RabbitMQ.
