@@ -197,6 +197,8 @@ pub struct Config {
     pub node_name: String,
     /// The cluster's name. Default: the node's name.
     pub cluster_name: String,
+    /// Shovels make no queues, unless their definitions say that they do. Default false.
+    pub shovels_predeclared: bool,
     /// What the cluster and this node are called by: names and values. Default nothing.
     pub tags: [Vec<(String, String)>; 2],
     /// Its peers. Default none.
@@ -283,6 +285,7 @@ impl Default for Config {
             default_queue_type: "classic".to_owned(),
             node_name: "rabbit@localhost".to_owned(),
             cluster_name: "rabbit@localhost".to_owned(),
+            shovels_predeclared: false,
             tags: [Vec::new(), Vec::new()],
             cluster: cluster::Cluster::default(),
             log_level: LogLevel::Info,

@@ -57,6 +57,8 @@ pub struct Settings {
     pub api: ApiOptions,
     /// Where metrics are, for whom, how long.
     pub metrics_options: MetricsOptions,
+    /// Shovels make no queues of their own accord.
+    pub shovels_predeclared: bool,
     /// Definitions to import before clients may come.
     pub definitions: Option<PathBuf>,
     /// First user: name, password, tags; and vhost.
@@ -204,7 +206,7 @@ impl Running {
             "replies",
             broker::run_relay(Arc::clone(&node), core.clone()),
         );
-        let shovels = Shovels::new(Arc::clone(&node));
+        let shovels = Shovels::new(Arc::clone(&node), settings.shovels_predeclared);
         front.spawn("shovels", shovel::run(Arc::clone(&shovels)));
         let api = Api::new(
             Arc::clone(&node),

@@ -65,6 +65,7 @@ impl From<&Config> for Settings {
                 log_files: Vec::new(),
                 target_size: config.cluster.target_size,
             },
+            shovels_predeclared: config.shovels_predeclared,
             metrics_options: config.prometheus_options.clone(),
             definitions: config.definitions.clone(),
             default_user: config.default_user.clone(),

@@ -385,3 +385,32 @@ fn any_node_tells_of_another_and_of_the_size_of_the_cluster() {
         "{said}"
     );
 }
+
+#[test]
+fn shovels_make_no_queues_where_that_is_configured_and_their_definitions_do_not_say_otherwise() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let broker = Broker::start_with(&[("shovel.topology.predeclared", "true")]);
+    let defined = |name: &str, more: Value| {
+        let mut value = json!({
+            "src-uri": "amqp://", "dest-uri": "amqp://", "src-queue": name, "dest-queue": name,
+        });
+        value
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let path = format!("/api/parameters/shovel/%2F/{name}");
+        let body = json!({"value": value}).to_string();
+        assert_eq!(send(api(&broker), "PUT", &path, GUEST, &body).0, 201);
+        eventually(Duration::from_secs(10), || {
+            let all = asked(&broker, "shovels");
+            let row = all.as_array()?.iter().find(|row| row["name"] == name)?;
+            (row["state"] != "starting").then(|| row.clone())
+        })
+    };
+    let row = defined("silent", json!({}));
+    assert_eq!(row["reason"], "NOT_FOUND - no queue 'silent' in vhost '/'");
+    let says = json!({"src-predeclared": false, "dest-predeclared": false});
+    assert_eq!(defined("says", says)["state"], "running");
+}

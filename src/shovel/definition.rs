@@ -91,10 +91,10 @@ pub struct Definition {
     pub source: Source,
     /// To where.
     pub destination: Destination,
-    /// A missing source queue is an error, not made.
-    pub source_predeclared: bool,
-    /// A missing destination queue is an error, not made.
-    pub destination_predeclared: bool,
+    /// A missing source queue is an error (true), or made (false).
+    pub source_predeclared: Option<bool>,
+    /// The same of the destination's.
+    pub destination_predeclared: Option<bool>,
     /// Arguments of its consumer.
     pub consumer_arguments: FieldTable,
     /// Messages under way.
@@ -325,8 +325,8 @@ impl Reader<'_> {
             destination_uris,
             source,
             destination,
-            source_predeclared: self.flag(&["src-predeclared"]),
-            destination_predeclared: self.flag(&["dest-predeclared"]),
+            source_predeclared: self.switch(&["src-predeclared"]),
+            destination_predeclared: self.switch(&["dest-predeclared"]),
             consumer_arguments: self.table_of("src-consumer-args"),
             prefetch: prefetch.map_or(PREFETCH, bounded),
             ack_mode,
@@ -439,15 +439,18 @@ impl Reader<'_> {
         number
     }
 
-    fn flag(&mut self, keys: &[&'static str]) -> bool {
-        match self.first(keys) {
-            Some((_, AMQPValue::Boolean(flag))) => flag,
-            Some((key, other)) => {
+    fn switch(&mut self, keys: &[&'static str]) -> Option<bool> {
+        match self.first(keys)? {
+            (_, AMQPValue::Boolean(flag)) => Some(flag),
+            (key, other) => {
                 self.wrong(key, "boolean", &other);
-                false
+                None
             }
-            None => false,
         }
+    }
+
+    fn flag(&mut self, keys: &[&'static str]) -> bool {
+        self.switch(keys).unwrap_or(false)
     }
 
     fn table_of(&mut self, key: &'static str) -> FieldTable {

@@ -54,15 +54,20 @@ struct Running {
 /// The shovels that run on this node.
 pub struct Shovels {
     node: Arc<Node>,
+    /// Queues must be there, where a definition does not say.
+    predeclared: bool,
     table: Mutex<BTreeMap<Key, Running>>,
 }
 
 impl Shovels {
-    /// None yet.
+    /// None yet. `predeclared`: queues must be there (`shovel.topology.predeclared`).
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Arc<Self> {
-        let table = Mutex::default();
-        Arc::new(Self { node, table })
+    pub fn new(node: Arc<Node>, predeclared: bool) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            predeclared,
+            table: Mutex::default(),
+        })
     }
 
     /// Those that run here, by vhost and name.
@@ -127,6 +132,7 @@ impl Shovels {
             vhost: vhost.clone(),
             name: name.clone(),
             value: value.clone(),
+            predeclared: self.predeclared,
             status: Arc::clone(&status),
         };
         let ends = stop.clone();

@@ -43,6 +43,8 @@ pub(super) struct Worker {
     pub name: String,
     /// What its parameter says.
     pub value: AMQPValue,
+    /// What holds where it does not say.
+    pub predeclared: bool,
     pub status: Arc<Status>,
 }
 
@@ -138,9 +140,10 @@ impl Worker {
         let to = destination.create_channel().await?;
         if let Destination::Queue { name, arguments } = &definition.destination {
             let predeclared = definition.destination_predeclared;
+            let predeclared = predeclared.unwrap_or(self.predeclared);
             ensure(&destination, name, arguments, predeclared).await?;
         }
-        let (queue, ready) = prepare(&source, &from, definition).await?;
+        let (queue, ready) = prepare(&source, &from, definition, self.predeclared).await?;
         let progress = Progress {
             remaining: match definition.delete_after {
                 DeleteAfter::Never => None,
@@ -258,10 +261,11 @@ async fn prepare(
     connection: &Connection,
     channel: &Channel,
     definition: &Definition,
+    predeclared: bool,
 ) -> Result<(ShortString, u64), Fault> {
     match &definition.source {
         Source::Queue { name, arguments } => {
-            let predeclared = definition.source_predeclared;
+            let predeclared = definition.source_predeclared.unwrap_or(predeclared);
             let ready = ensure(connection, name, arguments, predeclared).await?;
             Ok((name.as_str().into(), ready))
         }

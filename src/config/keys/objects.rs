@@ -89,4 +89,14 @@ pub(super) static KEYS: &[Key] = &[
         },
     )
     .live(),
+    set(
+        "shovel.topology.predeclared",
+        "switch",
+        "false",
+        "whether a shovel's queues must be there, where its definition does not say; otherwise it makes them",
+        |d, _, v| {
+            d.config.shovels_predeclared = value::switch(v)?;
+            Ok(None)
+        },
+    ),
 ];
