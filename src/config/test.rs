@@ -654,7 +654,7 @@ fn every_key_of_rabbitmq_is_taken_passed_over_or_refused_with_a_reason() {
     );
     for line in [
         "trust_store.directory = /x",
-        "message_interceptors.incoming.set_header_timestamp.overwrite = true",
+        "message_interceptors.incoming.none_of_ours = true",
         "auth_backends.1.authn = http",
         "definitions.https.url = https://x",
         "mqtt.listeners.tcp.1 = 1883",

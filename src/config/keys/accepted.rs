@@ -73,7 +73,7 @@ pub(super) static KEYS: &[Key] = &[
     ),
     refused(
         "message_interceptors.*",
-        "messages are passed on as they came",
+        "of the interceptors only the three stamps are there",
     ),
     ignored(
         "cluster_partition_handling",
