@@ -385,3 +385,43 @@ fn any_node_tells_of_another_and_of_the_size_of_the_cluster() {
         "{said}"
     );
 }
+
+#[test]
+fn new_passwords_are_hashed_and_as_long_as_configured() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let put = |broker: &Broker, password: &str| {
+        let body = json!({"password": password, "tags": "management"}).to_string();
+        send(api(broker), "PUT", "/api/users/hare", GUEST, &body)
+    };
+    let long = Broker::start_with(&[
+        ("password_hashing_module", "rabbit_password_hashing_sha512"),
+        (
+            "credential_validator.validation_backend",
+            "rabbit_credential_validator_min_password_length",
+        ),
+        ("credential_validator.min_length", "8"),
+    ]);
+    let (status, said) = put(&long, "1234567");
+    assert!(
+        status == 400 && said.contains("minimum required password length: 8"),
+        "{said}"
+    );
+    assert_eq!(put(&long, "12345678").0, 201);
+    assert_eq!(
+        asked(&long, "users/hare")["hashing_algorithm"],
+        "rabbit_password_hashing_sha512"
+    );
+    assert_eq!(get(api(&long), "/api/whoami", Some("hare:12345678")).0, 200);
+    let like = Broker::start_with(&[
+        (
+            "credential_validator.validation_backend",
+            "rabbit_credential_validator_password_regexp",
+        ),
+        ("credential_validator.regexp", "^(?=.*[0-9])(?=.*[a-z]).{4}"),
+    ]);
+    for (password, status) in [("abcde", 400), ("12345", 400), ("a1b2", 201)] {
+        assert_eq!(put(&like, password).0, status, "{password}");
+    }
+}

@@ -74,7 +74,9 @@ pub async fn answer(context: &Context) -> Answer {
             Ok(Reply::Done)
         }
         (["auth", "hash_password", password], _) => {
-            context.one(json!({"ok": hash_password(rand::random(), password)}))
+            let hashing = context.api.options.passwords.hashing;
+            let hash = hash_password(hashing, rand::random(), password);
+            context.one(json!({"ok": hash}))
         }
         (["deprecated-features"], _) => context.all(deprecated()),
         // What is not there has nothing to list.
