@@ -79,14 +79,9 @@ pub async fn answer(context: &Context) -> Answer {
             context.one(json!({"ok": hash}))
         }
         (["deprecated-features"], _) => context.all(deprecated()),
+        (["deprecated-features", "used"], _) => context.all(used(context)),
         // What is not there has nothing to list.
-        (
-            [
-                "deprecated-features" | "federation-links" | "shovels" | "stream",
-                ..,
-            ],
-            "GET",
-        ) => context.all(Vec::new()),
+        (["federation-links" | "shovels" | "stream", ..], "GET") => context.all(Vec::new()),
         _ => Err(ApiError::not_found()),
     }
 }
@@ -222,6 +217,18 @@ fn deprecated() -> Vec<Value> {
         })
     };
     DEPRECATED.iter().map(feature).collect()
+}
+
+/// Those of them that something makes use of, as far as that can be seen: queues that are neither durable nor exclusive.
+fn used(context: &Context) -> Vec<Value> {
+    let topology = &context.node().cluster.topology;
+    let transient = topology.read(|topology| {
+        let mut queues = topology.queues();
+        queues.any(|queue| !queue.durable && queue.exclusive.is_none())
+    });
+    let mut rows = deprecated();
+    rows.retain(|row| transient && row["name"] == "transient_nonexcl_queues");
+    rows
 }
 
 /// The cluster's name: as it was set, or as it was configured.
