@@ -120,6 +120,7 @@ fn the_api_has_the_prefix_headers_and_restrictions_that_are_configured() {
         "{overview}"
     );
     assert_eq!(overview["is_op_policy_updating_enabled"], false);
+    assert_eq!(overview["contexts"][0]["path"], "/broker/one");
     let (status, said) = get(api(&broker), "/broker/one/api/consumers", GUEST);
     assert!(
         status == 400 && said.contains("Stats in management UI are disabled"),

@@ -295,13 +295,15 @@ fn listener_row(api: &Api, listener: &Listener) -> Value {
 
 /// The API's own places.
 pub fn contexts(api: &Api) -> Value {
+    let prefix = &api.options.front.prefix;
+    let path = if prefix.is_empty() { "/" } else { prefix };
     let http = api.listeners.iter();
     let http = http.filter(|listener| matches!(listener.protocol, "http" | "https"));
     http.map(|listener| {
         json!({
             "node": api.names.node,
             "description": "RabbitMQ Management",
-            "path": "/",
+            "path": path,
             "ip": listener.address.ip().to_string(),
             "port": listener.address.port().to_string(),
             "ssl_opts": [],
