@@ -588,6 +588,16 @@ fn probes_ask_for_health_and_get_exit_codes() {
         "unable to perform an operation on node 'nope@localhost'",
     );
 
+    // A node that stands still is waited for as long as was said.
+    tools.broker.signal("STOP");
+    tools.fails(
+        "rabbitmqctl list_users -t 1",
+        75,
+        "timed out. Timeout value used: 1000",
+    );
+    tools.broker.signal("CONT");
+    tools.ok("rabbitmqctl list_users");
+
     tools.broker.kill_dash_nine();
     tools.fails(
         "rabbitmqctl list_users",
