@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use crate::base::limits;
 use crate::broker::listener::SocketOptions;
 use crate::broker::tls::{NameFrom, TlsOptions};
-use crate::http::{Front, MetricsOptions, VhostDefaults};
+use crate::http::{Front, MetricsOptions, Passwords, VhostDefaults};
 use crate::session::Stamps;
 
 pub use file::{ConfigError, Place, Problems};
@@ -149,6 +149,8 @@ pub struct Config {
     pub default_permissions: [String; 3],
     /// First vhost. Default `/`.
     pub default_vhost: String,
+    /// What new passwords must be like. Default anything, hashed with SHA-256.
+    pub passwords: Passwords,
     /// Vhosts of the cluster. Default none.
     pub vhosts_max: Option<u32>,
     /// What new vhosts are given. Default nothing.
@@ -259,6 +261,7 @@ impl Default for Config {
             default_user_tags: vec!["administrator".to_owned()],
             default_permissions: [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
             default_vhost: "/".to_owned(),
+            passwords: Passwords::default(),
             vhosts_max: None,
             vhost_defaults: VhostDefaults::default(),
             loopback_users: vec!["guest".to_owned()],

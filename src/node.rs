@@ -25,7 +25,7 @@ use crate::http::{ApiOptions, MetricsOptions, MetricsState, Names};
 use crate::identity::{Folder, Identity, IdentityError};
 use crate::log::{LogOptions, OsDisk};
 use crate::model::batch::BufferPool;
-use crate::model::topology::{QueueDefaults, Seed, hash_password};
+use crate::model::topology::{Hashing, QueueDefaults, Seed, hash_password};
 use crate::raft::GroupOptions;
 use crate::rt::Supervisor;
 use crate::shovel::{self, Shovels};
@@ -461,7 +461,7 @@ fn seed(settings: &Settings) -> Option<Seed> {
     }
     Some(Seed {
         user: settings.default_user.clone(),
-        password_hash: hash_password(rand::random(), &settings.default_pass),
+        password_hash: hash_password(Hashing::Sha256, rand::random(), &settings.default_pass),
         tags: settings.default_tags.clone(),
         vhost: settings.default_vhost.clone(),
         permissions: settings.default_permissions.clone(),

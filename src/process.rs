@@ -77,7 +77,13 @@ impl Ears {
         tokio::select! {
             _ = self.terminate.recv() => Told::End,
             _ = self.interrupt.recv() => Told::End,
-            _ = self.hangup.recv() => Told::Reload,
+            _ = self.hangup.recv() => {
+                // Whatever the node is at: who moved the file away waits for another.
+                if let Err(error) = telemetry::rotate(true) {
+                    tracing::error!(%error, "the log file cannot be opened anew");
+                }
+                Told::Reload
+            }
             wish = self.wishes.recv() => wish.map_or(Told::End, Told::Wish),
         }
     }
@@ -393,9 +399,6 @@ impl Process<'_> {
 
     /// Reads the configuration again and takes over what can change.
     fn reload(&mut self, running: &Running) {
-        if let Err(error) = telemetry::rotate(true) {
-            tracing::error!(%error, "the log file cannot be opened anew");
-        }
         let new = match self.options.load() {
             Ok(new) => new,
             Err(problems) => {

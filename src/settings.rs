@@ -58,6 +58,7 @@ impl From<&Config> for Settings {
             },
             api: ApiOptions {
                 body_bytes_max: usize::try_from(config.management_body_max).unwrap_or(usize::MAX),
+                passwords: config.passwords.clone(),
                 vhosts_max: config.vhosts_max,
                 vhost_defaults: config.vhost_defaults.clone(),
                 front: config.front.clone(),

@@ -588,6 +588,16 @@ fn probes_ask_for_health_and_get_exit_codes() {
         "unable to perform an operation on node 'nope@localhost'",
     );
 
+    // A node that stands still is waited for as long as was said.
+    tools.broker.signal("STOP");
+    tools.fails(
+        "rabbitmqctl list_users -t 1",
+        75,
+        "timed out. Timeout value used: 1000",
+    );
+    tools.broker.signal("CONT");
+    tools.ok("rabbitmqctl list_users");
+
     tools.broker.kill_dash_nine();
     tools.fails(
         "rabbitmqctl list_users",
@@ -880,6 +890,15 @@ const SCRIPTED: &[(&str, &str)] = &[
     (
         "rabbitmqctl list_deprecated_features",
         "global_qos\tpermitted_by_default\n",
+    ),
+    (
+        r#"rabbitmqctl set_parameter shovel s {"src-uri":"amqp://","dest-uri":"amqp://","src-queue":"a","dest-queue":"b"}"#,
+        "Setting runtime parameter \"s\" for component \"shovel\"",
+    ),
+    ("rabbitmqctl shovel_status", "source_protocol"),
+    (
+        "rabbitmqctl delete_shovel s",
+        "Deleting shovel s in vhost /",
     ),
     ("rabbitmq-plugins list -E -m", "rabbitmq_management\n"),
     ("rabbitmq-plugins list", "[E*] rabbitmq_prometheus "),

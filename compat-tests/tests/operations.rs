@@ -120,6 +120,7 @@ fn the_api_has_the_prefix_headers_and_restrictions_that_are_configured() {
         "{overview}"
     );
     assert_eq!(overview["is_op_policy_updating_enabled"], false);
+    assert_eq!(overview["contexts"][0]["path"], "/broker/one");
     let (status, said) = get(api(&broker), "/broker/one/api/consumers", GUEST);
     assert!(
         status == 400 && said.contains("Stats in management UI are disabled"),
@@ -413,4 +414,44 @@ fn shovels_make_no_queues_where_that_is_configured_and_their_definitions_do_not_
     assert_eq!(row["reason"], "NOT_FOUND - no queue 'silent' in vhost '/'");
     let says = json!({"src-predeclared": false, "dest-predeclared": false});
     assert_eq!(defined("says", says)["state"], "running");
+}
+
+#[test]
+fn new_passwords_are_hashed_and_as_long_as_configured() {
+    if skipped_on_foreign("a broker's own configuration") {
+        return;
+    }
+    let put = |broker: &Broker, password: &str| {
+        let body = json!({"password": password, "tags": "management"}).to_string();
+        send(api(broker), "PUT", "/api/users/hare", GUEST, &body)
+    };
+    let long = Broker::start_with(&[
+        ("password_hashing_module", "rabbit_password_hashing_sha512"),
+        (
+            "credential_validator.validation_backend",
+            "rabbit_credential_validator_min_password_length",
+        ),
+        ("credential_validator.min_length", "8"),
+    ]);
+    let (status, said) = put(&long, "1234567");
+    assert!(
+        status == 400 && said.contains("minimum required password length: 8"),
+        "{said}"
+    );
+    assert_eq!(put(&long, "12345678").0, 201);
+    assert_eq!(
+        asked(&long, "users/hare")["hashing_algorithm"],
+        "rabbit_password_hashing_sha512"
+    );
+    assert_eq!(get(api(&long), "/api/whoami", Some("hare:12345678")).0, 200);
+    let like = Broker::start_with(&[
+        (
+            "credential_validator.validation_backend",
+            "rabbit_credential_validator_password_regexp",
+        ),
+        ("credential_validator.regexp", "^(?=.*[0-9])(?=.*[a-z]).{4}"),
+    ]);
+    for (password, status) in [("abcde", 400), ("12345", 400), ("a1b2", 201)] {
+        assert_eq!(put(&like, password).0, status, "{password}");
+    }
 }

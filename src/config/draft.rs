@@ -14,6 +14,7 @@ use super::{
     cluster,
 };
 use crate::broker::tls::{AlternativeName, TlsOptions, TlsVersion};
+use crate::http::PasswordRule;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Draft {
     pub(super) tags_named: bool,
     pub(super) rules: Rules,
     pub(super) log: logs::Written,
+    /// Which rule new passwords have; least length; pattern.
+    pub(super) validator: (String, u64, String),
     /// What encrypted values are decrypted with.
     pub(super) passphrase: Passphrase,
     pub(super) cluster: cluster::Written,
@@ -117,6 +120,7 @@ impl Draft {
             tags_named: false,
             rules: Rules::default(),
             log: logs::Written::default(),
+            validator: (String::new(), 1, String::new()),
             passphrase: Passphrase::new(""),
             cluster: cluster::Written::default(),
             node_ip: ANY,
@@ -164,6 +168,20 @@ impl Draft {
         let (from, kind, index) = self.name_from;
         self.config.name_from = name_from(&from, kind, index);
         self.config.vhost_defaults = self.rules.finish();
+        self.config.passwords.rule = match (&*self.validator.0, self.validator.1) {
+            ("min_password_length", min) => {
+                PasswordRule::Longer(usize::try_from(min).unwrap_or(usize::MAX))
+            }
+            ("password_regexp", _) if self.validator.2.is_empty() => {
+                let key = "credential_validator.regexp";
+                return Err((
+                    key,
+                    "a regular expression, which validation_backend names".to_owned(),
+                ));
+            }
+            ("password_regexp", _) => PasswordRule::Like(self.validator.2),
+            _ => PasswordRule::Any,
+        };
         self.config.log_file = self.log.finish();
         // Lines go somewhere.
         self.config.log_console |= self.config.log_file.is_none();

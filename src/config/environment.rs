@@ -336,7 +336,7 @@ fn plugins(draft: &mut Draft, env: &Env<'_>, notes: &mut Vec<Note>, wrong: &mut 
 }
 
 /// Plugins whose work is done here in any case, or as the list says.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 12] = [
     "rabbitmq_management",
     "rabbitmq_management_agent",
     "rabbitmq_web_dispatch",
@@ -346,6 +346,9 @@ const KNOWN: [&str; 9] = [
     "rabbitmq_delayed_message_exchange",
     "rabbitmq_random_exchange",
     "rabbitmq_peer_discovery_common",
+    "rabbitmq_shovel",
+    "rabbitmq_shovel_management",
+    "rabbitmq_shovel_prometheus",
 ];
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ mod metrics;
 mod tail;
 mod web;
 
-pub use api::{ApiOptions, DefaultLimits, DefaultPolicy, DefaultUser, Front, VhostDefaults};
+pub use api::{
+    ApiOptions, DefaultLimits, DefaultPolicy, DefaultUser, Front, PasswordRule, Passwords,
+    VhostDefaults,
+};
 pub use metrics::{MetricsOptions, MetricsState, Names, serve};
 pub use tail::Tail;
 pub use web::{Peer, WebListener};

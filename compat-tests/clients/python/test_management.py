@@ -134,7 +134,6 @@ def test_overview_and_node_have_what_tools_insist_on():
     flags = {flag["name"]: flag["state"] for flag in get("feature-flags")}
     assert flags["stream_queue"] == flags["khepri_db"] == flags["rabbitmq_4.0.0"] == "enabled"
     assert "ram_node_type" in [feature["name"] for feature in get("deprecated-features")]
-    assert get("deprecated-features/used") == []
 
 
 def test_the_cluster_can_be_renamed():

@@ -206,4 +206,5 @@ def test_checks_and_counts_are_of_what_they_name():
     kinds = [row["name"] for row in get("overview")["exchange_types"]]
     assert kinds == sorted(kinds) and {"direct", "x-consistent-hash", "x-delayed-message"} <= set(kinds)
     plugins = get("nodes")[0]["enabled_plugins"]
-    assert plugins == ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus"]
+    assert plugins == ["rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus", "rabbitmq_shovel",
+                       "rabbitmq_shovel_management"]

@@ -157,3 +157,12 @@ def test_a_connection_is_found_by_its_user_and_its_channels_by_it(name):
         assert json.dumps(own["client_properties"]["capabilities"])
     finally:
         connection.close()
+
+
+def test_a_feature_that_will_go_is_told_while_it_is_used(name):
+    used = lambda: [row["name"] for row in get("deprecated-features/used")]
+    done("PUT", f"queues/%2F/{name}", 201, body={"durable": False})
+    assert used() == ["transient_nonexcl_queues"]
+    others = [row for row in get("queues") if not row["durable"] and not row["exclusive"] and row["name"] != name]
+    done("DELETE", f"queues/%2F/{name}", 204)
+    assert used() == [] or others

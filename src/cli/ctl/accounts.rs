@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use leveret::model::topology::hash_password as hash;
 use serde_json::{Value, json};
 
 use super::call::{Call, no_user, no_vhost, refused};
@@ -256,7 +257,7 @@ fn authenticate_user(call: &Call) -> Result<Output, Failure> {
 fn hash_password(call: &Call) -> Result<Output, Failure> {
     let password = password(call)?;
     call.banner("Will hash password ...");
-    let hash = leveret::model::topology::hash_password(rand::random(), &password);
+    let hash = hash(call.config.passwords.hashing, rand::random(), &password);
     Ok(Output::Text(hash))
 }
 

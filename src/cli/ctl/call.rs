@@ -21,6 +21,8 @@ pub struct Global {
     pub vhost: String,
     /// `-t`.
     pub timeout: Option<u64>,
+    /// `-t infinity`.
+    pub endless: bool,
     /// `-q`: no word before.
     pub quiet: bool,
     /// How results are shown.
@@ -50,7 +52,7 @@ pub struct Call {
 }
 
 /// Seconds a command waits when it is not told.
-const TIMEOUT_S: u64 = 60;
+pub const TIMEOUT_S: u64 = 60;
 
 impl Call {
     /// An argument that may be missing.

@@ -440,13 +440,15 @@ fn check_certificate_expiration(call: &Call) -> Result<Output, Failure> {
 fn check_deprecated(call: &Call) -> Result<Output, Failure> {
     call.banner("Checking if any deprecated features are used ...");
     let used = call.list("/api/deprecated-features/used")?;
+    let names = used.iter().filter_map(|row| row["name"].as_str());
+    let names = names.collect::<Vec<_>>().join("\n");
     let text = match used.is_empty() {
-        true => "Cluster reported no deprecated features in use",
-        false => "Cluster reported deprecated features in use",
+        true => "Cluster reported no deprecated features in use".to_owned(),
+        false => format!("Cluster reported the following deprecated features in use:\n{names}"),
     };
     check(
         used.is_empty(),
-        text.to_owned(),
+        text,
         json!({"result": if used.is_empty() { "ok" } else { "error" }, "deprecated_features": used}),
     )
 }

@@ -167,7 +167,7 @@ fn perform(
     let global = global(own)?;
     let manner = global.manner;
     let config = config().map_err(|why| Failure::new(exit::CONFIG, why))?;
-    let limit = global.timeout.map(Duration::from_secs);
+    let limit = patience(spec.name, &global).map(Duration::from_secs);
     let call = Call {
         tool,
         name: spec.name,
@@ -189,6 +189,28 @@ fn perform(
             }
             Err(failure)
         }
+    }
+}
+
+/// Seconds a command waits for the node. Those that only ask wait for a minute, as RabbitMQ's do; what takes its time has it.
+fn patience(name: &str, global: &Global) -> Option<u64> {
+    const ASKING: [&str; 9] = [
+        "ping",
+        "status",
+        "cluster_status",
+        "environment",
+        "alarms",
+        "listeners",
+        "memory_breakdown",
+        "node_health_check",
+        "server_version",
+    ];
+    let asks = ["list_", "check_", "is_"]
+        .iter()
+        .any(|start| name.starts_with(start));
+    match global.timeout {
+        None if (asks || ASKING.contains(&name)) && !global.endless => Some(call::TIMEOUT_S),
+        given => given,
     }
 }
 
@@ -214,6 +236,7 @@ fn global(matches: &ArgMatches) -> Result<Global, Failure> {
         node: text("node"),
         vhost: text("vhost").unwrap_or_else(|| "/".to_owned()),
         timeout,
+        endless: text("timeout").as_deref() == Some("infinity"),
         quiet: matches.get_flag("quiet"),
         manner: Manner {
             format: Format::named(&text("formatter").unwrap_or_default()),

@@ -60,13 +60,16 @@ pub static COMMANDS: &[Spec] = &[
 ];
 
 /// What is built in, under the names of RabbitMQ's plugins.
-const BUILT_IN: [&str; 7] = [
+const BUILT_IN: [&str; 10] = [
     "rabbitmq_consistent_hash_exchange",
     "rabbitmq_delayed_message_exchange",
     "rabbitmq_management",
     "rabbitmq_management_agent",
     "rabbitmq_prometheus",
     "rabbitmq_random_exchange",
+    "rabbitmq_shovel",
+    "rabbitmq_shovel_management",
+    "rabbitmq_shovel_prometheus",
     "rabbitmq_web_dispatch",
 ];
 

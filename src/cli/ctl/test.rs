@@ -132,3 +132,22 @@ fn an_option_may_have_an_underscore() {
     assert_eq!(own.get_one::<String>("apply-to").unwrap(), "queues");
     assert_eq!(own.get_one::<String>("priority").unwrap(), "-1");
 }
+
+#[test]
+fn who_only_asks_waits_for_a_minute_and_what_takes_its_time_has_it() {
+    for (line, want) in [
+        ("list_queues", Some(60)),
+        ("list_queues -t 5", Some(5)),
+        ("list_queues -t infinity", None),
+        ("status", Some(60)),
+        ("ping", Some(60)),
+        ("await_startup", None),
+        ("shutdown", None),
+        ("delete_vhost v", None),
+        ("import_definitions f", None),
+    ] {
+        let matches = parsed(Tool::Ctl, line).unwrap();
+        let (name, own) = matches.subcommand().unwrap();
+        assert_eq!(patience(name, &global(own).unwrap()), want, "{line}");
+    }
+}

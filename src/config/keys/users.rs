@@ -4,6 +4,7 @@ use super::super::draft::Draft;
 use super::super::value::{self, Expected};
 use super::{Key, Remark, ignored, refused, set, text};
 use crate::broker::tls::{AlternativeName, NameFrom};
+use crate::model::topology::Hashing;
 
 const OWN_USERS: &str = "logins are checked against the broker's own users only";
 
@@ -169,11 +170,57 @@ pub(super) static KEYS: &[Key] = &[
     ignored("auth_ldap.*", OWN_USERS),
     ignored("auth_http.*", OWN_USERS),
     ignored("auth_cache.*", OWN_USERS),
-    ignored(
+    set(
         "password_hashing_module",
-        "passwords are hashed with salted SHA-256; imported hashes of SHA-512 and MD5 keep working",
+        "rabbit_password_hashing_sha256, rabbit_password_hashing_sha512",
+        "rabbit_password_hashing_sha256",
+        "how passwords set by the API and the commands are hashed; hashes of the other kind, and of MD5, keep working",
+        |d, _, v| match Hashing::from_name(v) {
+            Some(hashing) if hashing != Hashing::Md5 => {
+                d.config.passwords.hashing = hashing;
+                Ok(None)
+            }
+            _ => Err("rabbit_password_hashing_sha256 or rabbit_password_hashing_sha512".to_owned()),
+        },
     ),
-    refused("credential_validator.*", "passwords are not validated yet"),
+    set(
+        "credential_validator.validation_backend",
+        "rabbit_credential_validator_accept_everything, …_min_password_length, …_password_regexp",
+        "rabbit_credential_validator_accept_everything",
+        "what passwords set by the API and the commands must be like",
+        |d, _, v| {
+            let name = v.trim_start_matches("rabbit_credential_validator_");
+            let known = [
+                "accept_everything",
+                "min_password_length",
+                "password_regexp",
+            ];
+            d.validator.0 = value::one_of(name, &known)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "credential_validator.min_length",
+        "bytes",
+        "1",
+        "for min_password_length: how long at least",
+        |d, _, v| {
+            d.validator.1 = value::number(v, 1, 65_535)?;
+            Ok(None)
+        },
+    ),
+    set(
+        "credential_validator.regexp",
+        "regex",
+        "",
+        "for password_regexp: what must be found in it",
+        |d, _, v| {
+            fancy_regex::Regex::new(v).map_err(|_| "a regular expression".to_owned())?;
+            v.clone_into(&mut d.validator.2);
+            Ok(None)
+        },
+    ),
+    refused("credential_validator.*", "there is no such choice here"),
 ];
 
 fn pattern(field: &mut String, value: &str) -> Result<Remark, Expected> {

@@ -141,7 +141,8 @@ impl DefaultPolicy {
 impl DefaultUser {
     fn put(&self) -> SettingsCommand {
         let password = self.password.as_deref();
-        let hash = password.map(|password| hash_password(rand::random(), password));
+        let hash =
+            password.map(|password| hash_password(Hashing::Sha256, rand::random(), password));
         SettingsCommand::PutUser {
             name: self.name.clone(),
             password_hash: hash.unwrap_or_default(),

@@ -346,7 +346,8 @@ impl Import<'_> {
         if self.old_hashes && !row.0.contains_key("hashing_algorithm") {
             row.0.insert("hashing_algorithm".to_owned(), json!("md5"));
         }
-        self.set(users::command(name, &row)?).await?;
+        let rules = &self.context.api.options.passwords;
+        self.set(users::command(rules, name, &row)?).await?;
         for limit in users::set_limits(name, &row)? {
             self.set(limit).await?;
         }

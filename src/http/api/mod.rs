@@ -27,6 +27,7 @@ mod list;
 mod messages;
 mod nodes;
 mod overview;
+mod passwords;
 mod peers;
 mod permissions;
 mod policies;
@@ -64,6 +65,7 @@ use self::front::Asked;
 pub use self::front::Front;
 use self::history::Ranges;
 pub use self::import::{at_start as import, files as definition_files};
+pub use self::passwords::{PasswordRule, Passwords};
 use self::request::Request;
 pub(super) use self::request::pairs;
 use self::samples::Samples;
@@ -84,6 +86,8 @@ pub struct ApiOptions {
     pub vhosts_max: Option<u32>,
     /// What new vhosts are given.
     pub vhost_defaults: VhostDefaults,
+    /// What new passwords must be like.
+    pub passwords: Passwords,
     /// How it looks from outside.
     pub front: Front,
     /// The files the node's configuration came from.

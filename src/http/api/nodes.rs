@@ -218,6 +218,7 @@ fn plugins(api: &Api) -> Vec<&'static str> {
         names.extend(["rabbitmq_management", "rabbitmq_management_agent"]);
     }
     names.extend(serves("prometheus").then_some("rabbitmq_prometheus"));
+    names.extend(["rabbitmq_shovel", "rabbitmq_shovel_management"]);
     names
 }
 

@@ -74,13 +74,14 @@ pub async fn answer(context: &Context) -> Answer {
             Ok(Reply::Done)
         }
         (["auth", "hash_password", password], _) => {
-            context.one(json!({"ok": hash_password(rand::random(), password)}))
+            let hashing = context.api.options.passwords.hashing;
+            let hash = hash_password(hashing, rand::random(), password);
+            context.one(json!({"ok": hash}))
         }
         (["deprecated-features"], _) => context.all(deprecated()),
+        (["deprecated-features", "used"], _) => context.all(used(context)),
         // What is not there has nothing to list.
-        (["deprecated-features" | "federation-links" | "stream", ..], "GET") => {
-            context.all(Vec::new())
-        }
+        (["federation-links" | "stream", ..], "GET") => context.all(Vec::new()),
         _ => Err(ApiError::not_found()),
     }
 }
@@ -218,6 +219,18 @@ fn deprecated() -> Vec<Value> {
     DEPRECATED.iter().map(feature).collect()
 }
 
+/// Those of them that something makes use of, as far as that can be seen: queues that are neither durable nor exclusive.
+fn used(context: &Context) -> Vec<Value> {
+    let topology = &context.node().cluster.topology;
+    let transient = topology.read(|topology| {
+        let mut queues = topology.queues();
+        queues.any(|queue| !queue.durable && queue.exclusive.is_none())
+    });
+    let mut rows = deprecated();
+    rows.retain(|row| transient && row["name"] == "transient_nonexcl_queues");
+    rows
+}
+
 /// The cluster's name: as it was set, or as it was configured.
 pub fn cluster_name(context: &Context) -> String {
     let topology = &context.node().cluster.topology;
@@ -282,13 +295,15 @@ fn listener_row(api: &Api, listener: &Listener) -> Value {
 
 /// The API's own places.
 pub fn contexts(api: &Api) -> Value {
+    let prefix = &api.options.front.prefix;
+    let path = if prefix.is_empty() { "/" } else { prefix };
     let http = api.listeners.iter();
     let http = http.filter(|listener| matches!(listener.protocol, "http" | "https"));
     http.map(|listener| {
         json!({
             "node": api.names.node,
             "description": "RabbitMQ Management",
-            "path": "/",
+            "path": path,
             "ip": listener.address.ip().to_string(),
             "port": listener.address.port().to_string(),
             "ssl_opts": [],

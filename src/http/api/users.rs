@@ -3,11 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::passwords::Passwords;
 use super::request::Body;
 use super::{Answer, Context, Reply, list, put};
-use crate::model::topology::{
-    Hashing, LimitKind, SettingsCommand, TopologyCommand, User, hash_password,
-};
+use crate::model::topology::{Hashing, LimitKind, SettingsCommand, TopologyCommand, User};
 
 /// Tags a user may carry.
 const TAGS_MAX: usize = 32;
@@ -71,19 +70,13 @@ pub fn row(user: &User) -> Value {
 }
 
 /// Hash and algorithm of what a body says of a password.
-fn password(body: &Body) -> Result<(String, Hashing), ApiError> {
+fn password(rules: &Passwords, body: &Body) -> Result<(String, Hashing), ApiError> {
     let (password, hash) = (body.text("password")?, body.text("password_hash")?);
     match (password, hash) {
         (Some(_), Some(_)) => Err(ApiError::bad_request(
             "both_password_and_password_hash_are_provided",
         )),
-        (Some(password), None) if password.is_empty() => {
-            Err(ApiError::bad_request("Empty passwords are not allowed"))
-        }
-        (Some(password), None) => {
-            let hash = hash_password(rand::random(), &password);
-            Ok((hash, Hashing::Sha256))
-        }
+        (Some(password), None) => rules.hash(&password),
         (None, Some(hash)) => {
             let hashing = match body.text("hashing_algorithm")? {
                 // rabbitmqadmin names none of those it makes.
@@ -104,7 +97,7 @@ fn password(body: &Body) -> Result<(String, Hashing), ApiError> {
 }
 
 /// What makes a user of a body of PUT or of a definition.
-pub fn command(name: &str, body: &Body) -> Result<SettingsCommand, ApiError> {
+pub fn command(rules: &Passwords, name: &str, body: &Body) -> Result<SettingsCommand, ApiError> {
     if name.is_empty() || name.len() > 255 {
         return Err(ApiError::bad_request("user name must be 1 to 255 bytes"));
     }
@@ -120,7 +113,7 @@ pub fn command(name: &str, body: &Body) -> Result<SettingsCommand, ApiError> {
         let reason = format!("too many tags: at most {TAGS_MAX} are allowed");
         return Err(ApiError::bad_request(reason));
     }
-    let (password_hash, hashing) = password(body)?;
+    let (password_hash, hashing) = password(rules, body)?;
     Ok(SettingsCommand::PutUser {
         name: name.to_owned(),
         password_hash,
@@ -132,7 +125,7 @@ pub fn command(name: &str, body: &Body) -> Result<SettingsCommand, ApiError> {
 async fn write(context: &Context, name: &str) -> Answer {
     check_protected(context, name)?;
     let body = context.request.object()?;
-    let command = command(name, &body)?;
+    let command = command(&context.api.options.passwords, name, &body)?;
     let limits = set_limits(name, &body)?;
     let topology = &context.node().cluster.topology;
     let existed = topology.read(|topology| topology.user(name).is_some());

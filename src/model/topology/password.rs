@@ -12,7 +12,7 @@ const SALT_BYTES: usize = 4;
 /// How a password was hashed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hashing {
-    /// `rabbit_password_hashing_sha256`, what new passwords are hashed with.
+    /// `rabbit_password_hashing_sha256`, what new passwords are hashed with if nothing else is configured.
     #[default]
     Sha256,
     /// `rabbit_password_hashing_sha512`.
@@ -95,10 +95,10 @@ impl Hashing {
     }
 }
 
-/// Base64 of salt and SHA-256 of salt and password: RabbitMQ's `rabbit_password_hashing_sha256`.
+/// Base64 of salt and the digest of salt and password, as RabbitMQ's module of this name makes it.
 #[must_use]
-pub fn hash_password(salt: [u8; 4], password: &str) -> String {
+pub fn hash_password(hashing: Hashing, salt: [u8; 4], password: &str) -> String {
     let mut bytes = salt.to_vec();
-    bytes.extend_from_slice(&Hashing::Sha256.digest(&salt, password));
+    bytes.extend_from_slice(&hashing.digest(&salt, password));
     STANDARD.encode(bytes)
 }

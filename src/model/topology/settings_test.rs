@@ -155,7 +155,7 @@ fn old_snapshot() -> Vec<u8> {
     out.put_varint(0);
     out.put_varint(1);
     out.put_blob(b"guest");
-    out.put_blob(hash_password([1, 2, 3, 4], "secret").as_bytes());
+    out.put_blob(hash_password(Hashing::Sha256, [1, 2, 3, 4], "secret").as_bytes());
     out.put_varint(1);
     out.put_blob(b"administrator");
     out.put_varint(1);

@@ -29,7 +29,7 @@ pub(super) fn open() -> Topology {
     let mut topology = Topology::new();
     let seed = Seed {
         user: "guest".into(),
-        password_hash: hash_password([1, 2, 3, 4], "secret"),
+        password_hash: hash_password(Hashing::Sha256, [1, 2, 3, 4], "secret"),
         tags: vec!["administrator".into()],
         vhost: "/".into(),
         permissions: [".*".into(), ".*".into(), ".*".into()],
