@@ -270,9 +270,9 @@ mod tests {
         let file = folder.path().join("x.conf");
         for (text, usable, want) in [
             (
-                "management.path_prefix = /x",
+                "queue_master_locator = min-masters",
                 true,
-                "x.conf:1: `management.path_prefix` has no effect",
+                "x.conf:1: `queue_master_locator` has no effect",
             ),
             (
                 "listeners.ssl.1 = 1\nssl_options.certfile = /nowhere/c\nssl_options.keyfile = /nowhere/k",

@@ -197,8 +197,8 @@ pub struct Config {
     pub default_queue_type: String,
     /// This node's name. Default `rabbit@` and the host's name.
     pub node_name: String,
-    /// The cluster's name. Default: the node's name.
-    pub cluster_name: String,
+    /// The cluster's name. Default: the name of its first node.
+    pub cluster_name: Option<String>,
     /// Shovels make no queues, unless their definitions say that they do. Default false.
     pub shovels_predeclared: bool,
     /// What the cluster and this node are called by: names and values. Default nothing.
@@ -287,7 +287,7 @@ impl Default for Config {
             objects: Objects::default(),
             default_queue_type: "classic".to_owned(),
             node_name: "rabbit@localhost".to_owned(),
-            cluster_name: "rabbit@localhost".to_owned(),
+            cluster_name: None,
             shovels_predeclared: false,
             tags: [Vec::new(), Vec::new()],
             cluster: cluster::Cluster::default(),

@@ -91,6 +91,8 @@ pub struct Settings {
     pub patience: Patience,
     /// Peers.
     pub cluster: config::cluster::Cluster,
+    /// The cluster's name as long as it is given no other.
+    pub cluster_name: Option<String>,
     /// Names for metrics.
     pub names: Names,
 }
@@ -190,7 +192,7 @@ impl Running {
             Arc::clone(&cluster),
             NodeOptions {
                 name: settings.names.node.clone(),
-                cluster_name: settings.names.cluster.clone(),
+                cluster_name: settings.cluster_name.clone(),
                 objects: settings.objects,
                 queue_defaults: settings.queue_defaults,
             },
@@ -255,7 +257,7 @@ impl Running {
         for (what, error) in self.tls.reload(&settings.tls) {
             tracing::error!(%error, "{what} stays as it was: it cannot be served");
         }
-        self.node.access.store(Arc::new(settings.access.clone()));
+        self.node.set_access(settings.access.clone());
         self.limit(settings.memory_limit_bytes, settings.disk_free_limit_bytes);
     }
 

@@ -30,7 +30,6 @@ impl From<&Config> for Settings {
         let own = |key: &str| word(&session.server_properties, key);
         let names = Names {
             node: config.node_name.clone(),
-            cluster: config.cluster_name.clone(),
             cluster_id: String::new(),
             version: own("version"),
             product: own("product"),
@@ -96,6 +95,7 @@ impl From<&Config> for Settings {
                 replicas: Duration::from_secs(config.cluster.replace_after_s),
             },
             cluster: config.cluster.clone(),
+            cluster_name: config.cluster_name.clone(),
             names,
         }
     }
@@ -123,7 +123,7 @@ pub fn about(loaded: &Loaded) -> About {
     let environment = json!({
         "auth_mechanisms": config.auth_mechanisms,
         "channel_max": config.channel_max,
-        "cluster_name": config.cluster_name,
+        "cluster_name": config.cluster_name.as_ref().unwrap_or(&config.node_name),
         "consumer_timeout": config.consumer_timeout_ms,
         "data_dir": config.data_dir,
         "default_queue_type": config.default_queue_type,
@@ -203,7 +203,6 @@ fn session(config: &Config) -> SessionConfig {
         ..SessionConfig::default()
     };
     let own = [
-        ("cluster_name", Some(&config.cluster_name)),
         ("product", config.product.as_ref()),
         ("version", config.version.as_ref()),
     ];

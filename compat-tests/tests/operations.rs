@@ -372,6 +372,13 @@ fn any_node_tells_of_another_and_of_the_size_of_the_cluster() {
     let reset = format!("/api/auth/attempts/{}", names[2]);
     assert_eq!(send(web(0), "DELETE", &reset, GUEST, "").0, 204);
     assert_eq!(attempts(2), 0);
+    let called: Vec<String> = (0..3).map(|node| ask(node, "cluster-name").1).collect();
+    assert!(
+        called
+            .iter()
+            .all(|name| *name == called[0] && name.contains("rabbit@")),
+        "{called:?}"
+    );
     let size = || ask(0, "health/checks/reached-target-cluster-size");
     assert_eq!(size().0, 200);
     cluster.kill(1);

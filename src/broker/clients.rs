@@ -258,16 +258,19 @@ impl Clients {
     }
 }
 
-/// Closes the connections of users and vhosts that are deleted; runs until the node stops.
+/// Closes the connections of users and vhosts that are deleted, and sees what the cluster is called; runs until the node
+/// stops.
 pub async fn watch_access(node: Arc<Node>) {
     let topology = &node.cluster.topology;
     let mut changed = topology.changes();
     let mut seen = topology.access_version();
+    node.tell_cluster_name();
     loop {
         tokio::select! {
             more = changed.changed() => if more.is_err() { return },
             () = node.supervisor.stopping() => return,
         }
+        node.tell_cluster_name();
         let version = topology.access_version();
         if std::mem::replace(&mut seen, version) == version {
             continue;

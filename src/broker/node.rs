@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::sync::watch;
 
+use crate::amqp::{AMQPValue, LongString};
 use crate::cluster::Cluster;
 use crate::model::topology::QueueDefaults;
 use crate::rt::Supervisor;
@@ -40,8 +41,8 @@ pub struct ObjectLimits {
 pub struct NodeOptions {
     /// Name of the node.
     pub name: String,
-    /// Name of the cluster as long as nobody has given it another.
-    pub cluster_name: String,
+    /// The cluster's name as long as it is given no other.
+    pub cluster_name: Option<String>,
     /// What there may be of channels, queues and exchanges.
     pub objects: ObjectLimits,
     /// What the configuration says about queues.
@@ -64,6 +65,30 @@ pub struct Access {
     pub anonymous: Option<(String, String)>,
     /// What of a certificate names the user of EXTERNAL.
     pub name_from: NameFrom,
+}
+
+/// The server's property that names the cluster.
+const CLUSTER_NAME: &str = "cluster_name";
+
+impl Access {
+    fn tells(&self, cluster_name: &str) -> bool {
+        let told = self.session.server_properties.inner().get(CLUSTER_NAME);
+        matches!(told, Some(AMQPValue::LongString(told)) if told.as_bytes() == cluster_name.as_bytes())
+    }
+
+    fn telling(&self, cluster_name: &str) -> Self {
+        let named = |config: &SessionConfig| {
+            let mut config = config.clone();
+            let name = AMQPValue::LongString(LongString::from(cluster_name));
+            config.server_properties.insert(CLUSTER_NAME.into(), name);
+            Arc::new(config)
+        };
+        Self {
+            session: named(&self.session),
+            session_tls: named(&self.session_tls),
+            ..self.clone()
+        }
+    }
 }
 
 /// See the module's head.
@@ -142,6 +167,32 @@ impl Node {
         let mut watch = self.suspended.subscribe();
         // The sender lives as long as the node.
         drop(watch.wait_for(|now| *now == suspended).await);
+    }
+
+    /// The cluster's name: as it was set, or configured, or else that of its first node.
+    #[must_use]
+    pub fn cluster_name(&self) -> String {
+        let configured = || self.options.cluster_name.clone();
+        self.cluster.topology.read(|topology| {
+            let first = || Some(topology.nodes().next()?.name.clone());
+            let name = topology.cluster_name().or_else(configured).or_else(first);
+            name.unwrap_or_else(|| self.options.name.clone())
+        })
+    }
+
+    /// Replaces what may change while the node runs.
+    pub fn set_access(&self, access: Access) {
+        self.access.store(Arc::new(access));
+        self.tell_cluster_name();
+    }
+
+    /// Sees to it that clients that come are told the cluster's name.
+    pub(super) fn tell_cluster_name(&self) {
+        let name = self.cluster_name();
+        self.access.rcu(|access| match access.tells(&name) {
+            true => Arc::clone(access),
+            false => Arc::new(access.telling(&name)),
+        });
     }
 
     pub(super) fn connection_opened(&self) {

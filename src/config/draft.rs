@@ -105,7 +105,6 @@ impl Draft {
         let guest = || Some("guest".to_owned());
         Self {
             config: Config {
-                cluster_name: node_name.clone(),
                 node_name,
                 ..Config::default()
             },

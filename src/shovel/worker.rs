@@ -80,13 +80,20 @@ impl Worker {
         {
             return self.terminated(NOT_SPOKEN.to_owned());
         }
+        let mut said = String::new();
         loop {
             self.status.set(State::Starting, None);
             match self.attempt(&definition).await {
                 Ok(()) => return self.done().await,
                 Err(fault) => {
-                    tracing::warn!(vhost, name, error = %fault, "a shovel failed");
-                    self.terminated(fault.to_string());
+                    let reason = fault.to_string();
+                    // What goes on is said once.
+                    match reason == said {
+                        true => tracing::debug!(vhost, name, reason, "a shovel failed again"),
+                        false => tracing::warn!(vhost, name, error = reason, "a shovel failed"),
+                    }
+                    said.clone_from(&reason);
+                    self.terminated(reason);
                 }
             }
             let Some(delay) = definition.reconnect_delay else {
@@ -203,11 +210,8 @@ impl Worker {
         if !definition.forward_headers {
             return Vec::new();
         }
-        let topology = &self.node.cluster.topology;
-        let cluster = topology.read(|topology| topology.cluster_name());
-        let cluster = cluster.unwrap_or_else(|| self.node.options.cluster_name.clone());
         let mut rows = vec![
-            ("shovelled-by", cluster),
+            ("shovelled-by", self.node.cluster_name()),
             ("shovel-type", "dynamic".to_owned()),
             ("shovel-name", self.name.clone()),
             ("shovel-vhost", self.vhost.clone()),

@@ -18,6 +18,8 @@ import urllib.request
 
 import pika
 
+# Beside the two that messages go through.
+QUEUES = 7
 BY_NODE = 'group_left(rabbitmq_cluster, rabbitmq_node) rabbitmq_identity_info{rabbitmq_endpoint="aggregated"}'
 
 # Gauges and counters of the panels; counters as rates.
@@ -88,6 +90,15 @@ class Prometheus:
             return []
 
 
+def panel(title):
+    """The query of a panel of our dashboard."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, "../../../docker/grafana/dashboards/overview.json")) as file:
+        panels = json.load(file)["panels"]
+    (one,) = [row for row in panels if row["title"] == title and "targets" in row]
+    return one["targets"][0]["expr"]
+
+
 def traffic(url, stop):
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
@@ -95,6 +106,8 @@ def traffic(url, stop):
     other = connection.channel()
     for kind in ("classic", "quorum"):
         channel.queue_declare(f"dash-{kind}", durable=True, arguments={"x-queue-type": kind})
+    for number in range(QUEUES):
+        channel.queue_declare(f"dash-{number}", durable=True)
     while not stop.is_set():
         for kind in ("classic", "quorum"):
             for body in (b"x" * 20, b"x" * 2000):
@@ -145,8 +158,13 @@ def main():
             nodes = prometheus.ask("count(rabbitmq_identity_info)")
             if [row["value"][1] for row in nodes] != [str(len(targets))]:
                 missing.append(f"identity series: {nodes}")
-            ready = prometheus.ask("sum(rabbitmq_queues)")
-            print("queues in all:", ready)
+            # The panels' own words: the cluster has one name, and each queue counts once.
+            (cluster,) = {row["metric"]["rabbitmq_cluster"] for row in prometheus.ask("rabbitmq_identity_info")}
+            counted = panel("Queues").replace("$cluster", cluster)
+            counted = [row["value"][1] for row in prometheus.ask(counted)]
+            print("queues in all:", counted)
+            if counted != [str(QUEUES + 2)]:
+                missing.append(f"the panel of queues says {counted} of {QUEUES + 2}")
         finally:
             prometheus.process.terminate()
             prometheus.process.wait()

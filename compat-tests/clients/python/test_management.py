@@ -30,6 +30,13 @@ def vhost(name):
     call("DELETE", f"vhosts/{quote(vhost)}")
 
 
+def server_properties():
+    c = pika.BlockingConnection(pika.URLParameters(URL))
+    properties = c._impl.server_properties
+    c.close()
+    return {key: value.encode() if isinstance(value, str) else value for key, value in properties.items()}
+
+
 def allow(user, vhost="/", configure="", write="", read=""):
     body = {"configure": configure, "write": write, "read": read}
     done("PUT", f"permissions/{quote(vhost)}/{user}", body=body)
@@ -140,6 +147,9 @@ def test_the_cluster_can_be_renamed():
     before = get("cluster-name")["name"]
     done("PUT", "cluster-name", 204, body={"name": "hares"})
     assert get("cluster-name")["name"] == "hares" == get("global-parameters/cluster_name")["value"]
+    # Clients that come are told.
+    told = eventually(lambda: (p := server_properties())["cluster_name"] == b"hares" and p)
+    assert told["product"]
     done("PUT", "cluster-name", 204, body={"name": before})
 
 

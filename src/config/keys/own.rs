@@ -45,9 +45,9 @@ pub(super) static KEYS: &[Key] = &[
     set(
         "cluster_name",
         "name",
-        "the node's name",
-        "name of the cluster",
-        |d, _, v| text(&mut d.config.cluster_name, v),
+        "the name of its first node",
+        "name of the cluster, as long as it is given none by command or API",
+        |d, _, v| text(d.config.cluster_name.get_or_insert_default(), v),
     ),
     set(
         "cluster_tags.$name",

@@ -35,7 +35,7 @@ pub async fn answer(context: &Context) -> Answer {
     if vhost.is_none() {
         document.insert(
             "original_cluster_name".to_owned(),
-            json!(super::overview::cluster_name(context)),
+            json!(context.node().cluster_name()),
         );
         document.insert("explanation".to_owned(), json!("Definitions of cluster"));
     }

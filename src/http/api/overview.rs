@@ -55,7 +55,7 @@ pub async fn answer(context: &Context) -> Answer {
         (["whoami"], _) => context.one(shown(context, &context.who)),
         (["auth"], _) => Ok(Reply::Json(json!({"oauth_enabled": false}))),
         (["version"], _) => Ok(Reply::Json(json!(context.api.names.version))),
-        (["cluster-name"], "GET") => context.one(json!({"name": cluster_name(context)})),
+        (["cluster-name"], "GET") => context.one(json!({"name": context.node().cluster_name()})),
         (["cluster-name"], _) => rename(context).await,
         (["extensions"], _) => context.all(vec![json!({"javascript": "dispatcher.js"})]),
         (["feature-flags"], _) => context.all(features()),
@@ -231,13 +231,6 @@ fn used(context: &Context) -> Vec<Value> {
     rows
 }
 
-/// The cluster's name: as it was set, or as it was configured.
-pub fn cluster_name(context: &Context) -> String {
-    let topology = &context.node().cluster.topology;
-    let set = topology.read(Topology::cluster_name);
-    set.unwrap_or_else(|| context.api.names.cluster.clone())
-}
-
 fn tags(tags: &[(String, String)]) -> Value {
     tags.iter()
         .map(|(name, value)| (name.clone(), json!(value)))
@@ -361,7 +354,7 @@ async fn overview(context: &Context) -> Answer {
         "erlang_version": "27.0",
         "erlang_full_version": "none: Leveret is written in Rust",
         "crypto_lib_version": "",
-        "cluster_name": cluster_name(context),
+        "cluster_name": context.node().cluster_name(),
         "cluster_tags": tags(&names.cluster_tags),
         "node_tags": tags(&names.node_tags),
         "rates_mode": "basic",

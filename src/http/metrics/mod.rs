@@ -78,8 +78,6 @@ impl Default for MetricsOptions {
 pub struct Names {
     /// Node name, `rabbit@host`.
     pub node: String,
-    /// Cluster name.
-    pub cluster: String,
     /// What the cluster is called by as long as it exists, on each of its nodes; empty until the node is a member.
     pub cluster_id: String,
     /// The version advertised to clients.

@@ -6,13 +6,11 @@ use super::MetricsState;
 use super::text::{Kind, Text, labels};
 use crate::base::{Clock, SystemClock};
 use crate::broker::alarm;
-use crate::model::topology::Topology;
 
 /// The two series every panel of RabbitMQ's dashboards joins with.
 pub fn identity(text: &mut Text, state: &MetricsState, endpoint: &str) {
     let names = &state.names;
-    let set = state.node.cluster.topology.read(Topology::cluster_name);
-    let cluster = set.unwrap_or_else(|| names.cluster.clone());
+    let cluster = state.node.cluster_name();
     let help = "RabbitMQ node & cluster identity info";
     text.raw_family("rabbitmq_identity_info", Kind::Untyped, help);
     let identity = labels(&[
