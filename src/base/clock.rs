@@ -47,6 +47,14 @@ impl Clock for SystemClock {
 #[cfg(feature = "sim")]
 pub static SIMULATED: std::sync::OnceLock<fn() -> Millis> = std::sync::OnceLock::new();
 
+/// `2027-01-01 00:00:00` of seconds since 1970, UTC.
+#[must_use]
+pub fn date_and_time(seconds: u64) -> String {
+    let (year, month, day) = civil(seconds / 86_400);
+    let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}")
+}
+
 /// Year, month and day of a day since 1970. Counted in years that begin in March, so the leap day comes last.
 #[must_use]
 pub fn civil(days: u64) -> (u64, u64, u64) {

@@ -10,6 +10,6 @@ pub mod limits;
 
 #[cfg(feature = "sim")]
 pub use clock::SIMULATED;
-pub use clock::{Clock, Millis, SystemClock, civil};
+pub use clock::{Clock, Millis, SystemClock, civil, date_and_time};
 pub use digest::Digest;
 pub use id::{ChannelId, ConsumerId, NodeId, PipeId, Position, QueueId, SessionId, SetId};

@@ -54,8 +54,8 @@ struct Ends<'a> {
     from: Channel,
     to: Channel,
     consumer: Consumer,
-    /// Added to each message.
-    headers: Vec<(ShortString, AMQPValue)>,
+    /// The row of `x-shovelled` that is added to each message.
+    row: Option<AMQPValue>,
     progress: Progress,
 }
 
@@ -189,7 +189,7 @@ impl Worker {
             from,
             to,
             consumer,
-            headers: self.headers(definition, &source_uri, &destination_uri),
+            row: self.row(definition, &source_uri, &destination_uri),
             progress,
         };
         let lost = destination.events_listener().boxed();
@@ -201,14 +201,9 @@ impl Worker {
     }
 
     /// What tells where a message has been.
-    fn headers(
-        &self,
-        definition: &Definition,
-        source: &Uri,
-        destination: &Uri,
-    ) -> Vec<(ShortString, AMQPValue)> {
+    fn row(&self, definition: &Definition, source: &Uri, destination: &Uri) -> Option<AMQPValue> {
         if !definition.forward_headers {
-            return Vec::new();
+            return None;
         }
         let mut rows = vec![
             ("shovelled-by", self.node.cluster_name()),
@@ -223,7 +218,7 @@ impl Worker {
         for (key, value) in rows {
             table.insert(key.into(), AMQPValue::LongString(value.into()));
         }
-        vec![(header::SHOVELLED.into(), AMQPValue::FieldTable(table))]
+        Some(AMQPValue::FieldTable(table))
     }
 }
 
@@ -396,20 +391,20 @@ impl Ends<'_> {
 
     fn properties(&self, properties: BasicProperties) -> BasicProperties {
         let properties = self.definition.overwrite(properties);
-        if self.headers.is_empty() && !self.definition.timestamp_header {
+        if self.row.is_none() && !self.definition.timestamp_header {
             return properties;
         }
         let mut headers = properties.headers().clone().unwrap_or_default();
-        for (key, value) in &self.headers {
+        if let Some(row) = &self.row {
             let mut rows = FieldArray::default();
-            rows.push(value.clone());
-            if let Some(AMQPValue::FieldArray(before)) = headers.inner().get(key) {
+            rows.push(row.clone());
+            if let Some(AMQPValue::FieldArray(before)) = headers.inner().get(header::SHOVELLED) {
                 before
                     .as_slice()
                     .iter()
                     .for_each(|row| rows.push(row.clone()));
             }
-            headers.insert(key.clone(), AMQPValue::FieldArray(rows));
+            headers.insert(header::SHOVELLED.into(), AMQPValue::FieldArray(rows));
         }
         if self.definition.timestamp_header {
             let seconds = i64::try_from(SystemClock.now().0 / 1000).unwrap_or(0);

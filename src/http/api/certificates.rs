@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::health::{failed, ok};
 use super::{Answer, Api, Context, Listener};
-use crate::base::{Clock, SystemClock, civil};
+use crate::base::{Clock, SystemClock, date_and_time};
 use crate::broker::tls::CertificateFacts;
 
 /// As RabbitMQ counts: a month has 30 days, a year 365.
@@ -40,7 +40,8 @@ pub fn check(context: &Context, within: &str, unit: &str) -> Answer {
 fn expiring(api: &Api, until_s: i64) -> Vec<Value> {
     let ends = |facts: &[CertificateFacts]| -> Vec<String> {
         let soon = facts.iter().filter(|one| one.ends_s < until_s);
-        soon.map(|one| text(one.ends_s)).collect()
+        soon.map(|one| date_and_time(u64::try_from(one.ends_s).unwrap_or_default()))
+            .collect()
     };
     let rows = api.listeners.iter().filter_map(|listener| {
         let certificates = listener.tls.as_ref()?.certificates();
@@ -69,14 +70,6 @@ fn place(api: &Api, listener: &Listener) -> Value {
         "interface": listener.address.ip().to_string(),
         "port": listener.address.port(),
     })
-}
-
-/// As RabbitMQ writes it: `2027-01-01 00:00:00`, UTC.
-fn text(seconds: i64) -> String {
-    let seconds = u64::try_from(seconds).unwrap_or_default();
-    let (year, month, day) = civil(seconds / 86_400);
-    let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}")
 }
 
 /// Every certificate of every listener, for whoever runs the node.

@@ -1,11 +1,10 @@
 //! Shovels: how each is, wherever it runs; their end, and their start anew.
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
 use super::error::ApiError;
 use super::{Answer, Api, Context, Reply, peers};
-use crate::base::Millis;
+use crate::base::date_and_time;
 use crate::model::topology::{SettingsCommand, TopologyCommand};
 use crate::shovel::{COMPONENT, State, View};
 
@@ -83,19 +82,10 @@ pub fn restart(api: &Api, question: &Value) -> Value {
     json!(api.shovels.restart(text("vhost"), text("name")))
 }
 
-/// `2026-11-26 12:31:30`, UTC.
-fn clock(at: Millis) -> String {
-    let seconds = i64::try_from(at.0 / 1000).unwrap_or_default();
-    let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let (hour, minute, second) = at.to_hms();
-    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-}
-
 fn row(api: &Api, view: &View) -> Value {
     let mut row = json!({
         "node": api.names.node,
-        "timestamp": clock(view.since),
+        "timestamp": date_and_time(view.since.0 / 1000),
         "name": view.name,
         "vhost": view.vhost,
         "type": "dynamic",
